@@ -1,0 +1,5 @@
+"""`python -m steer_bench` is `steer-bench`."""
+
+from steer_bench.cli import main
+
+main()

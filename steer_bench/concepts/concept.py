@@ -1,0 +1,98 @@
+"""A concept with its texts, a prompt, and the names that may become file names.
+
+Knows nothing of files: the checks here raise ValueError without a place, which the loaders add.
+"""
+
+import re
+from dataclasses import dataclass
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+ROLES = ("select", "score")
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept and its texts. Raises ValueError where a field makes no sense; the loaders add file and line."""
+
+    id: str
+    """Also a file name: matches [A-Za-z0-9][A-Za-z0-9._-]{0,99}."""
+    description: str
+    genre: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...]
+    """Texts of the same genre without the concept."""
+    kind: str = "topic"
+    """"topic", or "rule": then `rule` names a row of rules.RULES."""
+    rule: str = ""
+
+    def __post_init__(self) -> None:
+        check_id(self.id)
+        for name in ("description", "genre"):
+            check_text(getattr(self, name), name)
+        if self.kind not in ("topic", "rule"):
+            raise ValueError(f"kind is {self.kind!r}; it can be 'topic' or 'rule'")
+        if self.kind == "rule":
+            check_text(self.rule, "rule")
+        elif self.rule:
+            raise ValueError(f'rule is {self.rule!r} but kind is \'topic\'; a rule concept needs "kind": "rule"')
+        seen: dict[str, str] = {}
+        for side in ("positives", "negatives"):
+            texts = getattr(self, side)
+            if not texts:
+                raise ValueError(f"{side} is empty; a concept needs at least one text on each side")
+            for i, text in enumerate(texts):
+                place = f"{side}[{i}]"
+                check_text(text, place)
+                if (first := seen.setdefault(text if self.kind == "rule" else text_key(text), place)) != place:
+                    raise ValueError(f"{place} is the same text as {first}; each text can stand once, on one side")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An instruction given to the steered model."""
+
+    id: str
+    instruction: str
+    role: str
+    """"select": factors are chosen on it; "score": the result is measured on it."""
+
+
+def safe_name(text: str) -> str:
+    """`text` as a file name: "/" becomes "__"; anything else that could leave the folder is a ValueError.
+
+    >>> safe_name("google/gemma-2-2b")
+    'google__gemma-2-2b'
+    """
+    name = text.replace("/", "__")
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{text!r} can not be a file name; use 1 to 100 of A-Z a-z 0-9 . _ - (and /), starting with a letter or digit"
+        )
+    return name
+
+
+def check_id(value: str) -> str:
+    """`value`, if it can be an id and so a file name; else ValueError."""
+    if not NAME.fullmatch(value):
+        raise ValueError(
+            f"id {value!r} can not be a file name; use 1 to 100 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
+        )
+    return value
+
+
+def check_text(text: str, name: str) -> None:
+    """ValueError if `text`, called `name` in the message, is empty or no Unicode."""
+    if not text.strip():
+        raise ValueError(f"{name} is an empty text")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{name} holds half a surrogate pair, which is no Unicode text")
+
+
+def text_key(text: str) -> str:
+    """What makes two texts the same: all but white space."""
+    return " ".join(text.split())
+
+
+def short(text: str) -> str:
+    """`text` quoted, and cut where it is long, for messages."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")

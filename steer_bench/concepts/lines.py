@@ -1,0 +1,148 @@
+"""JSON Lines, read strictly: every error names the file and the line."""
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from steer_bench.concepts.concept import check_id, check_text, short, text_key
+
+
+class Record(NamedTuple):
+    """One JSON object of a file."""
+
+    place: str
+    """"FILE, line N"."""
+    value: dict[str, Any]
+
+
+def read_unique(path: Path, keys: tuple[str, ...], text: str) -> list[Record]:
+    """Records of exactly the given string keys; no id and no `text` twice."""
+    records = []
+    ids, texts = Places("id"), Places(text)
+    for record in read_lines(path):
+        place, value = record
+        check_keys(place, value, keys)
+        for key in keys:
+            string(place, value, key)
+        with At(place):
+            check_id(value["id"])
+            check_text(value[text], text)
+        ids.add(value["id"], place, key=value["id"].lower())
+        texts.add(value[text], place, key=text_key(value[text]))
+        records.append(record)
+    if not records:
+        raise ValueError(f"{path}: no line in it; give one JSON object with {', '.join(keys)} a line")
+    return records
+
+
+class At:
+    """Puts the place in front of a ValueError raised inside."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ValueError):
+            raise ValueError(f"{self.place}: {error}") from None
+
+
+class Places:
+    """Where each value was first seen; refuses the second, naming both places."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.first: dict[Any, tuple[str, str]] = {}
+
+    def add(self, value: str, place: str, *, key: object) -> None:
+        """Note `value` as seen at `place`; values of one `key` count as the same."""
+        before, where = self.first.setdefault(key, (value, place))
+        if where == place:
+            return
+        if before == value:
+            raise ValueError(f"{place}: {self.name} {short(value)} is already used in {where}; rename or remove one")
+        raise ValueError(
+            f"{place}: {self.name} {short(value)} is nearly the same as {short(before)} in {where}; rename one"
+        )
+
+
+def read_lines(path: Path) -> Iterator[Record]:
+    """The JSON objects of a file, one a line; blank lines are skipped."""
+    for number, line in enumerate(_decode(path).split("\n"), start=1):
+        place = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line, object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+        except RecursionError:
+            raise ValueError(f"{place}: not JSON that can be read (nested too deeply)") from None
+        except ValueError as error:
+            raise ValueError(f"{place}: not JSON ({error}); give one JSON object a line") from None
+        if not isinstance(value, dict):
+            raise ValueError(f"{place}: a {type_name(value)} instead of an object {{...}}")
+        yield Record(place, value)
+
+
+def _decode(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: can not be read ({error.strerror}); check the path") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path}, line {line}: not UTF-8 (byte 0x{content[error.start]:02x}); save the file as UTF-8"
+        ) from None
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"key {key!r} stands {count} times")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def type_name(value: object) -> str:
+    """JSON's word for the type of `value`."""
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null" if value is None else type(value).__name__)
+
+
+def check_keys(place: str, value: Mapping[str, Any], known: Sequence[str], required: Sequence[str] = ()) -> None:
+    """ValueError for a key that is not `known`, or a `required` one (all known, if none is named) that is missing."""
+    for key in value:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise ValueError(f"{place}: unknown key {short(key)}; {hint}")
+    for key in required or known:
+        if key not in value:
+            raise ValueError(f"{place}: the key {key!r} is missing")
+
+
+def string(place: str, value: Mapping[str, Any], key: str) -> str:
+    """`value[key]`, which has to be a string."""
+    if not isinstance(value[key], str):
+        raise ValueError(f"{place}: {key} is a {type_name(value[key])}; it has to be a string")
+    return value[key]
+
+
+def strings(place: str, value: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """`value[key]`, which has to be a list of strings."""
+    if not isinstance(value[key], list):
+        raise ValueError(f"{place}: {key} is a {type_name(value[key])}; it has to be a list of strings")
+    for i, text in enumerate(value[key]):
+        if not isinstance(text, str):
+            raise ValueError(f"{place}: {key}[{i}] is a {type_name(text)}; it has to be a string")
+    return tuple(value[key])

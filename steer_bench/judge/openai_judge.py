@@ -1,0 +1,326 @@
+"""The judge behind any OpenAI-compatible endpoint.
+
+    questions -> prompts -> [server] -> replies -> ratings
+
+Asynchronous, in a thread of its own (so it works inside a running event loop, a notebook's for one). This module owns the one
+retry budget: the client's own retries are off. Keys come from the environment only and are cut out of every string that leaves.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from steer_bench.judge.calls import (
+    Answer,
+    Fatal,
+    Slots,
+    Transient,
+    classify,
+    patiently,
+    read_answer,
+    redact,
+)
+from steer_bench.judge.prompts import PROBE, VERSION, FormatGuard, fence_of, messages, seen
+from steer_bench.judge.rating import (
+    Case,
+    JudgeError,
+    Judgement,
+    Keep,
+    Question,
+    digest,
+    holds_rating,
+    rate_by_aspect,
+)
+
+OPENAI_URL = "https://api.openai.com/v1"
+KEY_VARIABLES = ("STEER_JUDGE_API_KEY", "OPENAI_API_KEY")
+REASKS = 2
+"""How often a question is asked again whose answer holds no rating."""
+_PROBE_WAIT = 3.0
+"""Seconds the probe waits for a server that refuses connections or is busy."""
+
+T = TypeVar("T")
+
+
+class Price(NamedTuple):
+    """Dollars for a million tokens."""
+
+    input: float
+    output: float
+
+
+@dataclass
+class Usage:
+    """What judging has taken so far."""
+
+    calls: int = 0
+    """Requests sent, whatever came back."""
+    retries: int = 0
+    """Of those, sent again after a fault of the server or the network."""
+    reasks: int = 0
+    """Of those, sent again because the answer held no rating."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+    """Dollars; None where no price is known."""
+
+
+class OpenAIJudge:
+    """Rates by asking a language model, one aspect a call, at temperature 0."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str = OPENAI_URL,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+        max_wait: float = 600.0,
+        max_tokens: int = 400,
+        seed: int = 0,
+        price: Price | None = None,
+        options: Mapping[str, Any] | None = None,
+        max_ignored: float = 0.2,
+        resume: str = "steer-bench judge RUN",
+        backoff: float = 0.5,
+        progress: bool = True,
+    ) -> None:
+        """`timeout`: seconds for one request; `max_wait`: seconds one question may take in all, waiting for the server included.
+
+        `options` go into every request as they are; None takes a field out (`{seed: null}` for servers that know no seed).
+        `backoff`: seconds of the first wait after a fault; doubles up to 60, with jitter.
+        """
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(
+                f"judge.base_url: {redact(base_url, [])!r} is no http(s) address; give one like {OPENAI_URL}"
+            )
+        if parts.password or parts.username:
+            raise ValueError(
+                "judge.base_url: holds a user or password; put the key in the environment as STEER_JUDGE_API_KEY"
+            )
+        for name, value in [
+            ("concurrency", concurrency),
+            ("max_tokens", max_tokens),
+            ("timeout", timeout),
+            ("max_wait", max_wait),
+        ]:
+            if not value > 0:
+                raise ValueError(f"judge.{name}: {value}; give a number above 0")
+        if "extra_headers" in (options or {}):
+            raise ValueError(
+                "judge.options: extra_headers may hold keys; put the key in the environment as STEER_JUDGE_API_KEY"
+            )
+        self.model = model
+        self.base_url = urlunsplit(parts).rstrip("/")
+        self.name = f"{model} at {parts.hostname}"
+        self.concurrency = int(concurrency)
+        self.timeout = timeout
+        self.max_wait = max_wait
+        self.max_tokens = max_tokens
+        self.seed = seed
+        self.price = price
+        self.options = dict(options or {})
+        self.resume = resume
+        self.backoff = backoff
+        self.progress = progress
+        self.usage = Usage(cost=0.0 if price else None)
+        self._guard = FormatGuard(max_ignored=max_ignored)
+        self._gave_up = 0
+
+    def fingerprint(self) -> str:
+        """Of the address, the model, the prompts and what else shapes a request."""
+        return digest(["openai", VERSION, self.base_url, self.model, self.max_tokens, self.seed, self.options])
+
+    def key(self, question: Question) -> str:
+        """See AspectJudge."""
+        return digest([self.fingerprint(), seen(question)])
+
+    def rate(self, cases: Sequence[Case]) -> list[Judgement]:
+        """One judgement a case, in order; JudgeError when the server refuses all of them."""
+        return rate_by_aspect(self, cases)
+
+    def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
+        """See AspectJudge."""
+        return _in_own_loop(lambda: self._answer_all(questions, keep))
+
+    def probe(self) -> Judgement:
+        """Ask one question with a plain answer; JudgeError unless a rating comes back. Takes seconds; ask before a run starts."""
+
+        async def ask() -> Judgement:
+            async with self._client() as client:
+                return await self._ask(client, Slots(1), PROBE, max_wait=min(_PROBE_WAIT, self.max_wait), watch=False)
+
+        try:
+            judgement = _in_own_loop(ask)
+        except Fatal as fault:
+            raise JudgeError(f"judge {self.model}: {fault}") from None
+        if judgement.reason:
+            said = (
+                "; it said: " + repr(judgement.raw[PROBE.aspect][-1][:300]) if judgement.raw.get(PROBE.aspect) else ""
+            )
+            raise JudgeError(
+                f"judge {self.model} at {self.base_url} gave no rating to a test question ({judgement.reason}){said}; "
+                "check judge.base_url and judge.model, and raise max_tokens where the answer is cut off"
+            )
+        return judgement
+
+    async def _answer_all(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
+        from tqdm.auto import tqdm
+
+        judgements: list[Judgement | None] = [None] * len(questions)
+        todo = iter(enumerate(questions))
+        slots = Slots(self.concurrency)
+        disable = None if self.progress else True  # None: only where there is a terminal
+        with tqdm(total=len(questions), desc="judging", unit="rating", disable=disable, dynamic_ncols=True) as bar:
+            async with self._client() as client:
+
+                async def work() -> None:
+                    for index, question in todo:
+                        judgement = await self._ask(client, slots, question, max_wait=self.max_wait)
+                        if not judgement.reason:
+                            keep(question, judgement)
+                        judgements[index] = judgement
+                        bar.set_postfix_str(self._spent(), refresh=False)
+                        bar.update()
+
+                workers = [asyncio.create_task(work()) for _ in range(min(self.concurrency, len(questions)))]
+                try:
+                    await asyncio.gather(*workers)
+                except Fatal as fault:
+                    rated = sum(judgement is not None and not judgement.reason for judgement in judgements)
+                    raise JudgeError(
+                        f"judge stopped: {fault}. {rated}/{len(questions)} ratings of this round were had. "
+                        f"Mend it and continue: {self.resume}"
+                    ) from None
+                finally:
+                    for worker in workers:
+                        worker.cancel()
+                    await asyncio.gather(*workers, return_exceptions=True)
+        return [judgement for judgement in judgements if judgement is not None]
+
+    async def _ask(
+        self, client: Any, slots: Slots, question: Question, *, max_wait: float, watch: bool = True
+    ) -> Judgement:
+        """Rate one question: ask, and ask again where the answer holds no rating."""
+        raw: list[str] = []
+        answer = Answer("", "parse")
+        for attempt in range(1 + REASKS):
+            try:
+                answer = await self._call(client, slots, question, self.seed + attempt, max_wait)
+            except Transient as fault:
+                if watch:
+                    self._note_gave_up(fault)
+                return Judgement(reason=fault.reason, raw={question.aspect: tuple(raw)} if raw else {})
+            self._gave_up = 0
+            raw.append(answer.text)
+            if attempt == 0 and watch:
+                self._guard.note(answer.reason, answer.text)
+            if not answer.reason or answer.reason == "filtered":
+                break
+            if attempt < REASKS:
+                self.usage.reasks += 1
+        flags = ("rating_in_reply",) if holds_rating(question.case.reply) else ()
+        kept = {question.aspect: tuple(raw)}
+        if answer.rating is None:
+            return Judgement(reason=answer.reason, raw=kept, flags=flags)
+        ratings = {question.aspect: answer.rating.value}
+        return Judgement(ratings, "", {question.aspect: answer.rating.explanation}, kept, flags)
+
+    def _note_gave_up(self, fault: Transient) -> None:
+        """A server that has not answered any of the last questions in time is taken for gone."""
+        self._gave_up += 1
+        if self._gave_up > max(8, self.concurrency):
+            raise Fatal(
+                f"the last {self._gave_up} questions to {self.base_url} had no answer in {self.max_wait:g} s each ({fault})"
+            )
+
+    async def _call(self, client: Any, slots: Slots, question: Question, seed: int, max_wait: float) -> Answer:
+        """One answer of the server; Transient when the server or network failed until the wait was over, Fatal when it always will."""
+        # Not client.chat.completions.create: it refuses fields it does not know, and walks through every message's type (a fifth
+        # of the time of a call).
+        from openai.types.chat import ChatCompletion
+
+        request = {
+            "model": self.model,
+            "messages": messages(question),
+            "temperature": 0,
+            "seed": seed,
+            "max_tokens": self.max_tokens,
+            **self.options,
+        }
+        request = {name: value for name, value in request.items() if value is not None}
+
+        async def once(attempt: int) -> Answer:
+            self.usage.retries += attempt > 1
+            async with slots:
+                self.usage.calls += 1
+                try:
+                    reply = await client.post("/chat/completions", body=request, cast_to=ChatCompletion)
+                except Exception as error:
+                    fault = classify(error, where=self.base_url, model=self.model, secrets=self._secrets())
+                    if isinstance(fault, Answer):
+                        return fault
+                    if isinstance(fault, Transient) and fault.reason == "http_429":
+                        slots.shrink(fault.retry_after)
+                    raise fault from None
+            slots.grow()
+            self._count(reply)
+            return read_answer(reply, fence=fence_of(question), secrets=self._secrets())
+
+        return await patiently(once, max_wait=max_wait, first_wait=self.backoff)
+
+    def _client(self) -> Any:
+        from openai import AsyncOpenAI
+
+        key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "none")
+        return AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=self.timeout)
+
+    def _secrets(self) -> list[str]:
+        return [os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)]
+
+    def _count(self, reply: Any) -> None:
+        usage = getattr(reply, "usage", None)
+        self.usage.input_tokens += getattr(usage, "prompt_tokens", 0) or 0
+        self.usage.output_tokens += getattr(usage, "completion_tokens", 0) or 0
+        if self.price:
+            self.usage.cost = (
+                self.usage.input_tokens * self.price.input + self.usage.output_tokens * self.price.output
+            ) / 1_000_000
+
+    def _spent(self) -> str:
+        cost = "" if self.usage.cost is None else f", ${self.usage.cost:.2f}"
+        return f"{self.usage.input_tokens + self.usage.output_tokens:,} tokens{cost}"
+
+
+def _in_own_loop(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine in a new thread's event loop; Ctrl-C in the calling thread cancels it and waits until it has ended."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="steer-bench judge", daemon=True)
+    thread.start()
+    future = asyncio.run_coroutine_threadsafe(make(), loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+    finally:
+        asyncio.run_coroutine_threadsafe(_finish(), loop).result(timeout=10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=10)
+        loop.close()
+
+
+async def _finish() -> None:
+    """Wait for what was cancelled."""
+    rest: list[Awaitable[Any]] = []
+    for task in asyncio.all_tasks():
+        if task is not asyncio.current_task():
+            task.cancel()
+            rest.append(task)
+    await asyncio.gather(*rest, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()

@@ -1,0 +1,194 @@
+"""Entries: one line of a leaderboard a target, source and arm, with every number it shows.
+
+results -> effects -> bootstrap -> [entries] -> board
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from steer_bench.results import Results, Row
+from steer_bench.stats import (
+    DAMAGE_LIMIT,
+    LIKELIHOOD,
+    MARGIN,
+    PERPLEXITY,
+    UNSTEERED,
+    Arm,
+    Bootstrap,
+    Estimate,
+    Measured,
+    Verdict,
+    hierarchical_bootstrap,
+    likelihood_curves,
+    measure_generation,
+    measure_likelihood,
+    verdicts,
+)
+
+STEERING, RULES = "concept_steering", "rule_following"
+HEADLINES = (LIKELIHOOD, RULES, STEERING)
+"""The first of these tasks in a run gives its verdicts: those without a judge come first."""
+KINDS = ("unsteered", "baseline", "transfer", "control", "ceiling")
+_CONTROLS = ("random", "mean", "genre-mean", "wrong-concept", "shuffled-map", "nearest-concept")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm on one task."""
+
+    score: Estimate
+    """Mean over concepts: the score, or for concept_likelihood the lift at matched damage, nats a token."""
+    recovered: Estimate
+    """Share of native's effect that the arm has; value None where native's own effect is not above 0."""
+    scored: int
+    total: int
+    """Values there are, and values there should be."""
+    factor: float | None
+    """Median over concepts of the matched or selected factor."""
+    ratio: float | None
+    """Perplexity ratio on neutral text at those factors, geometric mean over concepts."""
+    verdict: Verdict | None
+    """None for arms that make no claim (unsteered, controls, native where it steers)."""
+
+    @property
+    def unscored(self) -> int:
+        """Values that could not be had."""
+        return self.total - self.scored
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a leaderboard."""
+
+    run: str
+    target: str
+    source: str
+    arm: str
+    kind: str
+    """One of KINDS."""
+    cells: Mapping[str, Cell]
+    """By task."""
+    headline: str
+    """The task the verdict is about."""
+
+    @property
+    def verdict(self) -> str:
+        """The headline task's verdict; "" where the arm makes no claim."""
+        cell = self.cells.get(self.headline)
+        return "" if cell is None or cell.verdict is None else cell.verdict.word
+
+
+def kind_of(run: Mapping, arm: str) -> str:
+    """What an arm is to the comparison: the run's own word, else by its name.
+
+    >>> kind_of({"adapters": {"identity": {"kind": "control"}}}, "identity")
+    'control'
+    >>> [kind_of({}, arm) for arm in ("unsteered", "native", "linear", "random-3", "prompt")]
+    ['unsteered', 'baseline', 'transfer', 'control', 'ceiling']
+    """
+    if arm == UNSTEERED:
+        return "unsteered"
+    stated = run.get("adapters", {}).get(arm, {}).get("kind")
+    if stated is not None:
+        if stated not in KINDS:
+            raise ValueError(f"arm {arm!r} has kind {stated!r} in run.adapters; it is one of {', '.join(KINDS[1:])}")
+        return stated
+    if arm == "native":
+        return "baseline"
+    if arm == "prompt":
+        return "ceiling"
+    return "control" if arm in _CONTROLS or arm.startswith("random-") else "transfer"
+
+
+def headline_task(results: Results) -> str:
+    """The task that gives the verdicts of a run."""
+    tasks = {row.task for row in results.rows}
+    return next((task for task in HEADLINES if task in tasks), "")
+
+
+def entries(results: Results) -> list[Entry]:
+    """Every arm of every target of a run, sorted by target, source, kind and arm.
+
+    The run may set `damage_limit` (1.3), `equivalence_margin` (0.1, of native's effect) and `seeds.bootstrap` (0).
+    """
+    headline = headline_task(results)
+    by_target: dict[str, list[Row]] = {}
+    for row in results.rows:
+        by_target.setdefault(row.target, []).append(row)
+    found = []
+    for target, rows in by_target.items():
+        cells = _cells(results.run, rows, target)
+        for arm in {arm for by_arm in cells.values() for arm in by_arm}:
+            mine = {task: by_arm[arm] for task, by_arm in cells.items() if arm in by_arm}
+            kind = kind_of(results.run, arm.name)
+            name = str(results.run.get("name", ""))
+            found.append(Entry(name, target, arm.source, arm.name, kind, mine, headline))
+    return sorted(found, key=lambda e: (e.target, e.source, KINDS.index(e.kind), e.arm))
+
+
+def _cells(run: Mapping, rows: Sequence[Row], target: str) -> dict[str, dict[Arm, Cell]]:
+    """task -> arm -> cell, of one target."""
+    by_task: dict[str, list[Row]] = {}
+    for row in rows:
+        by_task.setdefault(row.task, []).append(row)
+    curves = likelihood_curves(by_task.get(LIKELIHOOD, []), target)
+    costs = curves or likelihood_curves(by_task.get(PERPLEXITY, []), target, PERPLEXITY)
+    cells = {}
+    for task in sorted(by_task.keys() - {PERPLEXITY}):
+        if task == LIKELIHOOD:
+            limit = float(run.get("damage_limit", DAMAGE_LIMIT))
+            measured = measure_likelihood([], target, limit, curves=curves)
+        else:
+            measured = measure_generation(by_task[task], task, target, costs=costs)
+        if measured.effects:
+            cells[task] = _task_cells(run, measured, is_lift=task == LIKELIHOOD)
+    return cells
+
+
+def _task_cells(run: Mapping, measured: Measured, *, is_lift: bool) -> dict[Arm, Cell]:
+    seed = int(run.get("seeds", {}).get("bootstrap", 0)) if isinstance(run.get("seeds"), Mapping) else 0
+    effects = hierarchical_bootstrap(measured.effects, measured.neutral, seed=seed)
+    scores = effects if is_lift else hierarchical_bootstrap(measured.scores, seed=seed)
+    judged = _verdicts(run, effects)
+    native = Arm("", "native")
+    nothing = Estimate(None, None, None, 0)
+    return {
+        arm: Cell(
+            score=scores.effect(arm),
+            recovered=effects.recovered(arm, native) if native in effects.means else nothing,
+            scored=measured.scored(arm),
+            total=measured.totals[arm],
+            factor=_median(measured.factors[arm]),
+            ratio=_geometric_mean(measured.ratios[arm]),
+            verdict=judged.get(arm),
+        )
+        for arm in measured.effects
+    }
+
+
+def _verdicts(run: Mapping, bootstrap: Bootstrap) -> dict[Arm, Verdict]:
+    """Verdicts of the transfer arms, and of native where it fails its own gate."""
+    kinds = {arm: kind_of(run, arm.name) for arm in bootstrap.means}
+    transfers = sorted(arm for arm, kind in kinds.items() if kind == "transfer")
+    controls = sorted(arm for arm, kind in kinds.items() if kind == "control")
+    native = Arm("", "native")
+    margin = float(run.get("equivalence_margin", MARGIN))
+    judged = dict(verdicts(bootstrap, transfers, native, controls, margin))
+    if native in bootstrap.means:
+        gate = bootstrap.effect(native)
+        if gate.n >= 2 and not gate.positive:
+            judged[native] = Verdict("native itself does not steer", "its interval is not above 0")
+    return judged
+
+
+def _median(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return median(known.tolist()) if len(known) else None
+
+
+def _geometric_mean(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.exp(np.log(known).mean())) if len(known) else None

@@ -1,0 +1,93 @@
+"""IFEval's checkers, as lm-eval has them, as rules.
+
+    instruction id, its options -> Rule
+
+Zhou et al. 2023, arXiv 2311.07911. Three things differ from calling them directly: a reply whose language cannot be
+detected is unscored (there it counts as followed), langdetect is seeded, and an option that is left out is an error
+(there it is drawn at random).
+"""
+
+import contextlib
+import difflib
+import hashlib
+import json
+import sys
+from typing import Any
+
+from steer_bench.rules.checks import detect_language
+from steer_bench.rules.rule import Rule
+
+NEEDS_NLTK_DATA = frozenset({"length_constraints:number_sentences", "change_case:capital_word_frequency"})
+"""Instructions that split with NLTK's punkt_tab; the others need the package only."""
+
+_READS_LANGUAGE = frozenset(
+    {"language:response_language", "change_case:english_capital", "change_case:english_lowercase"}
+)
+
+
+def ifeval_rule(instruction_id: str, **kwargs: Any) -> Rule:
+    """An IFEval instruction, e.g. `ifeval_rule("keywords:existence", keywords=["tide"])`, as a rule without rewrite.
+
+    Its name is `ifeval-…`, with a hash of the options where there are any. Put it into the table with `add_rule`.
+    ValueError: an unknown id (the nearest is named), wrong options, a missing package or missing NLTK data.
+    """
+    checkers = _checkers()
+    if instruction_id not in checkers:
+        close = difflib.get_close_matches(instruction_id, checkers, n=1, cutoff=0.4) or list(checkers)[:1]
+        raise ValueError(f"no IFEval instruction {instruction_id!r}; did you mean {close[0]!r}?")
+    if instruction_id in NEEDS_NLTK_DATA:
+        _require_nltk_data(instruction_id)
+    options = {key: value for key, value in kwargs.items() if value is not None}
+    instruction = checkers[instruction_id](instruction_id)
+    wanted = set(instruction.get_instruction_args_keys())
+    if wanted != set(options):
+        raise ValueError(
+            f"IFEval instruction {instruction_id!r} takes {', '.join(sorted(wanted)) or 'no options'}, "
+            f"not {', '.join(sorted(options)) or 'none'}; give exactly these"
+        )
+    try:
+        description = instruction.build_description(**options)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"options {options} of IFEval instruction {instruction_id!r} do not fit: {error}") from error
+
+    def check(reply: str) -> float | None:
+        language = detect_language(reply) if instruction_id in _READS_LANGUAGE else ""  # also seeds langdetect
+        followed = bool(instruction.check_following(reply))
+        return None if followed and language is None else float(followed)
+
+    return Rule(_name(instruction_id, options), description, check)
+
+
+def ifeval_ids() -> list[str]:
+    """Ids of all IFEval instructions that lm-eval has."""
+    return list(_checkers())
+
+
+def _name(instruction_id: str, options: dict[str, Any]) -> str:
+    plain = "ifeval-" + instruction_id.replace(":", "-")
+    if not options:
+        return plain
+    return f"{plain}-{hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def _checkers() -> dict[str, Any]:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # it prints, and tries to download punkt_tab, on import
+            from lm_eval.tasks.ifeval import instructions_registry
+    except ImportError as error:
+        raise ValueError(
+            f"IFEval's checkers need a package that is missing: {error}; pip install lm_eval[ifeval]"
+        ) from error
+    return dict(instructions_registry.INSTRUCTION_DICT)
+
+
+def _require_nltk_data(instruction_id: str) -> None:
+    import nltk
+
+    try:
+        nltk.data.find("tokenizers/punkt_tab/english")
+    except LookupError:
+        raise ValueError(
+            f"IFEval instruction {instruction_id!r} needs NLTK's data punkt_tab, which is missing here; "
+            "run `python -m nltk.downloader punkt_tab`, or set NLTK_DATA to a folder that holds it"
+        ) from None

@@ -1,0 +1,160 @@
+"""Paired hierarchical bootstrap: concepts first, then items; the same draws for every arm.
+
+    per-item effects -> [replicates] -> intervals of effects, differences and recovered fractions
+
+The unit is the concept: items of one concept are not independent (Cameron, Gelbach & Miller 2008; Miller 2024).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steer_bench.stats.effects import Arm, Array, nan_mean
+
+REPLICATES = 2000
+
+Indices = NDArray[np.int64]
+
+
+class Estimate(NamedTuple):
+    """A number with its interval; None where it can not be had, never NaN."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    """The interval is None with fewer than 2 concepts or without variance."""
+    n: int
+    """Concepts behind it."""
+
+    @property
+    def positive(self) -> bool:
+        """Whether the interval lies above 0; without variance, whether the value does."""
+        if self.value is None or self.n < 2:
+            return False
+        return (self.value if self.low is None else self.low) > 0
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Concept means of every arm, observed and resampled."""
+
+    means: Mapping[Arm, Array]
+    """(n_concepts,) each; NaN where a concept was not measured."""
+    replicates: Mapping[Arm, Array]
+    """(n_replicates, n_concepts) each: means of the drawn concepts, in the order of the draw."""
+
+    def effect(self, arm: Arm, level: float = 0.95) -> Estimate:
+        """Mean over concepts, percentile interval."""
+        return _estimate(self.means[arm], nan_mean(self.replicates[arm]), level)
+
+    def differences(self, arm: Arm, other: Arm) -> Array:
+        """(n_shared,): arm minus other, over the concepts measured for both."""
+        difference = self.means[arm] - self.means[other]
+        return difference[np.isfinite(difference)]
+
+    def difference(self, arm: Arm, other: Arm, level: float = 0.95) -> Estimate:
+        """Mean paired difference, arm minus other."""
+        replicates = nan_mean(self.replicates[arm] - self.replicates[other])
+        return _estimate(self.differences(arm, other), replicates, level)
+
+    def recovered(self, arm: Arm, native: Arm, level: float = 0.95) -> Estimate:
+        """Recovered fraction: sum of the arm's effects over sum of native's, unclipped.
+
+        A ratio of sums, so that a concept native hardly moves can not blow it up. Value None where native's own
+        interval is not above 0: there is nothing to recover.
+        """
+        both = np.isfinite(self.means[arm] - self.means[native])
+        n = int(both.sum())
+        if n < 2 or not self.effect(native).positive:
+            return Estimate(None, None, None, n)
+        shared = np.isfinite(self.replicates[arm] - self.replicates[native])
+        top = np.where(shared, self.replicates[arm], 0.0).sum(axis=1)
+        bottom = np.where(shared, self.replicates[native], 0.0).sum(axis=1)
+        total = self.means[native][both].sum()
+        if total <= 0:
+            return Estimate(None, None, None, n)
+        ratios = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom != 0)
+        value = float(self.means[arm][both].sum() / total)
+        return Estimate(value, *_interval(ratios, level), n)
+
+
+def hierarchical_bootstrap(
+    effects: Mapping[Arm, Array],
+    neutral: Mapping[Arm, Array] | None = None,
+    *,
+    n: int = REPLICATES,
+    seed: int = 0,
+) -> Bootstrap:
+    """Resample concepts, then the items of each drawn concept; an arm's concept mean is over the drawn items.
+
+    `effects`: (n_concepts, n_items) each, NaN where unmeasured. `neutral`: (n_concepts, n_neutral) each, means to be
+    taken off; the neutral texts are shared by all concepts, so one draw of them serves a whole replicate.
+    """
+    shapes = {values.shape for values in effects.values()}
+    if len(shapes) != 1:
+        raise ValueError(f"arms have effects of shapes {sorted(shapes)}; give all arms the same concepts and items")
+    n_concepts, n_items = shapes.pop()
+    if n_concepts == 0:
+        return Bootstrap({arm: np.empty(0) for arm in effects}, {arm: np.empty((n, 0)) for arm in effects})
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(n_concepts, size=(n, n_concepts))
+    measured = np.any([np.isfinite(values) for values in effects.values()], axis=0)
+    order = np.argsort(~measured, axis=1, kind="stable")
+    flat = _draw_items(rng, drawn, measured.sum(axis=1), n_items)
+    counts = _draw_neutral(rng, neutral, n)
+    means, replicates = {}, {}
+    for arm, values in effects.items():
+        packed = np.append(np.take_along_axis(values, order, axis=1).ravel(), np.nan)
+        gathered = packed.take(flat)
+        drawn_means = nan_mean(gathered) if np.isnan(packed[:-1]).any() else gathered.mean(axis=-1)
+        means[arm], replicates[arm] = nan_mean(values), drawn_means
+        if neutral is not None and counts is not None:
+            known = np.isfinite(neutral[arm])
+            total = counts @ np.where(known, neutral[arm], 0.0).T  # (n, n_concepts)
+            weight = counts @ known.T.astype(float)
+            costs = np.divide(total, weight, out=np.full(total.shape, np.nan), where=weight > 0)
+            means[arm] = means[arm] - nan_mean(neutral[arm])
+            replicates[arm] = drawn_means - np.take_along_axis(costs, drawn, axis=1)
+    return Bootstrap(means, replicates)
+
+
+def _draw_items(rng: np.random.Generator, drawn: Indices, counts: Indices, n_items: int) -> Indices:
+    """(n, n_concepts, n_items) positions into flattened effects; past a concept's count, the NaN at the end."""
+    size = counts[drawn][..., None]  # (n, n_concepts, 1)
+    picked = (rng.random((*drawn.shape, n_items)) * size).astype(np.int64)
+    beyond = np.arange(n_items) >= size
+    return np.where(beyond, len(counts) * n_items, drawn[..., None] * n_items + picked)
+
+
+def _draw_neutral(rng: np.random.Generator, neutral: Mapping[Arm, Array] | None, n: int) -> Array | None:
+    """(n, n_neutral): how often each neutral text is drawn; None without neutral texts."""
+    if not neutral:
+        return None
+    measured = np.any([np.isfinite(values).any(axis=0) for values in neutral.values()], axis=0)
+    n_measured = int(measured.sum())
+    if n_measured == 0:
+        return None
+    counts = np.zeros((n, len(measured)))
+    counts[:, measured] = rng.multinomial(n_measured, np.full(n_measured, 1 / n_measured), size=n)
+    return counts
+
+
+def _estimate(means: Array, replicates: Array, level: float) -> Estimate:
+    known = means[np.isfinite(means)]
+    if len(known) == 0:
+        return Estimate(None, None, None, 0)
+    low, high = _interval(replicates, level) if len(known) > 1 else (None, None)
+    return Estimate(float(known.mean()), low, high, len(known))
+
+
+def _interval(replicates: Array, level: float) -> tuple[float | None, float | None]:
+    """Percentile interval; None where the replicates do not vary."""
+    known = replicates[np.isfinite(replicates)]
+    if len(known) < 2 or np.ptp(known) <= 1e-12 * max(1.0, float(np.abs(known).max())):
+        return None, None
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(known, [tail, 100 - tail])
+    return float(low), float(high)

@@ -1,0 +1,101 @@
+"""Adapters: one YAML per arm, naming a method and its options.
+
+adapter: linear
+kind: transfer            # baseline, transfer, or control
+method: ridge             # a name in FITS (needs a source) or ROWS (does not)
+options: {strengths: [0.01, 0.1]}
+about: one line that says what it is, with its reference
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steer_bench import shipped
+from steer_bench.concepts import check_id
+
+KINDS = ("baseline", "transfer", "control")
+METHODS = {
+    "identity": (), "identity-random": (), "ridge": ("strengths",), "low-rank": ("ranks",), "procrustes": ("ranks",),
+    "concept-ridge": ("strength", "intercept"),
+    "mlp": ("hidden", "learning_rate", "weight_decay", "batch", "max_epochs", "patience"),
+    "native": (), "mean": (), "random": (), "random-covariance": (), "wrong-concept": (),
+}  # fmt: skip
+"""Options of each method. Kept here so that a YAML is checked without importing torch; a test holds it to the functions."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A named recipe for an arm."""
+
+    name: str
+    kind: str
+    method: str
+    about: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_adapter(name_or_path: str, *, base: Path | None = None) -> Adapter:
+    """A shipped adapter by name, or any YAML file by path (relative to `base`).
+
+    Raises ValueError naming the file and the key for anything it does not know.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        path = path if path.is_absolute() else (base or Path()) / path
+    else:
+        path = shipped("adapters") / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in shipped("adapters").glob("*.yaml"))
+        near = difflib.get_close_matches(name_or_path, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}, or give a path to a YAML file"
+        raise ValueError(f"unknown adapter {name_or_path!r}; {hint}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    return _checked(content, path)
+
+
+def _checked(content: Any, path: Path) -> Adapter:
+    keys = ("adapter", "kind", "method", "about", "options")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: an adapter is a mapping with the keys {', '.join(keys)}")
+    _known(content, keys, f"{path}: unknown key")
+    for key in keys[:4]:
+        if not isinstance(content.get(key), str):
+            raise ValueError(f"{path}: key {key!r} is missing or not a text")
+    try:
+        check_id(content["adapter"])  # the arm's name: in file names and tables
+    except ValueError as error:
+        raise ValueError(f"{path}: key 'adapter': {error}") from error
+    _known([content["kind"]], KINDS, f"{path}: unknown kind")
+    _known([content["method"]], METHODS, f"{path}: unknown method")
+    options = content.get("options") or {}
+    if not isinstance(options, dict):
+        raise ValueError(f"{path}: options must be a mapping")
+    _known(options, METHODS[content["method"]], f"{path}: unknown option of method {content['method']!r}")
+    return Adapter(content["adapter"], content["kind"], content["method"], content["about"], options)
+
+
+def _known(given: Any, known: Any, message: str) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
+            raise ValueError(f"{message} {name!r}; {hint}")
+
+
+def load_adapters(names: Sequence[str], *, base: Path | None = None) -> list[Adapter]:
+    """Several adapters; two of one name are an error."""
+    adapters = [load_adapter(name, base=base) for name in names]
+    twice = {adapter.name for adapter in adapters if [a.name for a in adapters].count(adapter.name) > 1}
+    if twice:
+        raise ValueError(f"adapter {sorted(twice)[0]!r} is given twice; each arm needs its own name")
+    return adapters

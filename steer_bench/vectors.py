@@ -1,0 +1,238 @@
+"""Steering vectors: one vector per concept of one model, and their files.
+
+    mean activations -> [vectors] -> transfer -> arms of a target
+
+Files are safetensors: tensors by name, everything known about them as JSON in the header, and a SHA-256 of the data, so that
+a truncated, edited or foreign file is an error and never a number. Imports no torch: a bad file is found in milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Vector = np.ndarray
+"""(d_model,) float32"""
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
+    """Write tensors with their card (JSON) to a safetensors file, whole or not at all.
+
+    Raises ValueError for a tensor that is not finite: a NaN never reaches a file.
+    """
+    from safetensors.numpy import save
+
+    with np.errstate(over="ignore"):  # what float32 can not hold becomes Inf, and is refused
+        arrays = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in sorted(tensors)}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path.name}: tensor {name!r} is not finite in float32 (NaN or Inf) and is not saved")
+    known = json.loads(json.dumps(dict(card), allow_nan=False))  # as it will be read: keys are texts
+    digest = _digest(arrays)
+    content = {"card": known, "sha256": digest, "seal": _seal(known, digest)}
+    header = {"steer_bench": json.dumps(content, sort_keys=True)}  # one key: safetensors shuffles several
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(save(arrays, metadata=header))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors (float32) and card of a file that `save_tensors` wrote.
+
+    Raises ValueError, naming the file and what to do, for a file that is missing, truncated, foreign, changed or not finite.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    card, digest = _read_header(Path(path))
+    try:
+        arrays = dict(sorted(load(Path(path).read_bytes()).items()))  # safetensors gives any order
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged safetensors file ({error}); make it again") from error
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise ValueError(f"{path}: tensor {bad[0]!r} holds NaN or Inf; make the file again")
+    if _digest(arrays) != digest:
+        raise ValueError(f"{path}: the tensors are not the ones that were saved (SHA-256 differs); make the file again")
+    return arrays, {**card, "sha256": digest}
+
+
+def load_card(path: str | Path) -> dict[str, Any]:
+    """Only the card of a file that `save_tensors` wrote: reads the header, not the tensors."""
+    return _read_header(Path(path))[0]
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], str]:
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file; a run writes it to RUN/arms/ and RUN/vectors/ (steer-bench run, or fit)"
+        )
+    try:
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            if size > path.stat().st_size:
+                raise ValueError("header longer than the file")
+            content = json.loads(json.loads(file.read(size))["__metadata__"]["steer_bench"])
+            card, digest, seal = content["card"], content["sha256"], content["seal"]
+    except (ValueError, KeyError, TypeError, struct.error) as error:
+        raise ValueError(
+            f"{path}: not a safetensors file written by steer-bench ({error}); other formats: steer-bench convert"
+        ) from error
+    if not isinstance(card, dict):
+        raise ValueError(f"{path}: not a safetensors file written by steer-bench (its card is not a mapping)")
+    if _seal(card, digest) != seal:
+        raise ValueError(f"{path}: the card is not the one that was saved (SHA-256 differs); make the file again")
+    return card, digest
+
+
+def _seal(card: Mapping[str, Any], digest: str) -> str:
+    """Of the card and the digest of its tensors: a layer or scale that was changed is found too."""
+    return hashlib.sha256(json.dumps([card, digest], sort_keys=True).encode()).hexdigest()
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name}:{arrays[name].dtype}:{arrays[name].shape}:".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def unit(vector: Vector) -> Vector:
+    """The vector at norm 1. Raises ValueError for a zero vector.
+
+    >>> unit(np.array([3.0, 4.0], dtype=np.float32)).tolist()
+    [0.6000000238418579, 0.800000011920929]
+    """
+    norm = float(np.linalg.norm(vector.astype(np.float64)))  # squares of float32 under- and overflow
+    if norm == 0:
+        raise ValueError("a zero vector has no direction")
+    return (vector / norm).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class VectorStore:
+    """The steering vectors of one model at one layer, one per concept id."""
+
+    model: str
+    layer: int
+    vectors: Mapping[str, Vector]
+    scale: float
+    """S: median centred residual norm of neutral tokens at this layer, the unit of factors."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """Provenance: model revision, dtype, method, number of tokens, hash of each concept's texts."""
+
+    def __post_init__(self) -> None:
+        for concept, vector in self.vectors.items():
+            if vector.ndim != 1 or vector.shape != next(iter(self.vectors.values())).shape:
+                raise ValueError(f"vector {concept!r} of {self.model}: shape {vector.shape}; all must be (d_model,)")
+
+    @property
+    def d_model(self) -> int:
+        """Width of every vector."""
+        return len(next(iter(self.vectors.values())))
+
+    def save(self, path: Path) -> None:
+        """Write the store; a store of the same name is replaced, never added to."""
+        own = {
+            "kind": "vectors",
+            "model": self.model,
+            "layer": self.layer,
+            "scale": self.scale,
+            "d_model": self.d_model,
+        }
+        save_tensors(path, self.vectors, {**self.card, **own})
+
+    @classmethod
+    def load(cls, path: str | Path) -> VectorStore:
+        """Read a store. Raises ValueError as `load_tensors`, and for a file of another kind."""
+        vectors, card = load_tensors(path)
+        if card.get("kind") != "vectors" or not vectors:
+            raise ValueError(f"{path}: holds {card.get('kind', 'no')} tensors, not the vectors of a model")
+        return cls(card["model"], card["layer"], vectors, card["scale"], card)
+
+
+UNSTEERED = "unsteered"
+
+
+@dataclass(frozen=True, order=True)
+class Arm:
+    """One kind of steering of a target, for one concept."""
+
+    arm: str
+    """native, identity, linear, random, ..."""
+    source: str
+    """Model the vector was learned on; "" where the arm has none (native, random, mean)."""
+    concept: str
+
+    @property
+    def key(self) -> str:
+        """Name of the tensor in an arms file."""
+        return f"{self.arm}|{self.source}|{self.concept}"
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Everything a target can be steered with: a vector for each arm, source and concept, and the unit of factors."""
+
+    target: str
+    layer: int
+    scale: float
+    vectors: Mapping[Arm, Vector]
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """Provenance: revision, adapters with their kind and fit report, concepts."""
+
+    def save(self, path: Path) -> None:
+        """Write the arms file of a target."""
+        own = {"kind": "arms", "target": self.target, "layer": self.layer, "scale": self.scale, "d_model": self.d_model}
+        save_tensors(path, {arm.key: vector for arm, vector in self.vectors.items()}, {**self.card, **own})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Arms:
+        """Read an arms file. Raises ValueError as `load_tensors`, and for another kind of file or uneven widths."""
+        tensors, card = load_tensors(path)
+        if card.get("kind") != "arms" or not tensors:
+            raise ValueError(f"{path}: holds {card.get('kind', 'no')} tensors, not the arms of a target")
+        wrong = [key for key, vector in tensors.items() if vector.shape != (card["d_model"],)]
+        if wrong:
+            raise ValueError(
+                f"{path}: vector {wrong[0]!r} has shape {tensors[wrong[0]].shape}, the target's d_model is {card['d_model']}; "
+                "transfer it first (steer-bench fit)"
+            )
+        vectors = {Arm(*key.split("|", 2)): vector for key, vector in tensors.items()}
+        return cls(card["target"], card["layer"], card["scale"], vectors, card)
+
+    @property
+    def d_model(self) -> int:
+        """Width of every vector."""
+        return len(next(iter(self.vectors.values())))
+
+    def find(self, arm: str, source: str, concept: str) -> Vector:
+        """The vector of an arm. Raises ValueError, with what there is, for an unknown arm, source or concept."""
+        import difflib
+
+        for given, known, what in (
+            (arm, {a.arm for a in self.vectors}, "arm"),
+            (source, {a.source for a in self.vectors if a.arm == arm}, f"source of arm {arm!r}"),
+            (concept, {a.concept for a in self.vectors if (a.arm, a.source) == (arm, source)}, "concept"),
+        ):
+            if given not in known:
+                near = difflib.get_close_matches(given, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else "there are: " + ", ".join(sorted(map(repr, known)))
+                raise ValueError(f"unknown {what} {given!r} in the arms of {self.target}; {hint}")
+        return self.vectors[Arm(arm, source, concept)]
