@@ -1,0 +1,199 @@
+"""The experiment's YAML: read strictly, checked as a whole, every fault named with its key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from steer_bench import shipped
+
+TASKS = ("concept_likelihood", "steered_perplexity", "concept_steering", "rule_following")
+GRID = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Strict):
+    """A model of the experiment."""
+
+    name: str
+    """Offline model, folder or Hugging Face name."""
+    layer: int | float = 0.5
+    """Decoder block, or relative depth in (0, 1)."""
+
+
+class ConceptConfig(_Strict):
+    """Where concepts come from."""
+
+    source: str
+    limit: int | None = Field(default=None, ge=1)
+    held_out: int = Field(default=8, ge=1)
+
+
+class SplitConfig(_Strict):
+    """Sizes (a count or a share) or lists of ids."""
+
+    fit: int | float | list[str]
+    select: int | float | list[str] = 0
+    test: int | float | list[str]
+    seed: int = 0
+
+
+class NeutralConfig(_Strict):
+    """Neutral texts."""
+
+    map: str
+    perplexity: str
+    map_limit: int | None = Field(default=None, ge=10)
+
+
+class TaskConfig(_Strict):
+    """Limits of one task."""
+
+    max_concepts: int | None = Field(default=None, ge=1)
+    max_rules: int | None = Field(default=None, ge=1)
+    max_prompts: int | None = Field(default=None, ge=1)
+    max_texts: int | None = Field(default=None, ge=1)
+    max_neutral: int | None = Field(default=None, ge=1)
+    max_words: int | None = Field(default=None, ge=4)
+    max_new_tokens: int | None = Field(default=None, ge=1)
+
+
+class Experiment(_Strict):
+    """One YAML. Unknown keys are errors."""
+
+    name: str
+    models: list[ModelConfig] = Field(min_length=1)
+    pairs: Literal["all"] | list[tuple[str, str]] = "all"
+    concepts: ConceptConfig
+    splits: SplitConfig
+    rules: list[str] = []
+    rule_texts: int = Field(default=40, ge=2)
+    """Texts that a rule's vector is made from, each as it stands and rewritten to obey."""
+    neutral: NeutralConfig
+    prompts: str = "instructions.jsonl"
+    adapters: list[str] = ["native", "identity", "linear", "mlp", "random", "mean"]
+    factors: list[float] | dict[str, list[float]] = list(GRID)
+    tasks: dict[str, TaskConfig] = {task: TaskConfig() for task in TASKS}
+    judge: dict[str, Any] = {"kind": "embedding"}
+    chat: bool = True
+    positions: Literal["text", "generated", "all"] = "text"
+    dtype: str = "auto"
+    device: str | None = None
+    batch_size: int | Literal["auto"] = 32
+    map_pairs: int = Field(default=50_000, ge=100)
+    """Pairs kept for maps without a closed form."""
+    seed: int = 0
+
+    def grid(self, task: str) -> tuple[float, ...]:
+        """The factors of a task."""
+        given = self.factors.get(task, list(GRID)) if isinstance(self.factors, dict) else self.factors
+        return tuple(sorted(set(given)))
+
+    @property
+    def directed(self) -> list[tuple[str, str]]:
+        """(source, target) pairs."""
+        names = [model.name for model in self.models]
+        if self.pairs == "all":
+            return [(source, target) for target in names for source in names if source != target]
+        return [tuple(pair) for pair in self.pairs]  # type: ignore[misc]
+
+
+class _NoDuplicateKeys(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys silently; here it is an error."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise ValueError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice")
+        seen.add(key)
+    return loader.construct_mapping(node, deep)
+
+
+_NoDuplicateKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: Path) -> Any:
+    """YAML by the safe loader, duplicate keys refused. Raises ValueError naming the file."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_NoDuplicateKeys)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read and check an experiment. Raises one ValueError with all faults, each naming its key."""
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: an experiment is a mapping of keys; see steer_bench/experiments/quickstart.yaml")
+    content.pop("resolved", None)
+    try:
+        experiment = Experiment.model_validate(content)
+    except ValidationError as error:
+        raise ValueError("\n".join(f"{path}: {_explained(fault)}" for fault in error.errors())) from error
+    faults = list(_faults(experiment))
+    if faults:
+        raise ValueError("\n".join(f"{path}: {fault}" for fault in faults))
+    return experiment
+
+
+def _explained(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        return f"{key}: {fault['msg']} (found {fault['input']!r})"
+    known: set[str] = set()
+    for model in (Experiment, ModelConfig, ConceptConfig, SplitConfig, NeutralConfig, TaskConfig):
+        known |= set(model.model_fields)
+    near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+    return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def _faults(experiment: Experiment) -> Iterator[str]:
+    """What types do not say."""
+    names = [model.name for model in experiment.models]
+    for name in {name for name in names if names.count(name) > 1}:
+        yield f"models: {name!r} is given twice"
+    for pair in experiment.directed:
+        for name in pair:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                yield f"pairs: {name!r} is not one of the models" + (f"; did you mean {near[0]!r}?" if near else "")
+    for task in {*experiment.tasks, *(experiment.factors if isinstance(experiment.factors, dict) else ())}:
+        if task not in TASKS:
+            near = difflib.get_close_matches(task, TASKS, n=1)
+            yield f"tasks: unknown task {task!r}; " + (
+                f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(TASKS)}"
+            )
+    for task in experiment.tasks:
+        grid = experiment.grid(task) if task in TASKS else (1.0,)
+        if not grid or any(not 0 < factor < float("inf") for factor in grid):
+            yield f"factors of {task}: {list(grid)}; give factors above 0 (unsteered, factor 0, is always measured)"
+    if "native" not in experiment.adapters:
+        yield "adapters: 'native' is missing; it is the baseline that every transfer is measured against"
+    if "rule_following" in experiment.tasks and not experiment.rules:
+        yield "tasks: rule_following needs rules; give rules: [all-lower-case, ...] or leave the task out"
+    if experiment.dtype != "auto" and experiment.dtype not in ("float32", "bfloat16", "float16"):
+        yield f"dtype: {experiment.dtype!r}; there are auto, float32, bfloat16, float16"
+
+
+def find_experiment(name: str) -> Path:
+    """A shipped experiment by name, or the path of a YAML. Raises ValueError with a suggestion."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return path
+    known = {file.stem: file for file in shipped("experiments").glob("*.yaml")}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"shipped experiments: {', '.join(sorted(known))}"
+    raise ValueError(f"no experiment or run {name!r}; give a YAML file, a run folder or a shipped name; {hint}")

@@ -1,0 +1,63 @@
+"""Stage report: RUN/results.json from lm-eval's samples, and of it the leaderboard and its figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from steer_bench.experiment.config import read_yaml
+from steer_bench.experiment.run import MissingStageError, Run, versions
+
+
+def report(run: Run, *, figures: bool = True) -> list[Path]:
+    """RUN/results.json from lm-eval's samples, and of it leaderboard.md, .html and the figures."""
+    from steer_bench.leaderboard import write_leaderboard
+    from steer_bench.results import Results, load_rows, save_results
+
+    rows, complete, created = [], True, ""
+    for target in run.targets:
+        folder = run.evaluation(target)
+        if not (folder / "complete.json").is_file():
+            raise MissingStageError(
+                f"{target} is not evaluated in {run.folder}; run steer-bench evaluate {run.folder} first"
+            )
+        found = load_rows(folder)
+        expected = sum(json.loads((folder / "complete.json").read_text())["samples"].values())
+        complete &= len(found) == expected
+        rows.extend(found)
+    created = read_yaml(run.folder / "experiment.yaml")["resolved"]["created"]
+    results = Results(_provenance(run, created, complete, len(rows)), tuple(rows))
+    save_results(run.folder / "results.json", results)
+    return [run.folder / "results.json", *write_leaderboard([run.folder / "results.json"], run.folder, figures=figures)]
+
+
+def _provenance(run: Run, created: str, complete: bool, n_rows: int) -> dict[str, Any]:
+    """What a results file says of where its rows come from."""
+    from steer_bench.judge import load_judge
+    from steer_bench.vectors import load_card
+
+    cards = {target: load_card(run.arms_file(target)) for target in run.targets}
+    models = {
+        config.name: {key: card[key] for key in ("revision", "layer", "d_model", "dtype", "scale")}
+        for config in run.experiment.models
+        for card in [load_card(run.vectors_file(config.name))]
+    }
+    judge = load_judge(run.experiment.judge, references={})
+    return {
+        "name": run.experiment.name,
+        "created": created,
+        "versions": versions(),
+        "models": models,
+        "judge": {"name": judge.name, **run.experiment.judge},
+        "splits": {name: sorted(getattr(run.splits, name)) for name in ("fit", "select", "test")},
+        "factors": {task: list(run.experiment.grid(task)) for task in run.experiment.tasks},
+        "limits": {task: limits.model_dump(exclude_none=True) for task, limits in run.experiment.tasks.items()},
+        "seeds": {"experiment": run.experiment.seed, "splits": run.experiment.splits.seed, "bootstrap": 0},
+        "positions": run.experiment.positions,
+        "adapters": {a.name: {"kind": a.kind, "method": a.method} for a in run.adapters},
+        "refused": [entry for card in cards.values() for entry in card["refused"]],
+        "geometry": [line for card in cards.values() for line in card["geometry"]],
+        "complete": complete,
+        "expected_rows": n_rows,
+    }
