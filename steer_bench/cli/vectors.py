@@ -1,0 +1,110 @@
+"""Commands on vector files and texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from steer_bench.cli.app import app, plain, print_files
+
+FromFormat = Annotated[str | None, typer.Option("--from", help="Format of the file; guessed when left out.")]
+Ids = Annotated[Path | None, typer.Option(help="Text file with an id a line, for formats without ids.")]
+Pickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Read a steering-vectors pickle (its classes only; no code runs).")
+]
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A vector or arms file.")],
+    to: Annotated[
+        str, typer.Option("--to", help="lm-eval, gguf, axbench, steering-vectors, npy, pt, steer-bench or arms.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    from_format: FromFormat = None,
+    arm: Annotated[str | None, typer.Option(help="Arm, of an arms file.")] = None,
+    source_model: Annotated[str | None, typer.Option("--source", help="Source model of the arm.")] = None,
+    concept: Annotated[str | None, typer.Option(help="Concept id.")] = None,
+    factor: Annotated[float, typer.Option(help="Factor, for formats that hold one steering.")] = 1.0,
+    ids: Ids = None,
+    allow_pickle: Pickle = False,
+    model: Annotated[str | None, typer.Option(help="Model the vectors are of, where the file does not say.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer the vectors are of, where the file does not say.")] = None,
+    scale: Annotated[float | None, typer.Option(help="S, the unit of factors, where the file does not say.")] = None,
+    like: Annotated[Path | None, typer.Option(help="Take S, model and layer from this vectors or arms file.")] = None,
+) -> None:
+    """Vectors from and to the formats of other tools."""
+    from steer_bench.convert import convert as convert_file
+
+    written = convert_file(
+        source, to, out, from_format=from_format, arm=arm, source_model=source_model, concept=concept, factor=factor, ids=ids,
+        allow_pickle=allow_pickle, model=model, layer=layer, scale=scale, like=like,
+    )  # fmt: skip
+    print_files([written])
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A vector or arms file.")],
+    from_format: FromFormat = None,
+    ids: Ids = None,
+    allow_pickle: Pickle = False,
+) -> None:
+    """Ids, norms, cosines, duplicates and provenance of a vector file."""
+    from steer_bench.convert import describe, render
+
+    typer.echo(render(describe(file, format=from_format, ids=ids, allow_pickle=allow_pickle)))
+
+
+@app.command()
+def generate(
+    what: Annotated[str, typer.Argument(help="`neutral` paragraphs, or passages of `concepts`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON Lines file to write.")],
+    model: Annotated[str, typer.Option(help="Model that writes: a name or folder, or a model of --base-url.")],
+    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint; key from OPENAI_API_KEY.")] = None,
+    n: Annotated[int, typer.Option(help="Paragraphs, or passages a side of each concept.")] = 24,
+    descriptions: Annotated[Path | None, typer.Option(help="For concepts: JSON file, {id: description}.")] = None,
+    words: Annotated[tuple[int, int], typer.Option(help="Fewest and most words of a text.")] = (25, 60),
+    prefix: Annotated[str, typer.Option(help="For neutral: what ids begin with.")] = "neutral",
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.8,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens a reply.")] = 115,
+    batch_size: Annotated[int, typer.Option(help="Replies at once.")] = 32,
+    seed: Annotated[int, typer.Option(help="Seed of prompts and sampling.")] = 0,
+) -> None:
+    """Concept passages or neutral paragraphs, written by a model; what misses its concept is dropped and counted."""
+    import json
+    from collections import Counter
+
+    from steer_bench.generate import HFWriter, OpenAIWriter, Writer, generate_concepts, generate_neutral, save_lines
+
+    if what not in ("neutral", "concepts"):
+        raise ValueError(f"generate {what}: there are neutral and concepts")
+    if what == "concepts" and descriptions is None:
+        raise ValueError("generate concepts: give --descriptions FILE, a JSON object {id: description}")
+    wanted = json.loads(descriptions.read_text()) if descriptions is not None else {}
+    writer: Writer
+    if base_url is not None:
+        writer = OpenAIWriter(base_url, model)
+    else:
+        from steer_bench.models import check_model, load_model
+
+        check_model(model)
+        loaded = load_model(model)
+        writer = HFWriter(loaded.model, loaded.tokenizer, batch_size)
+    counts: Counter[str] = Counter()
+    how: Any = {
+        "seed": seed,
+        "words": words,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "batch_size": batch_size,
+    }
+    if what == "neutral":
+        written = save_lines(generate_neutral(writer, n, prefix=prefix, counts=counts, **how), out)
+    else:
+        written = save_lines(generate_concepts(writer, wanted, n_positives=n, n_negatives=n, counts=counts, **how), out)
+    typer.echo(
+        f"{plain(out)}: {written} lines; " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
+    )
