@@ -1,0 +1,218 @@
+"""The model: what it is, how a request is steered, and how requests run in batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+import steer_bench
+from steer_bench.lm.requests import Generation, Scored
+from steer_bench.models import check_model, decoder_layers, encode, model_path, read_config, revision
+from steer_bench.records import Records, record_key
+from steer_bench.steering import POSITIONS, STRENGTHS, Steerer, Steering, VectorBank
+from steer_bench.vectors import Arms
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+
+AUTO_ROWS = 64
+"""Rows of a batch when batch_size is auto; halved when memory runs out, and remembered."""
+
+
+class SteeredHF(HFLM):
+    """lm-eval's `hf` with a bank of vectors, a steerer and records; the request loops are in `scoring` and `generation`."""
+
+    def __init__(
+        self,
+        pretrained: str | Any,
+        arms: str | Arms | None = None,
+        arm: str | None = None,
+        source: str = "",
+        concept: str = "",
+        factor: float = 0.0,
+        layer: int | None = None,
+        positions: str = "text",
+        strength: str = "scaled",
+        records: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for given, known, name in ((positions, POSITIONS, "positions"), (strength, STRENGTHS, "strength")):
+            if given not in known:
+                raise ValueError(f"{name}={given}: there are {', '.join(known)}")
+        loaded_arms = Arms.load(arms) if isinstance(arms, str | Path) else arms
+        if loaded_arms is None and (arm or factor):
+            raise ValueError(
+                "arm=… and factor=… need arms=FILE, the arms file of the target (RUN/arms/MODEL.safetensors)"
+            )
+        self.bank = VectorBank(loaded_arms, strength=strength) if loaded_arms else None
+        self.positions = positions
+        self._default = Steering(arm, str(source), str(concept), factor) if arm else Steering()
+        if arm and loaded_arms is not None:  # also at factor 0: a misspelt name is never quietly unsteered
+            loaded_arms.find(arm, str(source), str(concept))
+        if isinstance(pretrained, str):
+            check_model(pretrained)
+            if loaded_arms is not None:
+                _check_fit(loaded_arms, read_config(pretrained), layer, pretrained)
+        self.name = pretrained if isinstance(pretrained, str) else type(pretrained).__name__
+        super().__init__(pretrained=model_path(pretrained) if isinstance(pretrained, str) else pretrained, **kwargs)
+        if loaded_arms is not None:
+            config = self.model.config.get_text_config(decoder=True)
+            _check_fit(
+                loaded_arms,
+                {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers},
+                layer,
+                self.name,
+            )
+            self._blocks = list(decoder_layers(self.model))[: loaded_arms.layer + 1]
+            self.steerer = Steerer(self._blocks[-1])
+        self.records = Records(records)
+        self._rows_at_once: dict[str, int] = {}
+        self._trunk_checked: bool | None = None
+        self._fingerprint = self._describe()
+
+    # ------------------------------------------------------------------------------------------ what this model is
+
+    def _describe(self) -> dict[str, Any]:
+        """Everything a result depends on, but the request itself and its vector."""
+        import transformers
+
+        own = isinstance(self.name, str) and isinstance(self.pretrained_name, str)
+        return {
+            "model": self.name,
+            "revision": revision(self.name) if own else "in memory",
+            "dtype": str(self.model.dtype),
+            "layer": self.bank.arms.layer if self.bank else None,
+            "positions": self.positions,
+            "max_length": self.max_length,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "steer_bench": steer_bench.__version__,
+        }
+
+    @property
+    def pretrained_name(self) -> str | None:
+        """Name the model was loaded by; None for a model object."""
+        return self.name if getattr(self.model, "name_or_path", "") else None
+
+    @property
+    def default(self) -> Steering:
+        """The steering of requests that bring none."""
+        return self._default
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the model, its settings and its default steering: what lm-eval's own cache does not key."""
+        steering = self.bank.digest(self._default) if self.bank and self._default.is_steered else ""
+        arms = self.bank.arms.card.get("sha256", "") if self.bank else ""
+        return record_key(**self._fingerprint, default=steering, arms=arms)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """lm-eval writes this into its results file."""
+        info = dict(super().get_model_info()) if self.pretrained_name else {}
+        return {**info, "steer_bench": {**self._fingerprint, "scale": self.bank.arms.scale if self.bank else None}}
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Refuse an `--use_cache` database of another model, vector file or default steering: its keys know none of them."""
+        super().set_cache_hook(cache_hook)
+        database = getattr(cache_hook, "dbdict", None)
+        if database is None:
+            return
+        key = "__steer_bench_fingerprint__"
+        known = database.get(key)
+        if (known is None and len(database)) or (known is not None and known != self.fingerprint):
+            raise ValueError(
+                "--use_cache: this database was written by another model, vector file or default steering; give another path"
+            )
+        database[key] = self.fingerprint
+        database.commit()
+
+    # ------------------------------------------------------------------------------------------ requests
+
+    def _steering(self, request: Instance) -> tuple[Steering, bool]:
+        """The steering of a request and whether it wants its reply's perplexity."""
+        if len(request.args) < 3:
+            return self._default, False
+        given = request.args[-1]
+        steering = Steering.from_mapping(given["steer"])
+        if steering.is_steered and self.bank is None:
+            raise ValueError(
+                f"a request asks for arm {steering.arm!r}: give arms=FILE in model_args (RUN/arms/MODEL.safetensors)"
+            )
+        return steering, bool(given.get("perplexity"))
+
+    def _start(self, ids: Sequence[int], n_context: int) -> int:
+        """First steered position of a row whose context is `n_context` tokens long."""
+        if self.positions == "all":
+            return 0
+        first = 1 if ids and ids[0] in (self.tokenizer.bos_token_id, self.prefix_token_id) else 0
+        return first if self.positions == "text" else max(first, n_context - 1)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """As `hf`, with exactly one BOS where the tokenizer uses one, decided for each text alone."""
+        if add_special_tokens is None and self.add_bos_token is None and not kwargs:
+            return encode(self.tokenizer, string)
+        return super().tok_encode(string, add_special_tokens=add_special_tokens, **kwargs)
+
+    def _steered(self, batch: Sequence[Scored | Generation], padding: Sequence[int] | None = None) -> Any:
+        """The context in which a forward pass over `batch` is steered, row by row."""
+        assert self.bank is not None
+        starts = torch.tensor([row.start for row in batch])
+        if padding is not None:
+            starts = starts + torch.tensor(padding)
+        rows = self.bank.rows([row.steering for row in batch])
+        return self.steerer.steering(rows, starts if starts.any() else None)
+
+    def _in_batches(
+        self,
+        kind: str,
+        items: Sequence[T],
+        run: Callable[[Sequence[T]], list[R]],
+        keep: Callable[..., None],
+        limit: int | None = None,
+    ) -> None:
+        """Run items in batches; when memory runs out halve the batch, remember that, and go on with the same items."""
+        done = 0
+        while done < len(items):
+            size = self._rows_at_once.get(kind) or (AUTO_ROWS if self.batch_size == "auto" else int(self.batch_size))
+            batch = items[done : done + min(size, limit or size)]
+            try:
+                with torch.inference_mode():
+                    answers = run(batch)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error) or len(batch) == 1:
+                    raise
+                self._rows_at_once[kind] = max(1, len(batch) // 2)
+                logger.warning("out of memory with %d rows; going on with %d", len(batch), self._rows_at_once[kind])
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            keep(batch, answers)
+            done += len(batch)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "out of memory" in text
+
+
+def _check_fit(arms: Arms, config: dict[str, Any], layer: int | None, model: str) -> None:
+    """Raise ValueError where an arms file and a model do not belong together."""
+    width, depth = config.get("hidden_size"), config.get("num_hidden_layers")
+    if width is not None and width != arms.d_model:
+        raise ValueError(
+            f"arms of {arms.target} have d_model {arms.d_model}, {model} has {width}; "
+            "take the arms file of this model, or transfer the vectors to it (steer-bench fit)"
+        )
+    if depth is not None and not 0 <= arms.layer < depth:
+        raise ValueError(f"arms of {arms.target} steer layer {arms.layer}, {model} has {depth} decoder blocks")
+    if layer is not None and layer != arms.layer:
+        raise ValueError(
+            f"layer={layer}: the arms file of {arms.target} was made for layer {arms.layer}; extract again to change it"
+        )

@@ -1,0 +1,93 @@
+"""Requests and answers: what the model is asked, as tokens with a steering, and what it says, as lm-eval takes it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from steer_bench.steering import Steering
+
+
+class Reply(str):
+    """A reply, with what the unsteered model makes of it. Compares and prints as its text."""
+
+    perplexity: float | None = None
+    """Of the generated tokens under the unsteered model; None when not asked for or there is no token."""
+    n_tokens: int = 0
+
+    def __new__(cls, text: str, perplexity: float | None = None, n_tokens: int = 0) -> Reply:  # noqa: D102
+        reply = super().__new__(cls, text)
+        reply.perplexity, reply.n_tokens = perplexity, n_tokens
+        return reply
+
+    def __getnewargs__(self) -> tuple[str, float | None, int]:  # type: ignore[override]
+        return str(self), self.perplexity, self.n_tokens
+
+
+class LogLikelihood(tuple[float, bool]):
+    """lm-eval's (log-likelihood, is greedy), with the number of tokens it is the sum over."""
+
+    n_tokens: int
+
+    def __new__(cls, value: float, greedy: bool, n_tokens: int) -> LogLikelihood:  # noqa: D102
+        answer = super().__new__(cls, (value, greedy))
+        answer.n_tokens = n_tokens
+        return answer
+
+    def __getnewargs__(self) -> tuple[float, bool, int]:
+        return self[0], self[1], self.n_tokens
+
+
+class RollingLogLikelihood(float):
+    """The log-likelihood of a whole text, with the number of tokens it is the sum over."""
+
+    n_tokens: int
+
+    def __new__(cls, value: float, n_tokens: int) -> RollingLogLikelihood:  # noqa: D102
+        answer = super().__new__(cls, value)
+        answer.n_tokens = n_tokens
+        return answer
+
+    def __getnewargs__(self) -> tuple[float, int]:  # type: ignore[override]
+        return float(self), self.n_tokens
+
+
+class Scored(NamedTuple):
+    """Tokens to score: log p(continuation | context) under a steering."""
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+    steering: Steering
+    start: int
+    """First position that is steered."""
+
+    @property
+    def input(self) -> tuple[int, ...]:
+        """What the model reads: everything but the last token."""
+        return (*self.context, *self.continuation)[:-1]
+
+
+class Generation(NamedTuple):
+    """A prompt to continue under a steering."""
+
+    prompt: tuple[int, ...]
+    steering: Steering
+    start: int
+    perplexity: bool
+    """Whether the reply's perplexity under the unsteered model is wanted."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Generation settings of a group of requests."""
+
+    until: tuple[str, ...]
+    max_new_tokens: int
+    kwargs: str
+    """Anything else `generate` takes, as canonical JSON."""
+
+    @property
+    def samples(self) -> bool:
+        """Whether equal requests may get different replies."""
+        return bool(json.loads(self.kwargs).get("do_sample"))
