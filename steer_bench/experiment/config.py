@@ -52,6 +52,9 @@ class NeutralConfig(_Strict):
     map: str
     perplexity: str
     map_limit: int | None = Field(default=None, ge=10)
+    """Neutral texts of the map corpus that are used."""
+    fit_texts: bool = True
+    """Whether the positives of the fit concepts are map texts too: texts of the tested kind, about other things."""
 
 
 class TaskConfig(_Strict):

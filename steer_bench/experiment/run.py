@@ -114,15 +114,21 @@ class Run:
 
     @cached_property
     def map_texts(self) -> list[str]:
-        """Neutral texts that maps are fitted on; none of them is a text of a concept or of the perplexity set."""
-        texts = load_texts(self.data(self.experiment.neutral.map))[: self.experiment.neutral.map_limit]
+        """Texts that maps are fitted on: neutral ones, then (`neutral.fit_texts`) the positives of the fit concepts.
+
+        None of them is a text of a concept that is tested, nor of the perplexity set: ValueError.
+        """
+        config = self.experiment.neutral
+        texts = load_texts(self.data(config.map))[: config.map_limit]
         seen = {text for concept in self.concepts.values() for text in (*concept.positives, *concept.negatives)}
-        seen |= set(load_texts(self.data(self.experiment.neutral.perplexity)))
+        seen |= set(load_texts(self.data(config.perplexity)))
         shared = next((text for text in texts if text in seen), None)
         if shared is not None:
             raise ValueError(
                 f"neutral.map: a text of the map corpus is also a concept or perplexity text: {shared[:60]!r}; remove it"
             )
+        if config.fit_texts:
+            texts += [text for concept in self.splits.fit for text in self.concepts[concept].positives]
         return texts
 
     def vectors_file(self, model: str) -> Path:
