@@ -244,7 +244,21 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=resolve_dtype(dtype, device))
     model.to(torch.device(device))  # type: ignore[arg-type]
+    lean_head(model)
     return Loaded(name, model.eval().requires_grad_(False), tokenizer)
+
+
+def lean_head(model: Any) -> None:
+    """Hand the output layer contiguous states, so that it never copies its weights; done once a model.
+
+    transformers cuts the last positions out of a batch (`logits_to_keep`, every prefill of `generate`); on a view that is
+    not contiguous torch multiplies in batched form, with a copy of the whole (vocabulary, d_model) matrix for every row.
+    """
+    head = model.get_output_embeddings()
+    if head is None or getattr(head, "_steer_bench_lean", False):
+        return
+    head.register_forward_pre_hook(lambda _module, args: (args[0].contiguous(), *args[1:]))
+    head._steer_bench_lean = True
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:

@@ -26,6 +26,7 @@ from steer_bench.models import (
     d_model,
     decoder_layers,
     encode,
+    lean_head,
     load_model,
     model_path,
     read_config,
@@ -264,3 +265,17 @@ def test_encode_adds_no_bos_where_the_tokenizer_has_none():
     assert not adds_bos(tokenizer)
     assert encode(tokenizer, "a text") == tokenizer("a text", add_special_tokens=False).input_ids
     assert tokenizer.decode(encode(tokenizer, "a text")) == "a text"
+
+
+def test_the_output_layer_gets_contiguous_states_and_so_never_copies_its_weights():
+    """Seen from outside: cut states go through one matrix product and not through a batched one over copied weights."""
+    model = tiny_llama()
+    ids = torch.arange(3, 15).reshape(3, 4)
+    plain = model(input_ids=ids, logits_to_keep=1).logits
+    lean_head(model)
+    lean_head(model)  # once is enough
+    assert len(model.get_output_embeddings()._forward_pre_hooks) == 1
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile, torch.inference_mode():
+        model.lm_head(torch.randn(3, 4, model.config.hidden_size)[:, -1:])
+    assert "aten::bmm" not in {event.key for event in profile.key_averages()}
+    assert torch.allclose(model(input_ids=ids, logits_to_keep=1).logits, plain, atol=1e-6)

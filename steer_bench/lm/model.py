@@ -13,7 +13,7 @@ from lm_eval.models.huggingface import HFLM
 
 import steer_bench
 from steer_bench.lm.requests import Generation, Scored
-from steer_bench.models import check_model, decoder_layers, encode, model_path, read_config, revision
+from steer_bench.models import check_model, decoder_layers, encode, lean_head, model_path, read_config, revision
 from steer_bench.records import Records, record_key
 from steer_bench.steering import POSITIONS, STRENGTHS, Steerer, Steering, VectorBank
 from steer_bench.vectors import Arms
@@ -62,6 +62,7 @@ class SteeredHF(HFLM):
                 _check_fit(loaded_arms, read_config(pretrained), layer, pretrained)
         self.name = pretrained if isinstance(pretrained, str) else type(pretrained).__name__
         super().__init__(pretrained=model_path(pretrained) if isinstance(pretrained, str) else pretrained, **kwargs)
+        lean_head(self.model)
         if loaded_arms is not None:
             config = self.model.config.get_text_config(decoder=True)
             _check_fit(
