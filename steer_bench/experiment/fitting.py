@@ -140,6 +140,7 @@ def _fit_one(run: Run, adapter: Adapter, pair: Any, source: Loaded, layer: int) 
     """One adapter on one pair: the map's file, and the vectors of the measured concepts through it."""
     from steer_bench.activations import mean_activations
     from steer_bench.transfer.fits import FITS, transfer
+    from steer_bench.transfer.maps import DirectionMap
     from steer_bench.vectors import save_tensors
 
     try:
@@ -157,7 +158,7 @@ def _fit_one(run: Run, adapter: Adapter, pair: Any, source: Loaded, layer: int) 
     folder = run.folder / "maps" / f"{model_file_name(pair.source.model)}--{model_file_name(pair.target.model)}"
     save_tensors(folder / f"{safe_name(adapter.name)}.safetensors", fitted.map.tensors(), card)
     pushed = None
-    if not fitted.map.is_linear:
+    if not isinstance(fitted.map, DirectionMap):
         groups = sides(run, run.measured)
         means = mean_activations(
             source, layer, groups, maps={"f": fitted.map}, desc=f"push {source.name} through {adapter.name}"

@@ -25,7 +25,10 @@ METHODS = {
     "identity": (), "identity-random": (), "ridge": ("strengths",), "low-rank": ("ranks",), "procrustes": ("ranks",),
     "concept-ridge": ("strength", "intercept"),
     "mlp": ("hidden", "learning_rate", "weight_decay", "batch", "max_epochs", "patience"),
-    "native": (), "mean": (), "random": (), "random-covariance": (), "wrong-concept": (),
+    "contrast": ("strengths", "shrink_to_linear"), "anchors": ("count", "strength"), "unembedding": ("strengths",),
+    "nearest-concept": (), "shuffled-ridge": ("strengths",), "text-relay": ("texts", "factor", "max_new_tokens"),
+    "native": (), "mean": (), "genre-mean": (), "random": ("seeds",), "random-covariance": ("seeds",), "wrong-concept": (),
+    "few-shot": ("n",),
 }  # fmt: skip
 """Options of each method. Kept here so that a YAML is checked without importing torch; a test holds it to the functions."""
 
