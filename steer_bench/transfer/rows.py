@@ -71,9 +71,6 @@ def _gaussian(target: Side, concept: str, seed: int) -> Tensor:
     return torch.randn(target.d_model, generator=generator, dtype=torch.float64)
 
 
-FEW = (1, 2, 4, 8, 16)
-"""Texts a side that the few-shot vectors are made from."""
-
 ROWS: Mapping[str, Callable[[Side, Sequence[str], int], dict[str, Tensor]]] = {
     "native": native,
     "mean": mean,
@@ -93,7 +90,7 @@ def arms_of(
     ValueError where the target lacks what the method needs.
     """
     if method == "few-shot":
-        few = {n: target.few[n] for n in options.get("n", FEW) if n in target.few}
+        few = {n: vectors for n, vectors in target.few.items() if n in options.get("n", target.few)}
         if not few:
             raise ValueError(
                 "few-shot: no vectors from so few texts; every concept has fewer texts than the smallest n"
