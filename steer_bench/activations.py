@@ -175,6 +175,20 @@ def mean_activations(
     }
 
 
+def text_means(loaded: Loaded, layer: int, texts: Sequence[str], *, desc: str | None = None) -> Tensor:
+    """(n_texts, d_model) float32: mean activation of each text over the tokens read, in the order of the texts."""
+    tokens = tokenize(loaded, texts)
+    means: list[Tensor] = [torch.empty(0)] * len(texts)
+    for i, hidden in stream(loaded, layer, tokens, desc=desc):
+        if len(hidden) <= FIRST_READ:
+            raise ValueError(f"{loaded.name}: no token to read in the text {texts[i][:40]!r}")
+        means[i] = hidden[FIRST_READ:].mean(dim=0).cpu()
+    stacked = torch.stack(means)
+    if not torch.isfinite(stacked).all():
+        raise ValueError(f"{loaded.name}, layer {layer}: activations are not finite; try dtype float32")
+    return stacked
+
+
 def centred_norm(loaded: Loaded, layer: int, texts: Sequence[str]) -> float:
     """S: median over tokens of the norm of (activation - mean activation), attention sinks left out.
 

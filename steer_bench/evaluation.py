@@ -29,7 +29,7 @@ from steer_bench.judge.embedding import EmbeddingJudge, Reference
 from steer_bench.protocol import Protocol
 from steer_bench.results import Row
 from steer_bench.rules import check_rule
-from steer_bench.stats import measure_generation, measure_likelihood, nan_mean
+from steer_bench.stats import measure_generation, measure_likelihood, nan_mean, specificity
 from steer_bench.vectors import UNSTEERED, load_card
 
 register()  # a task given by path is loaded before the model: from here on `--model steer_bench` is known
@@ -173,6 +173,17 @@ def perplexity_rows(plan: Plan) -> Iterator[JSON]:
         yield from (_doc(cell, item, "neutral", text) for item, text in plan.neutral())
 
 
+def specificity_rows(plan: Plan) -> Iterator[JSON]:
+    """Every vector on the held-out texts of every concept, at the largest factor of the task: the specificity matrix."""
+    concepts = plan.concepts("topic")
+    texts = [(item, text) for concept in concepts for item, text in plan.positives(concept)]
+    for item, text in texts:
+        yield _doc(Cell(UNSTEERED, "", "", 0.0), item, "concept", text)
+    for cell in plan.cells(concepts):
+        if cell.factor == plan.factors[-1]:
+            yield from (_doc(cell, item, "concept", text) for item, text in texts)
+
+
 def instruction_rows(plan: Plan, kind: str) -> Iterator[JSON]:
     """Every prompt under every cell, and unsteered for every concept (the reply is the same, its rating is not)."""
     concepts, prompts = plan.concepts(kind), plan.prompts()
@@ -184,6 +195,7 @@ def instruction_rows(plan: Plan, kind: str) -> Iterator[JSON]:
 BUILDERS: dict[str, Callable[[Plan], Iterator[JSON]]] = {
     "concept_likelihood": likelihood_rows,
     "steered_perplexity": perplexity_rows,
+    "specificity": specificity_rows,
     "concept_steering": partial(instruction_rows, kind="topic"),
     "rule_following": partial(instruction_rows, kind="rule"),
 }
@@ -367,6 +379,7 @@ def _headline(rows: Sequence[JSON], *, measure: str, target: str) -> float:
     """lm-eval's one number an arm, by the statistics of the leaderboard; NaN where rows are missing (`--limit`).
 
     concept_likelihood: mean lift at matched damage, nats a token. steered_perplexity: perplexity ratio at the largest factor.
+    specificity: change on texts of the vector's own concept minus that on the others', nats a token.
     Generation tasks: mean score at the selected factors.
     """
     known = {field.name for field in fields(Row)}
@@ -379,6 +392,9 @@ def _headline(rows: Sequence[JSON], *, measure: str, target: str) -> float:
         tokens = sum(row.tokens for row, _ in pairs)
         change = math.fsum(((row.value or 0.0) - (base.value or 0.0)) * row.tokens for row, base in pairs)
         return math.exp(-change / tokens) if tokens else math.nan
+    if measure == "specificity":
+        differences = [matrix.difference.value for matrix in specificity(measured, target).values()]
+        return next((value for value in differences if value is not None), math.nan)
     if measure == "concept_likelihood":
         found = measure_likelihood(measured, target)
         per_concept = [nan_mean(found.effects[arm]) - nan_mean(found.neutral[arm]) for arm in found.effects]

@@ -291,6 +291,22 @@ def d_model(model: Any) -> int:
     return int(model.config.get_text_config(decoder=True).hidden_size)
 
 
+def norm_gain(norm: Any) -> torch.Tensor:
+    """(d_model,) float64: what the norm multiplies h / rms(h) by. ValueError for a norm that is no RMSNorm."""
+    import torch
+
+    weight = norm.weight.detach()
+    large = torch.full_like(weight, 1e3)  # no part of epsilon
+    offset = round(float((norm(large).detach() - weight).double().mean()))
+    gain = weight.double() + offset
+    probe = 1e3 * torch.randn(len(weight), generator=torch.Generator().manual_seed(0)).to(weight.device)
+    expected = probe.double() / probe.double().pow(2).mean().sqrt() * gain
+    is_rms = torch.allclose(norm(probe.to(weight.dtype)).detach().double(), expected, rtol=0.02, atol=0.02)
+    if not is_rms or getattr(norm, "bias", None) is not None:
+        raise ValueError(f"{type(norm).__name__} is not an RMSNorm with gain w or 1 + w")
+    return gain
+
+
 def resolve_layer(layer: int | float, n_layers: int) -> int:
     """0-based index of a decoder block from an index or a relative depth in (0, 1).
 

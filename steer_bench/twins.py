@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steer_bench.models import d_model, decoder_layers
+from steer_bench.models import d_model, decoder_layers, norm_gain
 
 READERS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
 """Linear layers that read the residual stream through a norm."""
@@ -92,24 +92,10 @@ class Rotated(nn.Module):
 
 def _fold(norm: Any, readers: list[nn.Linear], q: Tensor) -> None:
     """Move the norm's gain into the weights that read it, and let these read Q h: W -> W diag(gain) Q'."""
-    gain = _gain(norm)
+    gain = norm_gain(norm)
     for linear in readers:
         _set(linear.weight, (linear.weight.double() * gain) @ q.T)
     _set(norm.weight, norm.weight.double() + 1 - gain)  # gain 1, whether the gain is w (Llama) or 1 + w (Gemma)
-
-
-@torch.no_grad()
-def _gain(norm: Any) -> Tensor:
-    """(d_model,) float64: what the norm multiplies h / rms(h) by. ValueError for a norm that is no RMSNorm."""
-    weight = norm.weight
-    offset = round(float((norm(torch.full_like(weight, 1e3)) - weight).double().mean()))  # large: no part of epsilon
-    gain = weight.double() + offset
-    probe = 1e3 * torch.randn(len(weight), generator=torch.Generator().manual_seed(0)).to(weight.device)
-    expected = probe.double() / probe.double().pow(2).mean().sqrt() * gain
-    is_rms = torch.allclose(norm(probe.to(weight.dtype)).double(), expected, rtol=0.02, atol=0.02)
-    if not is_rms or getattr(norm, "bias", None) is not None:
-        raise ValueError(f"{type(norm).__name__} is not an RMSNorm with gain w or 1 + w: no twin of it")
-    return gain
 
 
 @torch.no_grad()

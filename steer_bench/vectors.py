@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ import numpy as np
 
 Vector = np.ndarray
 """(d_model,) float32"""
+ALIKE = 0.999
+"""Two vectors with a cosine above this are the same vector."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
@@ -135,12 +137,35 @@ class VectorStore:
     scale: float
     """S: median centred residual norm of neutral tokens at this layer, the unit of factors."""
     card: Mapping[str, Any] = field(default_factory=dict)
-    """Provenance: model revision, dtype, method, number of tokens, hash of each concept's texts."""
+    """Provenance: model revision, dtype, method, number of tokens; `texts`: hash of each concept's texts; `alike`: pairs of
+    concepts that may have the same vector."""
 
     def __post_init__(self) -> None:
+        if not self.vectors:
+            raise ValueError(f"no vector of {self.model}; give at least one concept")
         for concept, vector in self.vectors.items():
             if vector.ndim != 1 or vector.shape != next(iter(self.vectors.values())).shape:
                 raise ValueError(f"vector {concept!r} of {self.model}: shape {vector.shape}; all must be (d_model,)")
+        check_distinct(self.vectors, self.card.get("alike", ()), f"vectors of {self.model}")
+
+    @classmethod
+    def from_rows(
+        cls,
+        model: str,
+        layer: int,
+        rows: Iterable[tuple[str, Vector]],
+        scale: float,
+        card: Mapping[str, Any] | None = None,
+    ) -> VectorStore:
+        """A store from (concept id, vector) pairs. Raises ValueError for an id that stands twice, as in a file that grew by appending."""
+        vectors: dict[str, Vector] = {}
+        for concept, vector in rows:
+            if concept in vectors:
+                raise ValueError(
+                    f"the concept id {concept!r} has two vectors of {model}; was it saved by appending? keep the right one"
+                )
+            vectors[concept] = vector
+        return cls(model, layer, vectors, scale, card or {})
 
     @property
     def d_model(self) -> int:
@@ -165,6 +190,43 @@ class VectorStore:
         if card.get("kind") != "vectors" or not vectors:
             raise ValueError(f"{path}: holds {card.get('kind', 'no')} tensors, not the vectors of a model")
         return cls(card["model"], card["layer"], vectors, card["scale"], card)
+
+
+def check_distinct(
+    vectors: Mapping[str, Vector], alike: Iterable[Sequence[str]] = (), what: str = "the vectors"
+) -> None:
+    """ValueError where two concepts have one vector (cosine above 0.999) and are not named in `alike`, pairs of ids."""
+    names = sorted(vectors)
+    rows = np.stack([vectors[name] for name in names]).astype(np.float64)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
+    cosines = np.triu(rows @ rows.T, k=1)
+    allowed = {frozenset(pair) for pair in alike}
+    for i, j in np.argwhere(cosines > ALIKE):
+        if frozenset((names[i], names[j])) not in allowed:
+            raise ValueError(
+                f"{what}: {names[i]!r} and {names[j]!r} are the same vector (cosine {cosines[i, j]:.5f}); one concept under two ids? "
+                f"remove one, or allow it by name (concepts: alike: [[{names[i]}, {names[j]}]])"
+            )
+
+
+def check_same_texts(source: VectorStore, target: VectorStore) -> None:
+    """ValueError where two models' vectors of one concept id were made from other texts: rows that pair different concepts.
+
+    Also for a concept that only one of the two has.
+    """
+    apart = sorted(set(source.vectors) ^ set(target.vectors))
+    if apart:
+        has = source.model if apart[0] in source.vectors else target.model
+        raise ValueError(
+            f"only {has} has a vector of {apart[0]!r}; vectors of {source.model} and {target.model} pair by concept: extract both again"
+        )
+    texts, others = source.card.get("texts", {}), target.card.get("texts", {})
+    for concept in sorted(source.vectors):
+        if texts.get(concept) != others.get(concept):
+            raise ValueError(
+                f"concept {concept!r} of {source.model} and of {target.model} come from other texts ({texts.get(concept)} and "
+                f"{others.get(concept)}); the two would pair different concepts: extract both from one set of concepts"
+            )
 
 
 UNSTEERED = "unsteered"

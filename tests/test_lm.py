@@ -95,6 +95,17 @@ def test_rolling_scores_a_text_after_exactly_one_bos():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_rolling_request_is_steered_as_the_text_is_after_an_empty_context(family):
+    model, tokenizer = tiny_pair(family)
+    ours = steered_lm(model, tokenizer, make_arms())
+    steered, plain = rolling(ours, [(TEXTS[0], steer(factor=1.0)), (TEXTS[0],)])
+    assert abs(steered - plain) > 0.1
+    if family == "gemma3":  # a rolling window and an empty context begin with the same BOS
+        ((value, _),) = likelihoods(ours, [("", TEXTS[0], steer(factor=1.0))])
+        assert steered == pytest.approx(value, abs=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_constant_vector_is_lm_evals_own_steered_model(family, tmp_path):
     model, tokenizer = tiny_pair(family)
     path, arms = save_tiny(tmp_path / "model", model, tokenizer), make_arms()

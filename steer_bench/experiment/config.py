@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steer_bench import shipped
 
-TASKS = ("concept_likelihood", "steered_perplexity", "concept_steering", "rule_following")
+DEFAULT_TASKS = ("concept_likelihood", "steered_perplexity", "concept_steering", "rule_following")
+TASKS = (*DEFAULT_TASKS, "specificity")
 GRID = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
+SPECIFICITY_FACTORS = (0.3,)
 
 
 class _Strict(BaseModel):
@@ -35,6 +37,11 @@ class ConceptConfig(_Strict):
     source: str
     limit: int | None = Field(default=None, ge=1)
     held_out: int = Field(default=8, ge=1)
+    halves: bool | Literal["auto"] = "auto"
+    """Whether a source's vectors and the target's own come from disjoint halves of a concept's texts; auto: where that leaves
+    16 texts a side for each."""
+    alike: list[tuple[str, str]] = []
+    """Pairs of concepts that may have the same vector."""
 
 
 class SplitConfig(_Strict):
@@ -82,21 +89,31 @@ class Experiment(_Strict):
     """Texts that a rule's vector is made from, each as it stands and rewritten to obey."""
     neutral: NeutralConfig
     prompts: str = "instructions.jsonl"
-    adapters: list[str] = ["native", "identity", "linear", "mlp", "random", "mean"]
+    adapters: list[str | dict[str, dict[str, Any]]] = ["native", "identity", "linear", "mlp", "random", "mean"]
     factors: list[float] | dict[str, list[float]] = list(GRID)
-    tasks: dict[str, TaskConfig] = {task: TaskConfig() for task in TASKS}
+    tasks: dict[str, TaskConfig] = {task: TaskConfig() for task in DEFAULT_TASKS}
     judge: dict[str, Any] = {"kind": "embedding"}
     chat: bool = True
     positions: Literal["text", "generated", "all"] = "text"
     dtype: str = "auto"
     device: str | None = None
     batch_size: int | Literal["auto"] = 32
+    damage_limit: float = Field(default=1.3, gt=1)
+    """Largest perplexity ratio on neutral text at which likelihoods are compared."""
+    equivalence_margin: float = Field(default=0.1, gt=0, lt=1)
+    """How far from native, as a share of its effect, an arm may be and count as equivalent."""
     map_pairs: int = Field(default=50_000, ge=100)
     """Pairs kept for maps without a closed form."""
     seed: int = 0
 
     def grid(self, task: str) -> tuple[float, ...]:
         """The factors of a task."""
+        if task == "specificity":  # a matrix: one factor, unless the task is named
+            return (
+                tuple(self.factors.get(task, SPECIFICITY_FACTORS))
+                if isinstance(self.factors, dict)
+                else SPECIFICITY_FACTORS
+            )
         given = self.factors.get(task, list(GRID)) if isinstance(self.factors, dict) else self.factors
         return tuple(sorted(set(given)))
 

@@ -1,17 +1,31 @@
-"""Stage extract: DiffMean vectors of every concept on every model, RUN/vectors/MODEL.safetensors."""
+"""Stage extract: DiffMean vectors of every concept on every model, RUN/vectors/….
+
+One pass over the texts of a model makes all of its vectors:
+
+- vectors/MODEL.safetensors: the model's own vectors, native where it is a target
+- vectors/source/MODEL.safetensors: the vectors that are transferred; with `concepts.halves` from the other half of the texts
+- vectors/few-shot/MODEL.safetensors: its own vectors from few texts, where an adapter asks for them
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from steer_bench.experiment.run import Run, digest, sides, start, versions
+from steer_bench.experiment.run import Run, digest, few_shot_sizes, sides, start, versions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steer_bench.activations import Mean
 
 logger = logging.getLogger(__name__)
 
 
 def extract(run: Run) -> list[Path]:
-    """DiffMean vectors of every concept on every model: RUN/vectors/MODEL.safetensors."""
+    """DiffMean vectors of every concept on every model: RUN/vectors/…."""
     from steer_bench.models import prepare_models
 
     start(run)
@@ -21,18 +35,16 @@ def extract(run: Run) -> list[Path]:
 
 def _extract_model(run: Run, name: str) -> Path:
     from steer_bench.models import revision
-    from steer_bench.vectors import VectorStore, load_card
+    from steer_bench.vectors import VectorStore, load_card, save_tensors
 
-    path, groups = run.vectors_file(name), sides(run, list(run.divided))
+    path, few = run.vectors_file(name), few_shot_sizes(run)
+    files = [path, run.vectors_file(name, "source"), *([run.vectors_file(name, "few-shot")] if few else [])]
+    groups, concepts = _groups(run, few), list(run.divided)
     neutral = run.map_texts[:60]
-    inputs = digest(
-        revision(name),
-        run.experiment.dtype,
-        groups,
-        neutral,
-        [c.layer for c in run.experiment.models if c.name == name],
-    )
-    if path.is_file() and load_card(path).get("inputs") == inputs:
+    layers = [c.layer for c in run.experiment.models if c.name == name]
+    alike = [list(pair) for pair in run.experiment.concepts.alike]
+    inputs = digest(revision(name), run.experiment.dtype, groups, neutral, layers, alike)
+    if all(file.is_file() and load_card(file).get("inputs") == inputs for file in files):
         logger.info("%s is up to date", path)
         return path
     from steer_bench.activations import centred_norm, mean_activations
@@ -41,11 +53,60 @@ def _extract_model(run: Run, name: str) -> Path:
     loaded = load_model(name, dtype=run.experiment.dtype, device=run.experiment.device)
     layer = run.layer(name, len(decoder_layers(loaded.model)))
     means = mean_activations(loaded, layer, groups, desc=f"extract {name}")[""]
-    vectors = {key: (means[f"+{key}"].value - means[f"-{key}"].value).float().numpy() for key in run.divided}
+    scale = centred_norm(loaded, layer, neutral)
+    native, source = ("other", "one") if run.halves else ("all", "all")
     card = {
         "method": "diff_mean", "revision": revision(name), "dtype": str(loaded.model.dtype), "positions": "text", "inputs": inputs,
-        "tokens": {group: mean.n_tokens for group, mean in means.items()}, "versions": versions(), "d_model": d_model(loaded.model),
-        "texts": {key: digest(groups[f"+{key}"], groups[f"-{key}"]) for key in run.divided},
+        "versions": versions(), "d_model": d_model(loaded.model), "halves": run.halves, "alike": alike,
+        "texts": {key: run.texts_hash(key) for key in concepts},
+        "reliability": _reliability(run, {part: _vectors(means, concepts, part) for part in ("one", "other")}),
     }  # fmt: skip
-    VectorStore(name, layer, vectors, centred_norm(loaded, layer, neutral), card).save(path)
+    for file, part in zip(files, (native, source), strict=False):
+        vectors = {key: vector.float().numpy() for key, vector in _vectors(means, concepts, part).items()}
+        tokens = {f"{sign}{key}": means[f"{part}{sign}{key}"].n_tokens for key in concepts for sign in "+-"}
+        VectorStore(name, layer, vectors, scale, {**card, "part": part, "tokens": tokens}).save(file)
+    if few:
+        shots = {
+            f"{n}|{key}": vector.float().numpy()
+            for n in few
+            for key, vector in _vectors(means, run.measured, f"{n}").items()
+        }
+        save_tensors(files[2], shots, {"kind": "few-shot", "model": name, "layer": layer, "inputs": inputs})
     return path
+
+
+def _groups(run: Run, few: Sequence[int]) -> dict[str, tuple[str, ...]]:
+    """Texts by part, side and concept: "all+sea", "one-sea", "4+sea", ...; a text in several is run once."""
+    groups = {f"all{side}": texts for side, texts in sides(run, list(run.divided)).items()}
+    for part in ("one", "other"):
+        groups |= {f"{part}{side}": texts for side, texts in sides(run, list(run.divided), part).items()}
+    own = sides(run, run.measured, "other" if run.halves else "all")
+    for n in few:
+        groups |= {f"{n}{side}": texts[:n] for side, texts in own.items()}
+    return groups
+
+
+def _vectors(means: Mapping[str, Mean], concepts: Sequence[str], part: str) -> dict[str, Tensor]:
+    """DiffMean of each concept whose texts have that part."""
+    return {
+        key: means[f"{part}+{key}"].value - means[f"{part}-{key}"].value for key in concepts if f"{part}+{key}" in means
+    }
+
+
+def _reliability(run: Run, halves: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any] | None:
+    """Split-half: how near the vectors of two disjoint halves of the texts are, over the test concepts; None without halves.
+
+    What a transfer could at best reach: a cosine between models is read against sqrt(reliability * reliability).
+    """
+    import torch
+
+    from steer_bench.transfer.geometry import geometry
+
+    tested = [key for key in run.splits.test if all(key in half for half in halves.values())]
+    if not tested:
+        return None
+    one, other = halves["one"], halves["other"]
+    about = [key for key in run.splits.fit if key in other] or tested
+    mean = torch.stack([torch.nn.functional.normalize(other[key], dim=0) for key in about]).mean(dim=0)
+    found = geometry({key: one[key] for key in tested}, {key: other[key] for key in tested}, mean)
+    return {**found._asdict(), "n": len(tested)}

@@ -3,37 +3,55 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer_bench.concepts import safe_name
-from steer_bench.experiment.run import MissingStageError, Run, digest, model_file_name, protocol, sides, start, versions
+from steer_bench.experiment.run import (
+    MissingStageError,
+    Run,
+    digest,
+    few_shot_sizes,
+    model_file_name,
+    protocol,
+    sides,
+    start,
+    versions,
+)
 from steer_bench.transfer.adapters import Adapter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from steer_bench.experiment.pairing import Stores
     from steer_bench.models import Loaded
-    from steer_bench.vectors import VectorStore
+    from steer_bench.transfer.pairs import Side
 
 logger = logging.getLogger(__name__)
 
 
 def fit(run: Run) -> list[Path]:
     """Transfer maps of every pair and the arms of every target: RUN/maps/…, RUN/arms/TARGET.safetensors, RUN/protocol.json."""
-    from steer_bench.vectors import VectorStore, load_card
+    from steer_bench.vectors import VectorStore, check_same_texts, load_card
 
     start(run)
-    missing = [config.name for config in run.experiment.models if not run.vectors_file(config.name).is_file()]
+    names = [config.name for config in run.experiment.models]
+    parts = ("", "source", *(["few-shot"] if few_shot_sizes(run) else []))
+    missing = [name for name in names if not all(run.vectors_file(name, part).is_file() for part in parts)]
     if missing:
         raise MissingStageError(
             f"no vectors of {missing[0]} in {run.folder}; run steer-bench extract {run.folder} first"
         )
     protocol(run).save(run.folder / "protocol.json")
-    stores = {config.name: VectorStore.load(run.vectors_file(config.name)) for config in run.experiment.models}
-    digests = {name: store.card["sha256"] for name, store in stores.items()}
+    native, source = (
+        {name: VectorStore.load(run.vectors_file(name, part)) for name in names} for part in ("", "source")
+    )
+    for first, second in run.experiment.directed:
+        check_same_texts(source[first], native[second])
+    digests = {name: (native[name].card["sha256"], source[name].card["sha256"]) for name in names}
     adapters = [(a.name, a.kind, a.method, dict(a.options)) for a in run.adapters]
     inputs = digest(
         digests, adapters, run.map_texts, run.experiment.seed, run.experiment.map_pairs, run.measured, run.splits.fit
@@ -42,9 +60,29 @@ def fit(run: Run) -> list[Path]:
     if all(file.is_file() and load_card(file).get("inputs") == inputs for file in files):
         logger.info("arms in %s are up to date", run.folder / "arms")
         return files
-    transferred, covariances = _fit_pairs(run, stores)
-    sides = {name: _side(run, store, covariances.get(name)) for name, store in stores.items()}
-    return [_save_arms(run, sides[target], stores[target], transferred, inputs) for target in run.targets]
+    from steer_bench.experiment.pairing import Stores, side
+    from steer_bench.transfer.pairs import check_unseen
+
+    check_unseen(run.splits.fit, run.measured)
+    stores = Stores(native, source)
+    made, covariances = _fit_pairs(run, stores)
+    few = {name: _few_shot(run, name) for name in run.targets}
+    targets = {name: side(run, native[name], covariances.get(name), few[name]) for name in run.targets}
+    return [_save_arms(run, targets[target], stores, made, inputs) for target in run.targets]
+
+
+def _few_shot(run: Run, name: str) -> dict[int, dict[str, Tensor]]:
+    """n -> vectors of the measured concepts from n texts a side; empty where no adapter asks for them."""
+    import torch
+
+    from steer_bench.vectors import load_tensors
+
+    vectors: dict[int, dict[str, Tensor]] = {}
+    if few_shot_sizes(run):
+        for key, array in load_tensors(run.vectors_file(name, "few-shot"))[0].items():
+            n, concept = key.split("|", 1)
+            vectors.setdefault(int(n), {})[concept] = torch.from_numpy(array).double()
+    return dict(sorted(vectors.items()))
 
 
 @dataclass(frozen=True)
@@ -60,20 +98,12 @@ Transferred = dict[tuple[str, str, str], _Transferred]
 """(adapter, source, target) -> what it made."""
 
 
-def _side(run: Run, store: VectorStore, covariance: Tensor | None = None) -> Any:
-    import torch
-
-    from steer_bench.transfer.fits import Side
-
-    vectors = {key: torch.from_numpy(vector).double() for key, vector in store.vectors.items()}
-    return Side(store.model, vectors, run.splits.fit, store.d_model, covariance)
-
-
-def _fit_pairs(run: Run, stores: Mapping[str, VectorStore]) -> tuple[Transferred, dict[str, Tensor]]:
+def _fit_pairs(run: Run, stores: Stores) -> tuple[Transferred, dict[str, Tensor]]:
     """Fit every transfer adapter on every pair; one pass over the texts serves both directions of two models.
 
     Also the covariance of each model's activations on the map corpus, for the control that is drawn from it.
     """
+    from steer_bench.experiment.pairing import pair_of, turned
     from steer_bench.models import load_model
 
     recipes = [adapter for adapter in run.adapters if _needs_source(adapter)]
@@ -90,63 +120,40 @@ def _fit_pairs(run: Run, stores: Mapping[str, VectorStore]) -> tuple[Transferred
         for name in (first, second):
             if name not in loaded:
                 loaded[name] = load_model(name, dtype=run.experiment.dtype, device=run.experiment.device)
-        forward = _pair(run, loaded[first], loaded[second], stores)
+        forward = pair_of(run, loaded[first], loaded[second], stores)
         covariances[first] = forward.train.source_source / forward.train.n
         covariances[second] = forward.train.target_target / forward.train.n
-        for pair in (forward, _reversed(forward)):
+        for pair in (forward, turned(run, forward, stores)):
             source, target = pair.source.model, pair.target.model
-            if (source, target) in run.experiment.directed:
-                for adapter in recipes:
-                    made[adapter.name, source, target] = _fit_one(
-                        run, adapter, pair, loaded[source], stores[source].layer
+            if (source, target) not in run.experiment.directed:
+                continue
+            for adapter in recipes:
+                try:
+                    made[adapter.name, source, target] = (
+                        _relayed(run, adapter, loaded[source], loaded[target], stores)
+                        if adapter.method == "text-relay"
+                        else _fit_one(run, adapter, pair, loaded[source], stores.source[source].layer)
                     )
+                except ValueError as error:  # too few concepts, say: a row with the reason, not the end of the run
+                    logger.warning("adapter %s refused for %s -> %s: %s", adapter.name, source, target, error)
+                    made[adapter.name, source, target] = _Transferred({}, {"refused": str(error)})
     return made, covariances
 
 
 def _needs_source(adapter: Adapter) -> bool:
     from steer_bench.transfer.rows import ROWS
 
-    return adapter.method not in ROWS
-
-
-def _pair(run: Run, source: Loaded, target: Loaded, stores: Mapping[str, VectorStore]) -> Any:
-    """Paired activations of the map corpus, every tenth document held out."""
-    import torch
-
-    from steer_bench.activations import MomentAccumulator, paired
-    from steer_bench.transfer.fits import Pair
-
-    layers = stores[source.name].layer, stores[target.name].layer
-    moments, samples = (MomentAccumulator(), MomentAccumulator()), ([], [])  # type: ignore[var-annotated]
-    desc = f"pair {source.name} and {target.name}"
-    for index, x, y in paired(source, layers[0], target, layers[1], run.map_texts, desc=desc):
-        held = int(index % 10 == 9)
-        moments[held].add(x, y)
-        if sum(len(part) for part, _ in samples[held]) < run.experiment.map_pairs:
-            samples[held].append((x.cpu(), y.cpu()))
-    kept = [(torch.cat([x for x, _ in part]), torch.cat([y for _, y in part])) for part in samples]
-    sides = _side(run, stores[source.name]), _side(run, stores[target.name])
-    return Pair(*sides, moments[0].moments(), moments[1].moments(), kept[0], kept[1], run.experiment.seed)
-
-
-def _reversed(pair: Any) -> Any:
-    from steer_bench.transfer.fits import Pair
-
-    samples = pair.train_samples[::-1], pair.held_out_samples[::-1]
-    return Pair(pair.target, pair.source, pair.train.reversed(), pair.held_out.reversed(), *samples, pair.seed)
+    return adapter.method not in (*ROWS, "few-shot")
 
 
 def _fit_one(run: Run, adapter: Adapter, pair: Any, source: Loaded, layer: int) -> _Transferred:
     """One adapter on one pair: the map's file, and the vectors of the measured concepts through it."""
     from steer_bench.activations import mean_activations
     from steer_bench.transfer.fits import FITS, transfer
+    from steer_bench.transfer.maps import DirectionMap
     from steer_bench.vectors import save_tensors
 
-    try:
-        fitted = FITS[adapter.method](pair, **adapter.options)
-    except ValueError as error:  # too few concepts, say: a row with the reason, not the end of the run
-        logger.warning("adapter %s refused for %s -> %s: %s", adapter.name, pair.source.model, pair.target.model, error)
-        return _Transferred({}, {"refused": str(error)})
+    fitted = FITS[adapter.method](pair, **adapter.options)
     card = {
         "kind": "map",
         "adapter": adapter.name,
@@ -157,8 +164,8 @@ def _fit_one(run: Run, adapter: Adapter, pair: Any, source: Loaded, layer: int) 
     folder = run.folder / "maps" / f"{model_file_name(pair.source.model)}--{model_file_name(pair.target.model)}"
     save_tensors(folder / f"{safe_name(adapter.name)}.safetensors", fitted.map.tensors(), card)
     pushed = None
-    if not fitted.map.is_linear:
-        groups = sides(run, run.measured)
+    if not isinstance(fitted.map, DirectionMap):
+        groups = sides(run, run.measured, "one" if run.halves else "all")
         means = mean_activations(
             source, layer, groups, maps={"f": fitted.map}, desc=f"push {source.name} through {adapter.name}"
         )["f"]
@@ -167,23 +174,36 @@ def _fit_one(run: Run, adapter: Adapter, pair: Any, source: Loaded, layer: int) 
     return _Transferred(transfer(fitted.map, vectors, pushed), fitted.report)
 
 
-def _save_arms(run: Run, side: Any, store: VectorStore, made: Transferred, inputs: str) -> Path:
+def _relayed(run: Run, adapter: Adapter, source: Loaded, target: Loaded, stores: Stores) -> _Transferred:
+    """Vectors of texts that the source wrote."""
+    from steer_bench.experiment.relay import relay
+
+    kept = run.folder / "relay" / f"{model_file_name(source.name)}.jsonl"
+    vectors = relay(
+        source, stores.source[source.name], target, stores.native[target.name].layer, run.measured, seed=run.experiment.seed,
+        kept=kept, **adapter.options,
+    )  # fmt: skip
+    return _Transferred(vectors, {"texts": adapter.options.get("texts", 24)})
+
+
+def _save_arms(run: Run, side: Side, stores: Stores, made: Transferred, inputs: str) -> Path:
     """RUN/arms/TARGET.safetensors: every arm x concept of a target, and S. `side`: the target, as the controls need it."""
     import torch
 
     from steer_bench.transfer.geometry import geometry
     from steer_bench.vectors import Arm, Arms
 
-    target = store.model
+    target, store = side.model, stores.native[side.model]
     by_arm: dict[tuple[str, str], Mapping[str, Tensor]] = {}
     refused: list[dict[str, str]] = []
     reports: list[dict[str, Any]] = []
     for adapter in run.adapters:
         if not _needs_source(adapter):
             own, reasons = _row_vectors(run, adapter, side)
-            refused.extend({"arm": adapter.name, "source": "", "reason": reason} for reason in reasons)
-            if own:
-                by_arm[adapter.name, ""] = own
+            refused.extend(
+                {"arm": adapter.name, "source": "", "target": target, "reason": reason} for reason in reasons
+            )
+            by_arm |= {(arm, ""): vectors for arm, vectors in own.items()}
             continue
         for source in (source for source, other in run.experiment.directed if other == target):
             transferred = made[adapter.name, source, target]
@@ -191,15 +211,19 @@ def _save_arms(run: Run, side: Any, store: VectorStore, made: Transferred, input
                 by_arm[adapter.name, source] = transferred.vectors
                 reports.append({"arm": adapter.name, "source": source, **transferred.report})
             else:
-                refused.append({"arm": adapter.name, "source": source, "reason": transferred.report["refused"]})
+                refused.append(
+                    {"arm": adapter.name, "source": source, "target": target, "reason": transferred.report["refused"]}
+                )
     native = {key: side.vectors[key] for key in run.splits.test}
     native_mean = torch.stack(
         [torch.nn.functional.normalize(side.vectors[key], dim=0) for key in run.splits.fit or run.splits.test]
     ).mean(0)
     measured = [
         {"source": source, "target": target, "arm": arm, "r2": _report(reports, arm, source).get("r2"),
-         **geometry({key: vectors[key] for key in run.splits.test}, native, native_mean)._asdict()}
+         **geometry({key: vectors[key] for key in run.splits.test}, native, native_mean)._asdict(),
+         **_ceiling(stores, source, target)}
         for (arm, source), vectors in by_arm.items()
+        if all(key in vectors for key in run.splits.test)
     ]  # fmt: skip
     card = {
         "inputs": inputs, "revision": store.card["revision"], "dtype": store.card["dtype"], "geometry": measured, "fits": reports,
@@ -215,18 +239,32 @@ def _save_arms(run: Run, side: Any, store: VectorStore, made: Transferred, input
     return run.arms_file(target)
 
 
-def _row_vectors(run: Run, adapter: Adapter, side: Any) -> tuple[dict[str, Tensor], list[str]]:
-    """Vectors of an arm without a source, topics and rules each among themselves, and why it was refused for either."""
-    from steer_bench.transfer.rows import ROWS
+def _ceiling(stores: Stores, source: str, target: str) -> dict[str, float | None]:
+    """sqrt(reliability * reliability): what the cosines of a transfer between disjoint halves of the texts could at best reach."""
+    cards = [stores.native[name].card for name in (source, target) if name]
+    if len(cards) < 2 or not all(card.get("halves") and card.get("reliability") for card in cards):
+        return {"ceiling": None, "centred_ceiling": None}
+    of = [math.prod(max(card["reliability"][key], 0.0) for card in cards) for key in ("cosine", "centred_cosine")]
+    return {"ceiling": math.sqrt(of[0]), "centred_ceiling": math.sqrt(of[1])}
 
-    vectors: dict[str, Tensor] = {}
+
+def _row_vectors(run: Run, adapter: Adapter, side: Side) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """Vectors of the arms without a source, topics and rules each among themselves, and why an adapter was refused for either."""
+    from steer_bench.transfer.rows import arms_of
+
+    vectors: dict[str, dict[str, Tensor]] = {}
     reasons: list[str] = []
     for concepts in (run.splits.test, [key for key in run.measured if key not in run.splits.test]):
+        if not concepts:
+            continue
         try:
-            vectors |= ROWS[adapter.method](side, concepts, run.experiment.seed) if concepts else {}
+            made = arms_of(adapter.name, adapter.method, adapter.options, side, concepts, run.experiment.seed)
         except ValueError as error:  # a single rule has no other rule's vector, say
             logger.warning("arm %s refused for %s: %s", adapter.name, side.model, error)
             reasons.append(str(error))
+            continue
+        for arm, of_arm in made.items():
+            vectors.setdefault(arm, {}).update(of_arm)
     return vectors, reasons
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from steer_bench.experiment.config import read_yaml
-from steer_bench.experiment.run import MissingStageError, Run, versions
+from steer_bench.experiment.run import MissingStageError, Run, few_shot_sizes, versions
 
 
 def report(run: Run, *, figures: bool = True) -> list[Path]:
     """RUN/results.json from lm-eval's samples, and of it leaderboard.md, .html and the figures."""
     from steer_bench.leaderboard import write_leaderboard
     from steer_bench.results import Results, load_rows, save_results
+    from steer_bench.stats import unapplied
 
     rows, complete, created = [], True, ""
     for target in run.targets:
@@ -26,6 +27,13 @@ def report(run: Run, *, figures: bool = True) -> list[Path]:
         expected = sum(json.loads((folder / "complete.json").read_text())["samples"].values())
         complete &= len(found) == expected
         rows.extend(found)
+    still = unapplied(rows)
+    if still:
+        task, target, arm = still[0]
+        raise ValueError(
+            f"{task} on {target}: every value of the arm {arm!r} is the unsteered one; its vectors were not applied. "
+            f"Remove {run.evaluation(target)} and evaluate again"
+        )
     created = read_yaml(run.folder / "experiment.yaml")["resolved"]["created"]
     results = Results(_provenance(run, created, complete, len(rows)), tuple(rows))
     save_results(run.folder / "results.json", results)
@@ -50,12 +58,23 @@ def _provenance(run: Run, created: str, complete: bool, n_rows: int) -> dict[str
         "versions": versions(),
         "models": models,
         "judge": {"name": judge.name, **run.experiment.judge},
+        "hashes": run.hashes,
+        "halves": run.halves,
+        "reliability": {
+            config.name: load_card(run.vectors_file(config.name)).get("reliability") for config in run.experiment.models
+        },
+        "damage_limit": run.experiment.damage_limit,
+        "equivalence_margin": run.experiment.equivalence_margin,
         "splits": {name: sorted(getattr(run.splits, name)) for name in ("fit", "select", "test")},
         "factors": {task: list(run.experiment.grid(task)) for task in run.experiment.tasks},
         "limits": {task: limits.model_dump(exclude_none=True) for task, limits in run.experiment.tasks.items()},
         "seeds": {"experiment": run.experiment.seed, "splits": run.experiment.splits.seed, "bootstrap": 0},
         "positions": run.experiment.positions,
-        "adapters": {a.name: {"kind": a.kind, "method": a.method} for a in run.adapters},
+        "adapters": {
+            name: {"kind": a.kind, "method": a.method}
+            for a in run.adapters
+            for name in ([f"{a.name}-{n}" for n in few_shot_sizes(run)] if a.method == "few-shot" else [a.name])
+        },
         "refused": [entry for card in cards.values() for entry in card["refused"]],
         "geometry": [line for card in cards.values() for line in card["geometry"]],
         "complete": complete,

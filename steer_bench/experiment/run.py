@@ -21,12 +21,14 @@ from steer_bench.concepts import (
     Concept,
     Splits,
     check_splits,
+    halves,
     held_out,
     load_concepts,
     load_prompts,
     load_texts,
     safe_name,
     split_concepts,
+    text_key,
 )
 from steer_bench.experiment.config import Experiment, find_experiment, load_experiment, read_yaml
 from steer_bench.models import check_model, read_config
@@ -34,6 +36,11 @@ from steer_bench.protocol import Protocol
 from steer_bench.results import write_atomic
 from steer_bench.rules import rule_concept
 from steer_bench.transfer.adapters import Adapter, load_adapters
+
+HALF = 16
+"""Texts a side from which on a half of them makes a vector."""
+FEW = (1, 2, 4, 8, 16)
+"""Texts a side that the few-shot vectors are made from, if the adapter does not say."""
 
 
 class MissingStageError(ValueError):
@@ -120,9 +127,9 @@ class Run:
         """
         config = self.experiment.neutral
         texts = load_texts(self.data(config.map))[: config.map_limit]
-        seen = {text for concept in self.concepts.values() for text in (*concept.positives, *concept.negatives)}
-        seen |= set(load_texts(self.data(config.perplexity)))
-        shared = next((text for text in texts if text in seen), None)
+        seen = {text_key(t) for concept in self.concepts.values() for t in (*concept.positives, *concept.negatives)}
+        seen |= {text_key(text) for text in load_texts(self.data(config.perplexity))}
+        shared = next((text for text in texts if text_key(text) in seen), None)
         if shared is not None:
             raise ValueError(
                 f"neutral.map: a text of the map corpus is also a concept or perplexity text: {shared[:60]!r}; remove it"
@@ -131,9 +138,49 @@ class Run:
             texts += [text for concept in self.splits.fit for text in self.concepts[concept].positives]
         return texts
 
-    def vectors_file(self, model: str) -> Path:
-        """RUN/vectors/MODEL.safetensors"""
-        return self.folder / "vectors" / f"{model_file_name(model)}.safetensors"
+    @cached_property
+    def halves(self) -> bool:
+        """Whether a source's vectors and the target's own come from disjoint halves of a concept's texts."""
+        wanted = self.experiment.concepts.halves
+        if wanted != "auto":
+            return bool(wanted)
+        topics = [vector for vector, _ in self.divided.values() if vector.kind == "topic"]
+        return all(min(len(topic.positives), len(topic.negatives)) >= 2 * HALF for topic in topics)
+
+    @cached_property
+    def halved(self) -> dict[str, tuple[Concept, Concept]]:
+        """The two halves of each concept's texts for vectors, where there are two texts a side and more."""
+        return {
+            key: halves(concept, self.experiment.seed)
+            for key, (concept, _) in self.divided.items()
+            if min(len(concept.positives), len(concept.negatives)) > 1
+        }
+
+    def texts_hash(self, concept: str) -> str:
+        """Of all texts behind a concept's vectors, both halves."""
+        texts = self.divided[concept][0]
+        return digest(texts.positives, texts.negatives)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Of everything that is kept apart: who touches one of them has another run."""
+        held = {key: (held.positives, held.negatives) for key, (_, held) in self.divided.items()}
+        halves_of = {key: [half.positives for half in pair] for key, pair in self.halved.items()} if self.halves else {}
+        return {
+            "splits": self.splits.hash,
+            "vector texts": digest({key: self.texts_hash(key) for key in self.divided}),
+            "halves": digest(halves_of),
+            "held-out texts": digest(held),
+            "map texts": digest(self.map_texts),
+            "perplexity texts": digest(load_texts(self.data(self.experiment.neutral.perplexity))),
+            "prompts": digest(
+                [(p.id, p.role, p.instruction) for p in load_prompts(self.data(self.experiment.prompts))]
+            ),
+        }
+
+    def vectors_file(self, model: str, part: str = "") -> Path:
+        """RUN/vectors/MODEL.safetensors: the model's own vectors; `part`: "source" or "few-shot", a folder within."""
+        return self.folder / "vectors" / part / f"{model_file_name(model)}.safetensors"
 
     def arms_file(self, target: str) -> Path:
         """RUN/arms/MODEL.safetensors"""
@@ -190,6 +237,10 @@ def open_run(name: str, folder: Path | None = None) -> Run:
 def _check(run: Run) -> None:
     """Everything that can be wrong before a model is loaded."""
     _ = run.splits, run.divided, run.adapters, run.map_texts
+    if run.halves and (short := next((key for key in run.divided if key not in run.halved), None)):
+        raise ValueError(
+            f"concepts.halves: concept {short!r} has one text a side and so no halves; give more, or halves: false"
+        )
     load_prompts(run.data(run.experiment.prompts))
     if not run.splits.test:
         raise ValueError("splits.test: no test concept; a run measures at least one")
@@ -213,7 +264,8 @@ def start(run: Run) -> None:
         "base": os.path.relpath(run.base, Path.cwd()) if run.base.is_relative_to(Path.cwd()) else str(run.base),
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "splits": {name: list(getattr(run.splits, name)) for name in ("fit", "select", "test")},
-        "splits_hash": run.splits.hash,
+        "halves": run.halves,
+        "hashes": run.hashes,
         "versions": versions(),
     }
     content = run.experiment.model_dump(mode="json") | {"resolved": resolved}
@@ -233,12 +285,26 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def sides(run: Run, concepts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Texts by side: "+concept" and "-concept"."""
+def sides(run: Run, concepts: Sequence[str], part: str = "all") -> dict[str, tuple[str, ...]]:
+    """Texts by side: "+concept" and "-concept"; `part`: all, or one or the other half (of the concepts that have halves)."""
     sides: dict[str, tuple[str, ...]] = {}
     for key in concepts:
-        sides[f"+{key}"], sides[f"-{key}"] = run.divided[key][0].positives, run.divided[key][0].negatives
+        if part == "all":
+            texts = run.divided[key][0]
+        elif key in run.halved:
+            texts = run.halved[key][part == "other"]
+        else:
+            continue
+        sides[f"+{key}"], sides[f"-{key}"] = texts.positives, texts.negatives
     return sides
+
+
+def few_shot_sizes(run: Run) -> tuple[int, ...]:
+    """The n of the adapters few-shot, as far as every measured concept has that many texts of its own a side."""
+    asked = {n for a in run.adapters if a.method == "few-shot" for n in a.options.get("n", FEW)}
+    texts = sides(run, run.measured, "other" if run.halves else "all").values()
+    most = min((len(side) for side in texts), default=0)
+    return tuple(sorted(n for n in asked if n <= most))
 
 
 def protocol(run: Run) -> Protocol:

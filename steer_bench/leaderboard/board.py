@@ -122,7 +122,10 @@ def build_board(results: Iterable[Results]) -> Board:
     matrix = _matrix(found)
     geometry = _geometry(results)
     facts = tuple((name, _facts(result)) for name, result in zip(names, results, strict=True))
-    tables += [table for table in (matrix, geometry) if table is not None]
+    from steer_bench.leaderboard.details import details_table, refused_table, specificity_table
+
+    more = (details_table(found), specificity_table(results), refused_table(results))
+    tables += [table for table in (matrix, *more, geometry) if table is not None]
     return Board(facts, tuple(tables), _notes(results), tuple(found))
 
 
@@ -236,7 +239,9 @@ def _geometry(results: Sequence[Results]) -> Table | None:
     measured = [(str(r.run.get("name", "")), line) for r in results for line in r.run.get("geometry") or []]
     if not measured:
         return None
-    keys = ("cosine", "centred_cosine", "retrieval", "r2")
+    keys = ["cosine", "centred_cosine", "retrieval", "r2"]
+    if any(line.get("centred_ceiling") is not None for _, line in measured):
+        keys += ["ceiling", "centred_ceiling"]
     several = len({name for name, _ in measured}) > 1
     lines = []
     for name, line in sorted(
@@ -256,6 +261,7 @@ def _geometry(results: Sequence[Results]) -> Table | None:
         "centred cosine",
         "retrieval@1",
         "R2",
+        *(("cosine at best", "centred at best") if len(keys) > 4 else ()),
     )
     remark = "Geometry is a diagnostic beside behaviour: the target's mean vector alone reaches a high raw cosine."
     return Table("Geometry of the vectors, against native", columns, tuple(lines), (remark,))

@@ -15,12 +15,15 @@ from steer_bench.stats import (
     LIKELIHOOD,
     MARGIN,
     PERPLEXITY,
+    SPECIFICITY,
     UNSTEERED,
     Arm,
     Bootstrap,
+    Details,
     Estimate,
     Measured,
     Verdict,
+    details,
     hierarchical_bootstrap,
     likelihood_curves,
     measure_generation,
@@ -52,6 +55,10 @@ class Cell:
     """Perplexity ratio on neutral text at those factors, geometric mean over concepts."""
     verdict: Verdict | None
     """None for arms that make no claim (unsteered, controls, native where it steers)."""
+    details: Details | None = None
+    """Anti-steered share, specific recovered fraction, few-shot equivalent; None for the unsteered arm."""
+    gated_out: int = 0
+    """Concepts that native does not move on the selection prompts: they are in no recovered fraction."""
 
     @property
     def unscored(self) -> int:
@@ -137,7 +144,7 @@ def _cells(run: Mapping, rows: Sequence[Row], target: str) -> dict[str, dict[Arm
     curves = likelihood_curves(by_task.get(LIKELIHOOD, []), target)
     costs = curves or likelihood_curves(by_task.get(PERPLEXITY, []), target, PERPLEXITY)
     cells = {}
-    for task in sorted(by_task.keys() - {PERPLEXITY}):
+    for task in sorted(by_task.keys() - {PERPLEXITY, SPECIFICITY}):
         if task == LIKELIHOOD:
             limit = float(run.get("damage_limit", DAMAGE_LIMIT))
             measured = measure_likelihood([], target, limit, curves=curves)
@@ -154,16 +161,19 @@ def _task_cells(run: Mapping, measured: Measured, *, is_lift: bool) -> dict[Arm,
     scores = effects if is_lift else hierarchical_bootstrap(measured.scores, seed=seed)
     judged = _verdicts(run, effects)
     native = Arm("", "native")
+    beside = details(measured, effects)
     nothing = Estimate(None, None, None, 0)
     return {
         arm: Cell(
             score=scores.effect(arm),
-            recovered=effects.recovered(arm, native) if native in effects.means else nothing,
+            recovered=effects.recovered(arm, native, gate=measured.gate) if native in effects.means else nothing,
             scored=measured.scored(arm),
             total=measured.totals[arm],
             factor=_median(measured.factors[arm]),
             ratio=_geometric_mean(measured.ratios[arm]),
             verdict=judged.get(arm),
+            details=beside.get(arm),
+            gated_out=0 if measured.gate is None else int((~measured.gate).sum()),
         )
         for arm in measured.effects
     }

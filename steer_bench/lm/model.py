@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,9 +138,11 @@ class SteeredHF(HFLM):
 
     def _steering(self, request: Instance) -> tuple[Steering, bool]:
         """The steering of a request and whether it wants its reply's perplexity."""
-        if len(request.args) < 3:
+        given = request.args[
+            -1
+        ]  # (context, continuation or settings, steering), and of a rolling request (text, steering)
+        if not isinstance(given, Mapping) or "steer" not in given:
             return self._default, False
-        given = request.args[-1]
         steering = Steering.from_mapping(given["steer"])
         if steering.is_steered and self.bank is None:
             raise ValueError(

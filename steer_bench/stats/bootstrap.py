@@ -17,6 +17,8 @@ from steer_bench.stats.effects import Arm, Array, nan_mean
 REPLICATES = 2000
 
 Indices = NDArray[np.int64]
+Gate = NDArray[np.bool_]
+"""(n_concepts,): concepts that native moves, decided on selection prompts."""
 
 
 class Estimate(NamedTuple):
@@ -45,6 +47,8 @@ class Bootstrap:
     """(n_concepts,) each; NaN where a concept was not measured."""
     replicates: Mapping[Arm, Array]
     """(n_replicates, n_concepts) each: means of the drawn concepts, in the order of the draw."""
+    drawn: Indices | None = None
+    """(n_replicates, n_concepts): which concept each of them is."""
 
     def effect(self, arm: Arm, level: float = 0.95) -> Estimate:
         """Mean over concepts, percentile interval."""
@@ -60,25 +64,32 @@ class Bootstrap:
         replicates = nan_mean(self.replicates[arm] - self.replicates[other])
         return _estimate(self.differences(arm, other), replicates, level)
 
-    def recovered(self, arm: Arm, native: Arm, level: float = 0.95) -> Estimate:
+    def recovered(
+        self, arm: Arm, native: Arm, level: float = 0.95, *, gate: Gate | None = None, null: Arm | None = None
+    ) -> Estimate:
         """Recovered fraction: sum of the arm's effects over sum of native's, unclipped.
 
-        A ratio of sums, so that a concept native hardly moves can not blow it up. Value None where native's own
-        interval is not above 0: there is nothing to recover.
+        A ratio of sums, so that a concept native hardly moves can not blow it up. With `null` (wrong-concept) it is the
+        specific one: what both have over that arm, sum(arm - null) / sum(native - null). Only concepts that pass `gate`
+        count. Value None where native's interval (with `null`, native's over it) is not above 0: there is nothing to recover.
         """
-        both = np.isfinite(self.means[arm] - self.means[native])
+        nothing = np.zeros_like(self.means[native]) if null is None else self.means[null]
+        nothings = np.zeros_like(self.replicates[native]) if null is None else self.replicates[null]
+        tops, bottoms = self.means[arm] - nothing, self.means[native] - nothing
+        replicated = self.replicates[arm] - nothings, self.replicates[native] - nothings
+        if gate is not None and self.drawn is not None:
+            tops, bottoms = np.where(gate, tops, np.nan), np.where(gate, bottoms, np.nan)
+            replicated = tuple(np.where(gate[self.drawn], values, np.nan) for values in replicated)  # type: ignore[assignment]
+        both = np.isfinite(tops) & np.isfinite(bottoms)
         n = int(both.sum())
-        if n < 2 or not self.effect(native).positive:
+        floor = _estimate(np.where(both, bottoms, np.nan), nan_mean(replicated[1]), level)
+        if n < 2 or not floor.positive or bottoms[both].sum() <= 0:
             return Estimate(None, None, None, n)
-        shared = np.isfinite(self.replicates[arm] - self.replicates[native])
-        top = np.where(shared, self.replicates[arm], 0.0).sum(axis=1)
-        bottom = np.where(shared, self.replicates[native], 0.0).sum(axis=1)
-        total = self.means[native][both].sum()
-        if total <= 0:
-            return Estimate(None, None, None, n)
+        shared = np.isfinite(replicated[0]) & np.isfinite(replicated[1])
+        top = np.where(shared, replicated[0], 0.0).sum(axis=1)
+        bottom = np.where(shared, replicated[1], 0.0).sum(axis=1)
         ratios = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom != 0)
-        value = float(self.means[arm][both].sum() / total)
-        return Estimate(value, *_interval(ratios, level), n)
+        return Estimate(float(tops[both].sum() / bottoms[both].sum()), *_interval(ratios, level), n)
 
 
 def hierarchical_bootstrap(
@@ -118,7 +129,7 @@ def hierarchical_bootstrap(
             costs = np.divide(total, weight, out=np.full(total.shape, np.nan), where=weight > 0)
             means[arm] = means[arm] - nan_mean(neutral[arm])
             replicates[arm] = drawn_means - np.take_along_axis(costs, drawn, axis=1)
-    return Bootstrap(means, replicates)
+    return Bootstrap(means, replicates, drawn)
 
 
 def _draw_items(rng: np.random.Generator, drawn: Indices, counts: Indices, n_items: int) -> Indices:

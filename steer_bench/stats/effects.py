@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 LIKELIHOOD = "concept_likelihood"
 PERPLEXITY = "steered_perplexity"
 UNSTEERED = "unsteered"
+SEEDED = ("random", "random-covariance")
+"""Controls that may have several seeds, an arm each."""
 DAMAGE_LIMIT = 1.3
 """Arms are compared at the largest factor whose perplexity ratio on neutral text is at most this."""
 
@@ -30,6 +32,16 @@ class Arm(NamedTuple):
 
     source: str
     name: str
+
+
+def pooled_name(arm: str) -> str:
+    """The arm that a seed of a random control belongs to: statistics take the mean over seeds, item by item.
+
+    >>> pooled_name("random-3"), pooled_name("random-covariance-2"), pooled_name("few-shot-4"), pooled_name("random-covariance")
+    ('random', 'random-covariance', 'few-shot-4', 'random-covariance')
+    """
+    name, _, seed = arm.rpartition("-")
+    return name if name in SEEDED and seed.isdigit() else arm
 
 
 class Matched(NamedTuple):
@@ -155,6 +167,8 @@ class Measured:
     """(n_concepts,): perplexity ratio on neutral text at that factor."""
     totals: Mapping[Arm, int]
     """Values there should be, scored or not."""
+    gate: NDArray[np.bool_] | None = None
+    """(n_concepts,): concepts that native moves on the selection prompts; None where the task has no such prompts."""
 
     def scored(self, arm: Arm) -> int:
         """Values there are."""
@@ -240,7 +254,21 @@ def measure_generation(
             factors[arm][index] = factor
             ratios[arm][index] = 1.0 if factor == 0 else _cost(costs or {}, arm, concept, factor)
     neutral = {arm: np.empty((shape[0], 0)) for arm in effects}
-    return Measured(table.concepts, effects, neutral, scores, factors, ratios, totals)
+    return Measured(table.concepts, effects, neutral, scores, factors, ratios, totals, _gate(table))
+
+
+def _gate(table: "_Table") -> NDArray[np.bool_] | None:
+    """Concepts whose selection prompts native moves upwards, at the factor selected on them; None without such prompts."""
+    native = Arm("", "native")
+    if native not in table.steered or not any(table.items(concept, "select") for concept in table.concepts):
+        return None
+    passed = np.zeros(len(table.concepts), dtype=bool)
+    for index, concept in enumerate(table.concepts):
+        items = table.items(concept, "select")
+        factor = selected_factor(table.selection(native, concept)) if items else None
+        if factor is not None:
+            passed[index] = float(nan_mean(table.changes(native, concept, factor, "select", items))) > 0
+    return passed
 
 
 def nan_mean(values: Array, axis: int = -1) -> Array:
@@ -319,6 +347,7 @@ class _Table:
 def _group(rows: Iterable[Row], task: str, target: str) -> _Table:
     steered: dict[Arm, Values] = {}
     unsteered: dict[tuple[str, str], Row] = {}
+    seeds: dict[tuple[str, str, str, float, str, str], list[float]] = defaultdict(list)
     names: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
         if row.task != task or row.target != target:
@@ -327,8 +356,11 @@ def _group(rows: Iterable[Row], task: str, target: str) -> _Table:
         if row.arm == UNSTEERED:
             unsteered[row.concept, row.item] = row
         else:
-            by_concept = steered.setdefault(Arm(row.source, row.arm), {})
+            by_concept = steered.setdefault(Arm(row.source, pooled_name(row.arm)), {})
             roles = by_concept.setdefault(row.concept, {}).setdefault(row.factor, {})
-            roles.setdefault(row.role, {})[row.item] = row.value
+            values = seeds[row.source, pooled_name(row.arm), row.concept, row.factor, row.role, row.item]
+            if row.value is not None:
+                values.append(row.value)
+            roles.setdefault(row.role, {})[row.item] = math.fsum(values) / len(values) if values else None
     concepts = tuple(sorted({concept for concept, _ in names} - {""})) or (("",) if names else ())
     return _Table(steered, unsteered, concepts, names)

@@ -19,6 +19,8 @@ ALPHA = 0.05
 MARGIN = 0.1
 """Equivalence margin, as a fraction of native's effect."""
 EXACT_UP_TO = 12
+WRONG = "wrong-concept"
+"""The control of the confirmatory test: a vector as strong as native, about something else."""
 
 
 class Equivalence(NamedTuple):
@@ -127,7 +129,7 @@ def verdict(
             words = _words(comparison.difference)
             return Verdict("no evidence", f"it does not beat {comparison.control.name}: difference {words}")
     if adjusted_p > ALPHA:
-        hardest = max(comparisons, key=lambda comparison: comparison.p).control.name
+        hardest = max(_confirmatory(comparisons), key=lambda comparison: comparison.p).control.name
         return Verdict("no evidence", f"against {hardest}, p = {adjusted_p:.3f} after Holm (n={effect.n} concepts)")
     if equivalent:
         return Verdict("equivalent to native", "it beats every control and lies within the margin of native")
@@ -139,18 +141,23 @@ def verdicts(
 ) -> Mapping[Arm, Verdict]:
     """The verdict of every arm. A control counts where it has no source or the arm's own.
 
-    An arm must beat all its controls, so its p is the largest of theirs (an intersection-union test); Holm's
-    correction then runs over the arms.
+    An arm must beat all its controls. The confirmatory test is the one against wrong-concept, or, in a run without that, against
+    all controls at once (the largest of their p: an intersection-union test); Holm's correction then runs over the arms.
     """
     if native not in bootstrap.means:
         return {arm: Verdict("no evidence", "the run has no native arm to compare with") for arm in arms}
     compared = {arm: [_compare(bootstrap, arm, c) for c in controls if c.source in ("", arm.source)] for arm in arms}
-    adjusted = holm([max((comparison.p for comparison in compared[arm]), default=1.0) for arm in arms])
+    adjusted = holm([max((c.p for c in _confirmatory(compared[arm])), default=1.0) for arm in arms])
     gate = bootstrap.effect(native)
     return {
         arm: verdict(gate, bootstrap.effect(arm), compared[arm], p, tost(bootstrap, arm, native, margin).equivalent)
         for arm, p in zip(arms, adjusted, strict=True)
     }
+
+
+def _confirmatory(comparisons: Sequence[Comparison]) -> Sequence[Comparison]:
+    """The comparison with wrong-concept, or all where there is none."""
+    return [comparison for comparison in comparisons if comparison.control.name == WRONG] or comparisons
 
 
 def _compare(bootstrap: Bootstrap, arm: Arm, control: Arm) -> Comparison:

@@ -25,7 +25,10 @@ METHODS = {
     "identity": (), "identity-random": (), "ridge": ("strengths",), "low-rank": ("ranks",), "procrustes": ("ranks",),
     "concept-ridge": ("strength", "intercept"),
     "mlp": ("hidden", "learning_rate", "weight_decay", "batch", "max_epochs", "patience"),
-    "native": (), "mean": (), "random": (), "random-covariance": (), "wrong-concept": (),
+    "contrast": ("strengths", "shrink_to_linear"), "anchors": ("count", "strength"), "unembedding": ("strengths",),
+    "nearest-concept": (), "shuffled-ridge": ("strengths",), "text-relay": ("texts", "factor", "max_new_tokens"),
+    "native": (), "mean": (), "genre-mean": (), "random": ("seeds",), "random-covariance": ("seeds",), "wrong-concept": (),
+    "few-shot": ("n",),
 }  # fmt: skip
 """Options of each method. Kept here so that a YAML is checked without importing torch; a test holds it to the functions."""
 
@@ -41,8 +44,8 @@ class Adapter:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_adapter(name_or_path: str, *, base: Path | None = None) -> Adapter:
-    """A shipped adapter by name, or any YAML file by path (relative to `base`).
+def load_adapter(name_or_path: str, *, base: Path | None = None, options: Mapping[str, Any] | None = None) -> Adapter:
+    """A shipped adapter by name, or any YAML file by path (relative to `base`); `options` go before the YAML's.
 
     Raises ValueError naming the file and the key for anything it does not know.
     """
@@ -60,6 +63,8 @@ def load_adapter(name_or_path: str, *, base: Path | None = None) -> Adapter:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if options and isinstance(content, dict):
+        content["options"] = {**(content.get("options") or {}), **options}
     return _checked(content, path)
 
 
@@ -92,9 +97,19 @@ def _known(given: Any, known: Any, message: str) -> None:
             raise ValueError(f"{message} {name!r}; {hint}")
 
 
-def load_adapters(names: Sequence[str], *, base: Path | None = None) -> list[Adapter]:
-    """Several adapters; two of one name are an error."""
-    adapters = [load_adapter(name, base=base) for name in names]
+def load_adapters(names: Sequence[str | Mapping[str, Any]], *, base: Path | None = None) -> list[Adapter]:
+    """Several adapters, each a name or {name: options}; two of one name are an error."""
+    adapters = []
+    for given in names:
+        if isinstance(given, str):
+            adapters.append(load_adapter(given, base=base))
+            continue
+        for name, options in given.items():
+            if not isinstance(options, Mapping):
+                raise ValueError(
+                    f"adapters: {name}: {options!r}; give its options as a mapping, {{{name}: {{option: value}}}}"
+                )
+            adapters.append(load_adapter(name, base=base, options=options))
     twice = {adapter.name for adapter in adapters if [a.name for a in adapters].count(adapter.name) > 1}
     if twice:
         raise ValueError(f"adapter {sorted(twice)[0]!r} is given twice; each arm needs its own name")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,15 +18,23 @@ from torch import Tensor, nn
 class TransferMap(Protocol):
     """A function from the source's residual space to the target's."""
 
-    @property
-    def is_linear(self) -> bool:
-        """Whether a direction can go through it without samples."""
-
     def __call__(self, activations: Tensor) -> Tensor:
         """(n, d_source) -> (n, d_target)"""
 
     def tensors(self) -> Mapping[str, np.ndarray]:
         """What a file keeps of it."""
+
+
+@runtime_checkable
+class DirectionMap(TransferMap, Protocol):
+    """A map through which a direction goes without samples."""
+
+    @property
+    def d_source(self) -> int:
+        """Width of the directions it takes."""
+
+    def direction(self, vector: Tensor) -> Tensor:
+        """(d_source,) -> (d_target,)"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,10 @@ class LinearMap:
     target_mean: Tensor
     """(d_target,)"""
 
-    is_linear = True
+    @property
+    def d_source(self) -> int:
+        """Width of the source."""
+        return self.weight.shape[0]
 
     def __call__(self, activations: Tensor) -> Tensor:
         """(n, d_source) -> (n, d_target), in the precision of the activations."""
@@ -64,13 +75,42 @@ class VectorMap(LinearMap):
         return (vector.double() - self.source_mean) @ self.weight + self.target_mean
 
 
+@dataclass(frozen=True)
+class LookupMap:
+    """v -> the target's vector of the concept whose source vector is nearest, by cosine about the mean source vector."""
+
+    source: Tensor
+    """(n, d_source) vectors of the concepts that are looked up"""
+    target: Tensor
+    """(n, d_target) their vectors in the target"""
+
+    @property
+    def d_source(self) -> int:
+        """Width of the source."""
+        return self.source.shape[1]
+
+    def __call__(self, activations: Tensor) -> Tensor:
+        """(n, d_source) -> (n, d_target), row by row."""
+        mean = self.source.mean(dim=0)
+        rows = nn.functional.normalize(activations.double() - mean, dim=1)
+        near = (rows @ nn.functional.normalize(self.source - mean, dim=1).T).argmax(dim=1)
+        return self.target[near].to(activations)
+
+    def direction(self, vector: Tensor) -> Tensor:
+        """(d_source,) -> (d_target,)"""
+        return self(vector.double()[None])[0]
+
+    def tensors(self) -> Mapping[str, np.ndarray]:
+        """source, target"""
+        return {name: getattr(self, name).float().numpy() for name in ("source", "target")}
+
+
 class MLPMap(nn.Module):
     """x -> linear(x) + scale_t * g((x - m_s) / sd_s), g one hidden GELU layer with zero-initialised output.
 
     The residual network starts as nothing, so the map is never worse than its linear part before training.
     """
 
-    is_linear = False
     source_scale: Tensor
     target_scale: Tensor
 

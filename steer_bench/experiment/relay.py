@@ -1,0 +1,96 @@
+"""Relay: no map at all; the source writes texts under its own vector, and the target reads them.
+
+    source's vectors -> steered and unsteered texts -> DiffMean on the target
+
+The same information channel as a transfer map without a map: what a map must beat to be worth having. What was written is kept,
+RUN/relay/SOURCE.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from steer_bench import shipped
+from steer_bench.results import write_atomic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from steer_bench.models import Loaded
+    from steer_bench.vectors import VectorStore
+
+PROMPT = "Write a short passage about {subject}."
+LEAST = 2
+"""Fewer texts than this make no vector."""
+
+
+def relay(
+    source: Loaded,
+    vectors: VectorStore,
+    target: Loaded,
+    layer: int,
+    concepts: Sequence[str],
+    *,
+    texts: int = 24,
+    factor: float = 0.4,
+    max_new_tokens: int = 40,
+    seed: int = 0,
+    kept: Path | None = None,
+) -> dict[str, Tensor]:
+    """The target's DiffMean of texts that the source wrote steered, over those it wrote unsteered on the same prompts.
+
+    Sampled at temperature 1. Raises ValueError for a concept of which the steered source wrote nothing.
+    """
+    from steer_bench.activations import mean_activations
+
+    written = write_texts(
+        source, vectors, concepts, texts=texts, factor=factor, max_new_tokens=max_new_tokens, seed=seed
+    )
+    if kept is not None:
+        lines = [json.dumps({"concept": key, "text": text}) for key, replies in written.items() for text in replies]
+        write_atomic(kept, "".join(f"{line}\n" for line in lines))
+    short = [key or "unsteered" for key, replies in written.items() if len(replies) < LEAST]
+    if short:
+        raise ValueError(
+            f"text-relay: {source.name} wrote nothing for {short[0]!r} at factor {factor}; give a smaller factor"
+        )
+    means = mean_activations(target, layer, written, desc=f"relay to {target.name}")[""]
+    return {key: means[key].value - means[""].value for key in concepts}
+
+
+def write_texts(
+    source: Loaded,
+    vectors: VectorStore,
+    concepts: Sequence[str],
+    *,
+    texts: int,
+    factor: float,
+    max_new_tokens: int,
+    seed: int,
+) -> dict[str, list[str]]:
+    """What the source writes of neutral subjects: under each concept's vector, and ("") unsteered; empty replies are left out."""
+    import torch
+
+    from steer_bench.generate.writers import HFWriter
+    from steer_bench.models import decoder_layers
+    from steer_bench.steering import Steerer
+    from steer_bench.vectors import unit
+
+    subjects = (shipped("tasks") / "data" / "subjects.txt").read_text().split("\n")
+    prompts = [PROMPT.format(subject=subject) for subject in subjects if subject.strip()][:texts]
+    writer = HFWriter(source.model, source.tokenizer, batch_size=len(prompts))
+    settings: Mapping[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": 1.0, "seed": seed}
+    steerer = Steerer(decoder_layers(source.model)[vectors.layer])
+    try:
+        written = {"": writer.write(prompts, **settings)}
+        for key in concepts:
+            added = torch.from_numpy(factor * vectors.scale * unit(vectors.vectors[key]))
+            with steerer.steering(added.expand(len(prompts), 1, -1)):
+                written[key] = writer.write(prompts, **settings)
+    finally:
+        steerer.remove()
+    return {key: [reply.strip() for reply in replies if len(reply.split()) > 1] for key, replies in written.items()}

@@ -1,0 +1,153 @@
+"""Pairs: what is known of two models before a map between them is fitted.
+
+    vectors and paired activations -> [Side, Pair] -> fits -> Fit
+
+Everything a linear fit needs are sufficient statistics of one streaming pass (`PairedMoments`). Concept vectors enter only for
+the concepts of the fit split: a map can not have seen a test concept. Notation: rows are samples, X source, Y target, both
+centred; W maps rows: Y ~ X W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from steer_bench.activations import PairedMoments
+from steer_bench.transfer.maps import LinearMap, TransferMap
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model of a pair, or the target alone."""
+
+    model: str
+    vectors: Mapping[str, Tensor]
+    """DiffMean of every concept, unnormalised: {concept: (d_model,) float64}"""
+    fit: tuple[str, ...]
+    """Concepts a fit may use."""
+    d_model: int
+    covariance: Tensor | None = None
+    """(d_model, d_model) of neutral activations"""
+    genres: Mapping[str, str] = field(default_factory=dict)
+    """Genre of each concept; a concept that is not in it has the genre ""."""
+    few: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    """n -> DiffMean of each concept from its first n texts a side."""
+
+
+@dataclass(frozen=True)
+class Contrasts:
+    """What each text of the fit concepts has over the negatives, in both models: rows are the same texts in both."""
+
+    source: Tensor
+    """(n, d_source)"""
+    target: Tensor
+    """(n, d_target)"""
+    concept: Tensor
+    """(n,): number of the concept that a row's text shows"""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models with paired activations of the same neutral texts, some documents held out."""
+
+    source: Side
+    target: Side
+    train: PairedMoments
+    held_out: PairedMoments
+    """The same of other documents: options (ridge strength, rank) are chosen on it."""
+    train_samples: tuple[Tensor, Tensor]
+    """A bounded sample of the pairs themselves, for maps without a closed form: (n, d_source), (n, d_target) float32"""
+    held_out_samples: tuple[Tensor, Tensor]
+    seed: int
+    anchors: tuple[Tensor, Tensor] | None = None
+    """State at the end of each document: (n_documents, d_source), (n_documents, d_target)"""
+    contrasts: Contrasts | None = None
+    vocabulary: tuple[PairedMoments, PairedMoments] | str | None = None
+    """Unembedding rows of the tokens that both vocabularies hold, every tenth held out; or why there are none."""
+
+    def reversed(self) -> Pair:
+        """Source and target exchanged: nothing is measured anew."""
+        contrasts, vocabulary = self.contrasts, self.vocabulary
+        if contrasts is not None:
+            contrasts = Contrasts(contrasts.target, contrasts.source, contrasts.concept)
+        if isinstance(vocabulary, tuple):
+            vocabulary = vocabulary[0].reversed(), vocabulary[1].reversed()
+        return Pair(
+            self.target, self.source, self.train.reversed(), self.held_out.reversed(), self.train_samples[::-1],
+            self.held_out_samples[::-1], self.seed, self.anchors and self.anchors[::-1], contrasts, vocabulary,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A map and what its fit found out."""
+
+    map: TransferMap
+    report: Mapping[str, float]
+    """Chosen strength or rank, held-out R2, ..."""
+
+
+def check_unseen(fit: Iterable[str], transferred: Iterable[str]) -> None:
+    """ValueError where a concept is to go through a map that has seen it: it would come out as native by algebra."""
+    seen = sorted(set(fit) & set(transferred))
+    if seen:
+        raise ValueError(
+            f"the map was fitted on the concept {seen[0]!r} ({len(seen)} such), which is to be tested; a map may see only "
+            "concepts of the fit split: move the concept to one split"
+        )
+
+
+def r2(weight: Tensor, moments: PairedMoments) -> float:
+    """Share of each target coordinate's variance that X W explains, averaged over coordinates.
+
+    Averaged after dividing by each coordinate's variance: in raw units a few massive dimensions would be all of it.
+    """
+    explained = 2 * (weight * moments.source_target).sum(dim=0) - (weight * (moments.source_source @ weight)).sum(dim=0)
+    variance = moments.target_target.diagonal().clamp_min(1e-12)
+    return float((explained / variance).mean())
+
+
+def linear_map(weight: Tensor, moments: PairedMoments) -> LinearMap:
+    """x -> (x - mean x) W + mean y"""
+    return LinearMap(weight, moments.source_mean, moments.target_mean)
+
+
+def ridge_weight(moments: PairedMoments, strength: float) -> Tensor:
+    """(d_source, d_target); `strength` is relative to the variance of a standardised coordinate."""
+    scale = (moments.source_source.diagonal() / moments.n).clamp_min(1e-12).sqrt()
+    gram = moments.source_source / torch.outer(scale, scale)
+    gram = gram + strength * moments.n * torch.eye(len(gram), dtype=gram.dtype)
+    solved = torch.cholesky_solve(moments.source_target / scale[:, None], torch.linalg.cholesky(gram))
+    return solved / scale[:, None]
+
+
+def best(pair: Pair, weights: Mapping[float, Tensor], option: str, held_out: PairedMoments | None = None) -> Fit:
+    """The weight matrix with the best held-out R2, and the option that gave it; R2 is reported on activations."""
+    scores = {value: r2(weight, held_out or pair.held_out) for value, weight in weights.items()}
+    chosen = max(scores, key=lambda value: scores[value])
+    weight = weights[chosen]
+    return Fit(linear_map(weight, pair.train), {option: chosen, "r2": r2(weight, pair.held_out), "n": pair.train.n})
+
+
+def ridge(pair: Pair, strengths: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)) -> Fit:
+    """Ridge regression of paired activations: W = (X'X + a n I)^-1 X'Y, X standardised by coordinate.
+
+    Hoerl & Kennard 1970; as a map between models Chen et al. 2025 (model stitching), Bello et al. 2025 (arXiv 2506.00653).
+    The strength `a` with the best held-out R2 is taken.
+    """
+    return best(pair, {strength: ridge_weight(pair.train, strength) for strength in strengths}, "strength")
+
+
+def fit_vectors(pair: Pair, method: str, least: int) -> tuple[Tensor, Tensor]:
+    """Vectors of the fit concepts in both models, (n, d_source) and (n, d_target). ValueError below `least` concepts."""
+    if len(pair.source.fit) < least:
+        raise ValueError(f"{method} needs at least {least} concepts in the fit split, there are {len(pair.source.fit)}")
+    return stacked(pair.source.vectors, pair.source.fit), stacked(pair.target.vectors, pair.source.fit)
+
+
+def stacked(vectors: Mapping[str, Tensor], concepts: Sequence[str]) -> Tensor:
+    """(n, d_model)"""
+    return torch.stack([vectors[concept] for concept in concepts])
