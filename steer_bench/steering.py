@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,12 +154,34 @@ class Steerer:
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
 
+class _Stop(Exception):
+    """Ends a forward pass at the block that was asked for."""
+
+
+def run_to(block: torch.nn.Module, run: Callable[[], Any]) -> Any:
+    """Output of a block, as it gives it, in the forward pass that `run` makes; the blocks after it are not computed."""
+    caught: list[Any] = []
+
+    def hook(_module: Any, _args: Any, output: Any) -> None:
+        caught.append(output)
+        raise _Stop
+
+    handle = block.register_forward_hook(hook)
+    try:
+        with suppress(_Stop):
+            run()
+    finally:
+        handle.remove()
+    return caught[0]
+
+
 @contextmanager
-def shared_trunk(blocks: Sequence[torch.nn.Module], output: Any) -> Iterator[None]:
+def shared_trunk(blocks: Sequence[torch.nn.Module], output: Any, rows: Tensor | None = None) -> Iterator[None]:
     """Within the block, `blocks` (0 to the steered one) are not computed: the last gives `output`, expanded to the batch.
 
-    `output` is what the last of `blocks` gave for one text, batch 1: steering is added after it, so for all steerings of a
-    text it is the same. The model's own forward pass makes the masks and position embeddings of the blocks that do run.
+    `output` is what the last of `blocks` gave for each text: steering is added after it, so for all steerings of a text it
+    is the same. Row i of the batch gets text rows[i]; without `rows` there is one text. The model's own forward pass makes
+    the masks and position embeddings of the blocks that do run.
     """
 
     def skipped(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
@@ -167,7 +189,7 @@ def shared_trunk(blocks: Sequence[torch.nn.Module], output: Any) -> Iterator[Non
 
     def given(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
         state = output[0] if isinstance(output, tuple) else output
-        expanded = state.expand(hidden_states.shape[0], -1, -1)
+        expanded = state.expand(hidden_states.shape[0], -1, -1) if rows is None else state[rows]
         return (expanded, *output[1:]) if isinstance(output, tuple) else expanded
 
     replaced = [(block, block.__dict__.get("forward")) for block in blocks]

@@ -9,6 +9,7 @@ from steered import PROMPTS, TEXTS, ask, hf_lm, likelihoods, make_arms, replies,
 from tiny import save_tiny
 
 from steer_bench.lm import LogLikelihood, Reply, SteeredLM
+from steer_bench.lm.requests import Generation
 from steer_bench.models import check_model, load_model
 from steer_bench.vectors import Arm, Arms
 
@@ -60,6 +61,64 @@ def test_every_step_with_the_cache_is_the_full_forward_pass_under_the_same_steer
                 ids = ids[:-1]
                 break
         assert reply == lm.tok_decode(ids[len(lm.tok_encode(prompt)) :])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("max_new_tokens", [1, 9, 24])  # 24 goes past the sliding window of the Gemma
+def test_our_greedy_loop_gives_the_tokens_of_generate_whatever_finishes_when(family, max_new_tokens):
+    model, tokenizer = tiny_pair(family)
+    lm = steered_lm(model, tokenizer, make_arms())
+    jobs = [(prompt, steering) for prompt in PROMPTS for steering in [*MIXED, steer("linear", "law", 1.0)]]
+    settings = lm._settings({"until": ["e"], "max_gen_toks": max_new_tokens, "do_sample": False})
+    rows = []
+    for prompt, steering in jobs:
+        ids = lm.tok_encode(prompt)
+        spec, _ = lm._steering(ask("generate_until", prompt, {}, steering))
+        rows.append(Generation(tuple(ids), spec, lm._start(ids, len(ids)), False))
+    plain = lm._settings({"until": [], "max_gen_toks": max_new_tokens, "do_sample": False})
+    every = lm._sampled(rows, plain, [])
+    common = {reply[len(reply) // 2] for reply in every[::5]}  # these end some replies early and others not at all
+    model.generation_config.eos_token_id = sorted(common | {2})
+    stops = set(lm._stop_ids(()))
+    theirs, ours = lm._sampled(rows, plain, []), lm._greedy(rows, plain, stops, [])
+    lengths = set()
+    for their, our in zip(theirs, ours, strict=True):
+        end = next((i + 1 for i, token in enumerate(their) if token in stops), len(their))
+        assert our == their[:end]
+        lengths.add(end)
+    assert max_new_tokens == 1 or len(lengths) > 1
+    model.generation_config.eos_token_id = [2]
+    texts = {len(text) for text, *_ in lm._continue(rows, settings)}
+    assert all("e" not in text for text, *_ in lm._continue(rows, settings))
+    assert texts
+
+
+def test_a_prompt_goes_through_the_blocks_before_the_steering_once(lm):
+    rows = []
+    mlp = lm._blocks[0].mlp  # within the first block: not run where the block is skipped
+    handle = mlp.register_forward_pre_hook(lambda _module, args: rows.append(args[0].shape[0]))
+    late = list(lm.model.model.layers)[-1].register_forward_pre_hook(lambda _m, args: rows.append(-args[0].shape[0]))
+    replies(lm, [(PROMPTS[0], steering) for steering in MIXED if steering != steer(factor=0.0)], max_gen_toks=1)
+    handle.remove()
+    late.remove()
+    assert rows == [1, -len(MIXED) + 1]
+
+
+def test_texts_of_a_batch_share_trunks_and_are_scored_as_by_the_full_pass(lm):
+    pairs = [(text[:9], text[9:], steering) for text in TEXTS for steering in MIXED if steering != steer(factor=0.0)]
+    scored = [lm._scored(*lm._split(*pair[:2]), lm._steering(ask("loglikelihood", *pair))[0]) for pair in pairs]
+    for (value, greedy), (full, same) in zip(lm._on_trunk(scored), lm._padded(scored), strict=True):
+        assert value == pytest.approx(full, rel=1e-5, abs=1e-5)
+        assert greedy == same
+    assert lm.steerer.calls == 2  # one pass each: what was added is added once
+
+
+def test_what_generate_needs_settings_for_is_left_to_generate(lm):
+    assert lm._is_plain
+    lm.model.generation_config.repetition_penalty = 1.3
+    fresh = steered_lm(lm.model, lm.tokenizer)
+    assert not fresh._is_plain
+    assert replies(fresh, [(PROMPTS[0],)]) == replies(hf_lm(lm.model, lm.tokenizer), [(PROMPTS[0],)])
 
 
 def test_one_text_under_different_steering_in_one_call_gets_different_values(lm):

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.models.utils_hf import stop_sequences_criteria
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from steer_bench.lm.decoding import forward, greedy, is_plain, left_padded, new_cache
 from steer_bench.lm.requests import Generation, Reply, Scored, Settings
-from steer_bench.lm.scoring import ScoringLM, log_likelihoods
+from steer_bench.lm.scoring import ScoringLM, head_at, log_likelihoods
 from steer_bench.records import record_key
 from steer_bench.steering import Steering
+
+logger = logging.getLogger(__name__)
 
 
 class GeneratingLM(ScoringLM):
@@ -91,30 +98,14 @@ class GeneratingLM(ScoringLM):
 
     def _continue(self, batch: Sequence[Generation], settings: Settings) -> list[list[Any]]:
         """[text, perplexity under the unsteered model or None, number of tokens] of each reply."""
-        width = max(len(row.prompt) for row in batch)
-        padding = [width - len(row.prompt) for row in batch]
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
-        ids = torch.tensor(
-            [[pad] * n + list(row.prompt) for n, row in zip(padding, batch, strict=True)], device=self.device
-        )
-        mask = torch.tensor(
-            [[0] * n + [1] * len(row.prompt) for n, row in zip(padding, batch, strict=True)], device=self.device
-        )
         strings = [stop for stop in settings.until if self._stop_id(stop) is None]
-        call = dict(
-            input_ids=ids, attention_mask=mask, max_new_tokens=settings.max_new_tokens, use_cache=True, pad_token_id=pad,
-            eos_token_id=self._stop_ids(settings.until), **json.loads(settings.kwargs),
-        )  # fmt: skip
-        if strings:
-            call["stopping_criteria"] = stop_sequences_criteria(self.tokenizer, strings, width, len(batch))
-        if any(row.steering.is_steered for row in batch):
-            with self._steered(batch, padding):
-                out = self.model.generate(**call)
-        else:
-            out = self.model.generate(**call)
         stop_ids = set(self._stop_ids(settings.until))
+        plain = json.loads(settings.kwargs) == {"do_sample": False} and self._is_plain
+        new_tokens = (
+            self._greedy(batch, settings, stop_ids, strings) if plain else self._sampled(batch, settings, strings)
+        )
         texts, tokens = [], []
-        for generated in out[:, width:].tolist():
+        for generated in new_tokens:
             end = next((i for i, token in enumerate(generated) if token in stop_ids), len(generated))
             text = self.tok_decode(generated[:end])
             for stop in strings:
@@ -123,6 +114,63 @@ class GeneratingLM(ScoringLM):
             tokens.append(tuple(generated[:end]))
         perplexities = self._reply_perplexities(batch, tokens)
         return [[text, perplexity, len(ids)] for text, perplexity, ids in zip(texts, perplexities, tokens, strict=True)]
+
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether our own loop decodes this model; else `generate` does."""
+        plain = is_plain(self.model)
+        if not plain:
+            logger.info(
+                "%s has its own generation settings or cache: replies come from generate(), more slowly", self.name
+            )
+        return plain
+
+    @property
+    def _pad(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return 0 if pad is None else int(pad)
+
+    def _greedy(
+        self, batch: Sequence[Generation], settings: Settings, stop_ids: set[int], strings: Sequence[str]
+    ) -> list[list[int]]:
+        """New tokens of each row by our own loop (see `decoding`)."""
+        tail = max((len(stop.encode()) for stop in strings), default=0) + 2  # tokens in which a stop string can lie
+
+        def is_finished(reply: list[int]) -> bool:
+            if reply[-1] in stop_ids:
+                return True
+            return bool(strings) and any(stop in self.tok_decode(reply[-tail:]) for stop in strings)
+
+        options: dict[str, Any] = {}
+        if any(row.steering.is_steered for row in batch):
+            assert self.bank is not None
+            options = {
+                "steerer": self.steerer,
+                "added": self.bank.rows([row.steering for row in batch]),
+                "starts": torch.tensor([row.start for row in batch]),
+                "blocks": self._blocks,
+            }
+        return greedy(
+            self.model, [row.prompt for row in batch], max_new_tokens=settings.max_new_tokens, is_finished=is_finished,
+            pad=self._pad, device=self.device, **options,
+        )  # fmt: skip
+
+    def _sampled(self, batch: Sequence[Generation], settings: Settings, strings: Sequence[str]) -> list[list[int]]:
+        """New tokens of each row by transformers' `generate`, with whatever settings it takes."""
+        ids, mask = left_padded([row.prompt for row in batch], self._pad, self.device)
+        width = ids.shape[1]
+        call = dict(
+            input_ids=ids, attention_mask=mask, max_new_tokens=settings.max_new_tokens, use_cache=True,
+            pad_token_id=self._pad, eos_token_id=self._stop_ids(settings.until), **json.loads(settings.kwargs),
+        )  # fmt: skip
+        if strings:
+            call["stopping_criteria"] = stop_sequences_criteria(self.tokenizer, list(strings), width, len(batch))
+        if any(row.steering.is_steered for row in batch):
+            with self._steered(batch, [width - len(row.prompt) for row in batch]):
+                out = self.model.generate(**call)
+        else:
+            out = self.model.generate(**call)
+        return out[:, width:].tolist()
 
     def _reply_perplexities(
         self, batch: Sequence[Generation], replies: Sequence[tuple[int, ...]]
@@ -134,25 +182,56 @@ class GeneratingLM(ScoringLM):
             if row.perplexity and reply
         }
         unique = list(dict.fromkeys(rows.values()))
-        values: dict[Scored, float] = {}
-        unique.sort(key=lambda row: -len(row.input))
-        size = max(1, len(batch) // 2)  # full rows of prompt and reply: about as much memory as generating them
-        for part in (unique[start : start + size] for start in range(0, len(unique), size)):
-            longest = max(len(row.input) for row in part)
-            keep = max(longest - len(row.context) + 1 for row in part)
-            ids = torch.zeros(len(part), longest, dtype=torch.long)
-            for i, row in enumerate(part):
-                ids[i, : len(row.input)] = torch.tensor(row.input)
-            logits = self.model(input_ids=ids.to(self.device), use_cache=False, logits_to_keep=keep).logits
-            for i, row in enumerate(part):
-                end = keep - (longest - len(row.input))
-                ((value, _),) = log_likelihoods(logits[i : i + 1, end - len(row.continuation) : end], [row])
-                values[row] = value
+        if unique and self._is_plain:
+            scores = self._after_shared_prompts(unique)
+        else:
+            scores = [score for row in unique for score in self._padded([row])]
+        values = {row: value for row, (value, _) in zip(unique, scores, strict=True)}
         out: list[float | None] = [None] * len(batch)
         for i, row in rows.items():
             perplexity = float(torch.tensor(-values[row] / len(row.continuation), dtype=torch.float64).exp())
             out[i] = perplexity if torch.isfinite(torch.tensor(perplexity)) else None
         return out
+
+    def _after_shared_prompts(self, rows: Sequence[Scored]) -> list[tuple[float, bool]]:
+        """Scores of unsteered rows, each context computed once however many continuations it has."""
+        contexts = list(dict.fromkeys(row.context for row in rows))
+        place = {context: i for i, context in enumerate(contexts)}
+        ids, mask = left_padded(contexts, self._pad, self.device)
+        past = new_cache(self.model)
+        with torch.inference_mode():
+            first = forward(self.model, ids, mask, past)[:, -1]
+            longest = max(len(row.continuation) for row in rows)
+            size = self._rows_of_logits(longest)
+            out: list[tuple[float, bool]] = []
+            for part in (rows[start : start + size] for start in range(0, len(rows), size)):
+                index = torch.tensor([place[row.context] for row in part], device=self.device)
+                logits = [first[index[i] : index[i] + 1] for i in range(len(part))]
+                if any(len(row.continuation) > 1 for row in part):
+                    logits = self._continued(part, mask[index], past, index, logits)
+                out.extend(log_likelihoods(torch.cat(logits), part))
+        return out
+
+    def _continued(
+        self, part: Sequence[Scored], mask: Tensor, past: Any, index: Tensor, first: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Logits (n, vocab) of each row's continuation; `first` are those of its first token."""
+        width = max(len(row.continuation) for row in part) - 1
+        ids = torch.tensor(
+            [[*row.continuation[:-1], *[self._pad] * (width - len(row.continuation) + 1)] for row in part],
+            device=self.device,
+        )
+        real = torch.tensor(
+            [[1] * (len(row.continuation) - 1) + [0] * (width - len(row.continuation) + 1) for row in part],
+            device=self.device,
+        )
+        grown = copy.deepcopy(past)
+        grown.batch_select_indices(index)
+        rows, positions = real.nonzero(as_tuple=True)
+        with head_at(self.model, rows, positions):
+            logits = forward(self.model, ids, torch.cat([mask, real], dim=1), grown, keep=0)[0]
+        later = logits.split([len(row.continuation) - 1 for row in part])
+        return [torch.cat([start, rest]) for start, rest in zip(first, later, strict=True)]
 
     def _stop_id(self, text: str) -> int | None:
         """The token a stop string is, when it is exactly one special token."""

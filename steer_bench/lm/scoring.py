@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,14 +15,19 @@ from tqdm.auto import tqdm
 from steer_bench.lm.model import SteeredHF
 from steer_bench.lm.requests import LogLikelihood, RollingLogLikelihood, Scored
 from steer_bench.records import record_key
-from steer_bench.steering import Steering, shared_trunk
+from steer_bench.steering import Steering, run_to, shared_trunk
 
 LOGITS_BYTES = 512 << 20
-"""Float32 logits computed at once when scoring under steering."""
+"""Logits computed at once when scoring under steering."""
+CHUNK_BYTES = 32 << 20
+"""Float32 logits that are summed over at once."""
 
 
 class ScoringLM(SteeredHF):
     """The two request loops that ask for log-likelihoods."""
+
+    _kept_trunk: tuple[list[tuple[int, ...]], Any] | None = None
+    """The texts of the last batch and what the steered block gave for them."""
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[LogLikelihood]:
         """(log-likelihood of the continuation in nats, whether greedy decoding gives it), each under its own steering."""
@@ -125,17 +131,13 @@ class ScoringLM(SteeredHF):
             padded = torch.zeros(len(batch), width, dtype=torch.long)
             for i, ids in enumerate(batch):
                 padded[i, : len(ids)] = torch.tensor(ids)
-            logits = torch.nn.functional.log_softmax(
-                self._model_call(padded.to(self.device)), dim=-1, dtype=self.softmax_dtype
-            )
+            logits = self._model_call(padded.to(self.device))
             answers = []
             for i, ids in enumerate(batch):
                 for row in groups[ids]:
                     n = len(row.continuation)
-                    part, wanted = (
-                        logits[i, len(ids) - n : len(ids)],
-                        torch.tensor(row.continuation, device=logits.device),
-                    )
+                    wanted = torch.tensor(row.continuation, device=logits.device)
+                    part = logits[i, len(ids) - n : len(ids)].log_softmax(dim=-1, dtype=self.softmax_dtype)
                     picked = part.gather(1, wanted[:, None])[
                         None, :, 0
                     ]  # (1, n): summed as `hf` sums, so the same bits
@@ -154,62 +156,94 @@ class ScoringLM(SteeredHF):
         alone = [group[0] for group in groups.values() if len(group) == 1]
         alone.sort(key=lambda row: -len(row.input))
         self._in_batches("steered", alone, self._padded, keep)
-        for (ids, _), group in sorted(groups.items(), key=lambda item: -len(item[0][0])):
-            if len(group) > 1:
-                self._on_trunk(ids, group, keep)
+        several = [group for group in groups.values() if len(group) > 1]
+        several.sort(key=lambda group: (-len(group[0].input), group[0].input))
+        self._in_batches(
+            "trunk", [row for group in several for row in group], self._on_trunk, keep,
+            limit=self._rows_of_logits(max((len(row.continuation) for group in several for row in group), default=1)),
+        )  # fmt: skip
+        self._kept_trunk = None
+
+    def _rows_of_logits(self, n: int) -> int:
+        """How many rows of `n` scored positions have logits of at most LOGITS_BYTES."""
+        vocabulary = self.model.config.get_text_config(decoder=True).vocab_size
+        return max(1, LOGITS_BYTES // (self.model.dtype.itemsize * n * vocabulary))
 
     def _padded(self, batch: Sequence[Scored]) -> list[tuple[float, bool]]:
-        """Different texts in one right-padded batch, each under its own steering."""
-        width = max(len(row.input) for row in batch)
-        ids = torch.zeros(len(batch), width, dtype=torch.long)
-        for i, row in enumerate(batch):
-            ids[i, : len(row.input)] = torch.tensor(row.input)
-        with self._steered(batch):
-            logits = self._model_call(ids.to(self.device))
-        out = []
-        for i, row in enumerate(batch):
-            n = len(row.continuation)
-            out.extend(log_likelihoods(logits[i : i + 1, len(row.input) - n : len(row.input)], [row]))
-        return out
+        """Different texts in one right-padded batch, each under its own steering; logits only where they are scored."""
+        steered = self._steered(batch) if any(row.steering.is_steered for row in batch) else nullcontext()
+        with torch.inference_mode(), steered:
+            return self._scored_where_wanted(_right_padded([row.input for row in batch]), batch)
 
-    def _on_trunk(self, ids: tuple[int, ...], group: Sequence[Scored], keep: Callable[..., None]) -> None:
-        """One text under many steerings: blocks up to the steered one are computed once (see `shared_trunk`)."""
-        text = torch.tensor([ids], device=self.device)
-        longest = max(len(row.continuation) for row in group)
+    def _on_trunk(self, batch: Sequence[Scored]) -> list[tuple[float, bool]]:
+        """Texts under many steerings: blocks up to the steered one are computed once a text (see `shared_trunk`).
+
+        Consecutive batches begin with the text that the last one ended with, and its trunk is kept.
+        """
+        texts = list(dict.fromkeys(row.input for row in batch))
+        rows = torch.tensor([texts.index(row.input) for row in batch], device=self.device)
         with torch.inference_mode():
-            trunk = self._trunk(text)
+            if self._kept_trunk is None or self._kept_trunk[0] != texts:
+                ids = _right_padded(texts).to(self.device)
+                self._kept_trunk = texts, run_to(self._blocks[-1], lambda: self.model(input_ids=ids, use_cache=False))
+            with shared_trunk(self._blocks, self._kept_trunk[1], rows), self._steered(batch):
+                return self._scored_where_wanted(_right_padded([row.input for row in batch]), batch)
 
-            def run(batch: Sequence[Scored]) -> list[tuple[float, bool]]:
-                with torch.inference_mode(), shared_trunk(self._blocks, trunk), self._steered(batch):
-                    output = self.model(
-                        input_ids=text.expand(len(batch), -1), use_cache=False, logits_to_keep=longest
-                    ).logits
-                out = []
-                for i, row in enumerate(batch):
-                    out.extend(log_likelihoods(output[i : i + 1, longest - len(row.continuation) :], [row]))
-                return out
+    def _scored_where_wanted(self, ids: Tensor, batch: Sequence[Scored]) -> list[tuple[float, bool]]:
+        rows: list[int] = []
+        positions: list[int] = []
+        for i, row in enumerate(batch):
+            end, n = len(row.input), len(row.continuation)
+            rows.extend([i] * n)
+            positions.extend(range(end - n, end))
+        with head_at(self.model, torch.tensor(rows), torch.tensor(positions)):
+            logits = self.model(input_ids=ids.to(self.device), use_cache=False).logits[0]
+        return log_likelihoods(logits, batch)
 
-            limit = max(1, LOGITS_BYTES // (4 * longest * self.model.config.get_text_config(decoder=True).vocab_size))
-            self._in_batches("trunk", group, run, keep, limit=limit)
 
-    def _trunk(self, text: Tensor) -> Any:
-        """Output of the steered block for one text (batch 1), unsteered."""
-        caught: list[Any] = []
-        handle = self._blocks[-1].register_forward_hook(lambda _module, _args, output: caught.append(output))
-        try:
-            self.model(input_ids=text, use_cache=False, logits_to_keep=1)
-        finally:
-            handle.remove()
-        return caught[0]
+def _right_padded(texts: Sequence[Sequence[int]]) -> Tensor:
+    """(texts, longest); what stands behind a text is never read by it"""
+    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+    for i, text in enumerate(texts):
+        ids[i, : len(text)] = torch.tensor(text)
+    return ids
+
+
+@contextmanager
+def head_at(model: Any, rows: Tensor, positions: Tensor) -> Iterator[None]:
+    """Within the block, the output layer is computed at these (row, position)s only: logits are (1, n, vocab)."""
+
+    def chosen(_module: Any, args: Any) -> Any:
+        states = args[0]
+        return (states[rows.to(states.device), positions.to(states.device)][None], *args[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(chosen)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def log_likelihoods(logits: Tensor, rows: Sequence[Scored]) -> list[tuple[float, bool]]:
-    """logits (rows, n, vocab) at the positions that predict each continuation, all of length n."""
-    wanted = torch.tensor([row.continuation for row in rows], device=logits.device)
-    scores = logits.float()
-    picked = scores.gather(2, wanted[..., None])[..., 0] - scores.logsumexp(dim=-1)
-    greedy = (scores.argmax(dim=-1) == wanted).all(dim=1)
-    return [(float(value), bool(same)) for value, same in zip(picked.sum(dim=1), greedy, strict=True)]
+    """Scores of rows from logits (n, vocab), the positions that predict their continuations, row after row.
+
+    The softmax is float32 in chunks of positions: one of all positions is what fills the memory with a large vocabulary.
+    """
+    wanted = torch.tensor([token for row in rows for token in row.continuation], device=logits.device)
+    size = max(1, CHUNK_BYTES // (4 * logits.shape[1]))
+    values, same = [], []
+    for start in range(0, len(wanted), size):
+        part, at = logits[start : start + size].float(), wanted[start : start + size]
+        picked, top = part.gather(1, at[:, None])[:, 0], part.amax(dim=-1)
+        first = picked == top  # argmax only where it can be: of equal logits the first one is the greedy token
+        if first.any():
+            first[first.clone()] = part[first].argmax(dim=-1) == at[first]
+        shifted = (part if part.data_ptr() != logits[start].data_ptr() else part.clone()).sub_(top[:, None]).exp_()
+        values.append((picked - top).double() - shifted.sum(dim=-1).double().log())
+        same.append(first)
+    lengths = [len(row.continuation) for row in rows]
+    value_of, same_of = torch.cat(values).split(lengths), torch.cat(same).split(lengths)
+    return [(float(value.sum()), bool(greedy.all())) for value, greedy in zip(value_of, same_of, strict=True)]
 
 
 def _plain(value: float) -> float | str:

@@ -1,0 +1,140 @@
+"""Decoding: greedy replies of many rows, each under its own steering, with nothing computed twice.
+
+    prompts -> trunk once a distinct prompt -> rest of the prompt once a row -> a token a step, finished rows dropped
+
+What transformers' `generate` gives for the same rows, token for token. Knows nothing of lm_eval.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from steer_bench.steering import Steerer, run_to, shared_trunk
+
+PLAIN = {
+    "_from_model_config", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "use_cache", "do_sample",
+    "temperature", "top_k", "top_p", "min_p", "typical_p", "max_length", "max_new_tokens", "cache_implementation",
+}  # fmt: skip
+"""Keys of a generation config that say nothing about greedy decoding; any other leaves decoding to `generate`, unless off."""
+OFF = {"num_beams": 1, "num_return_sequences": 1, "num_beam_groups": 1, "repetition_penalty": 1, "length_penalty": 1}
+FULL = 0.75
+"""A batch is made smaller when no more than this part of its rows still runs: dropping rows copies the cache."""
+
+
+def is_plain(model: Any) -> bool:
+    """Whether greedy decoding of this model is the argmax of every step, on a cache whose rows can be chosen."""
+    supported = getattr(model, "_supports_default_dynamic_cache", None)
+    if supported is None or not supported() or model.config.is_encoder_decoder:
+        return False
+    if len(new_cache(model).layers) != model.config.get_text_config(decoder=True).num_hidden_layers:
+        return False  # blocks that share a cache
+    given = {key: value for key, value in model.generation_config.to_diff_dict().items() if key not in PLAIN}
+    return all(value in (None, False, 0) or OFF.get(key) == value for key, value in given.items())
+
+
+def new_cache(model: Any) -> Any:
+    """An empty cache with a layer a block."""
+    return DynamicCache(config=model.config.get_text_config(decoder=True))
+
+
+@cache
+def _cache_name(forward: Callable[..., Any]) -> str:
+    """What a model's `forward` calls its cache: `cache` in newer transformers."""
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+
+
+def forward(model: Any, ids: Tensor, mask: Tensor, past: Any, *, keep: int = 1) -> Tensor:
+    """Logits of the last `keep` positions; the cache grows by `ids`. mask: (rows, cached + new), 0 where there is padding."""
+    positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)[:, -ids.shape[1] :]
+    named = {_cache_name(type(model).forward): past}
+    return model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=keep, **named
+    ).logits
+
+
+def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ids, mask), each (prompts, longest)"""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    return ids, mask
+
+
+def greedy(
+    model: Any,
+    prompts: Sequence[tuple[int, ...]],
+    *,
+    max_new_tokens: int,
+    is_finished: Callable[[list[int]], bool],
+    pad: int,
+    device: torch.device,
+    steerer: Steerer | None = None,
+    added: Tensor | None = None,
+    starts: Tensor | None = None,
+    blocks: Sequence[torch.nn.Module] = (),
+) -> list[list[int]]:
+    """New tokens of each row, the one that finished it included.
+
+    added: (rows, 1, d_model), what steers each row, or None; starts: first steered position of each row without padding;
+    blocks: 0 to the steered one, which are run once a distinct prompt.
+    """
+    distinct = list(dict.fromkeys(prompts))
+    place = {prompt: i for i, prompt in enumerate(distinct)}
+    index = torch.tensor([place[prompt] for prompt in prompts], device=device)
+    ids, mask = left_padded(distinct, pad, device)
+    shared = added is not None and bool(blocks) and len(distinct) < len(prompts)
+    past = new_cache(model)
+    if added is None:  # rows of one prompt stay the same: the whole prompt is shared
+        logits = forward(model, ids, mask, past)[index]
+        past.batch_select_indices(index)
+    else:
+        assert steerer is not None
+        assert starts is not None
+        added = added.to(device, model.dtype)
+        starts = starts.to(device) + (mask == 0).sum(dim=1)[index]
+        first = starts if bool(starts.any()) else None
+        if shared:
+            trunk_past = new_cache(model)
+            trunk = run_to(blocks[-1], lambda: forward(model, ids, mask, trunk_past))
+            with shared_trunk(blocks, trunk, index), steerer.steering(added, first):
+                logits = forward(model, ids[index], mask[index], past)
+            for i in range(len(blocks)):
+                trunk_past.layers[i].batch_select_indices(index)
+                past.layers[i] = trunk_past.layers[i]
+        else:
+            with steerer.steering(added, first):
+                logits = forward(model, ids[index], mask[index], past)
+    mask = mask[index]
+
+    replies: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))  # which reply each row of the batch is
+    running = list(range(len(prompts)))  # rows of the batch that are not finished
+    for step in range(max_new_tokens):
+        tokens = logits[:, -1].argmax(dim=-1)
+        chosen = tokens.tolist()
+        for row in running:
+            replies[rows[row]].append(chosen[row])
+        running = [row for row in running if not is_finished(replies[rows[row]])]
+        if not running or step == max_new_tokens - 1:
+            break
+        if len(running) <= FULL * len(rows):
+            kept = torch.tensor(running, device=device)
+            past.batch_select_indices(kept)
+            mask, tokens = mask[kept], tokens[kept]
+            added = added[kept] if added is not None else None
+            rows, running = [rows[row] for row in running], list(range(len(running)))
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        if added is None:
+            logits = forward(model, tokens[:, None], mask, past)
+        else:
+            assert steerer is not None
+            with steerer.steering(added):
+                logits = forward(model, tokens[:, None], mask, past)
+    return replies
