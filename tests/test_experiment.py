@@ -47,7 +47,7 @@ def seed_yaml(models, tmp_path_factory):
         "meta-llama/Llama-3.1-8B-Instruct",
     ]
     assert [model["layer"] for model in content["models"]] == [20, 20]
-    assert {"native", "identity", "linear", "mlp"} <= set(content["adapters"])
+    assert {"native", "identity", "linear", "mlp"} <= {name for name in content["adapters"] if isinstance(name, str)}
     content["models"] = [{"name": models[name], "layer": 2} for name in ("gemma2", "llama", "gemma3", "qwen")]
     content["pairs"] = [
         [models["gemma2"], models["llama"]],

@@ -30,7 +30,7 @@ def concept_ridge(pair: Pair, strength: float = 1e-2, intercept: bool = False) -
 
 
 def contrast(
-    pair: Pair, strengths: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0, 10.0), shrink_to_linear: bool = False
+    pair: Pair, strengths: Sequence[float] = (1e-2, 1e-1, 1.0, 10.0, 100.0), shrink_to_linear: bool = False
 ) -> Fit:
     """Ridge on contrast differences of the fit concepts: rows are h(positive text) - mean h(negatives), the same texts in both.
 
