@@ -79,7 +79,7 @@ class Experiment(_Strict):
     """Texts that a rule's vector is made from, each as it stands and rewritten to obey."""
     neutral: NeutralConfig
     prompts: str = "instructions.jsonl"
-    adapters: list[str] = ["native", "identity", "linear", "mlp", "random", "mean"]
+    adapters: list[str] = ["native", "identity", "linear", "mlp", "random", "mean", "prompt"]
     factors: list[float] | dict[str, list[float]] = list(GRID)
     tasks: dict[str, TaskConfig] = {task: TaskConfig() for task in TASKS}
     judge: dict[str, Any] = {"kind": "embedding"}
