@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from steer_bench.judge.replies import Key
 from steer_bench.protocol import Protocol
 from steer_bench.results import Row
 from steer_bench.rules import check_rule
-from steer_bench.stats import measure_generation, measure_likelihood, nan_mean
+from steer_bench.stats import SAMPLE_MARK, measure_generation, measure_likelihood, nan_mean
 from steer_bench.vectors import UNSTEERED, load_card
 
 register()  # a task given by path is loaded before the model: from here on `--model steer_bench` is known
@@ -193,15 +194,18 @@ def perplexity_rows(plan: Plan) -> Iterator[JSON]:
 
 
 def instruction_rows(plan: Plan, kind: str) -> Iterator[JSON]:
-    """Every prompt under every cell, and unsteered for every concept (the reply is the same, its rating is not)."""
+    """Every prompt under every cell, and unsteered for every concept (the reply is the same, its rating is not).
+
+    Of several samples a prompt each is an item: prompt-01#0, prompt-01#1, ...
+    """
     concepts, prompts = plan.concepts(kind), plan.prompts()
     unsteered = [Cell(UNSTEERED, "", concept.id, 0.0) for concept in concepts]
+    n_samples = plan.options.limit("n_samples") or 1
     for cell in (*unsteered, *plan.asking(concepts), *plan.cells(concepts)):
-        for prompt in prompts:
-            yield {
-                **_doc(cell, prompt.id, prompt.role, prompt.instruction),
-                "asked": plan.asked(cell, prompt.instruction),
-            }
+        for prompt, sample in product(prompts, range(n_samples)):
+            item = prompt.id if n_samples == 1 else f"{prompt.id}{SAMPLE_MARK}{sample}"
+            asked = plan.asked(cell, prompt.instruction)
+            yield {**_doc(cell, item, prompt.role, prompt.instruction), "asked": asked, "sample": sample}
 
 
 BUILDERS: dict[str, Callable[[Plan], Iterator[JSON]]] = {
@@ -235,9 +239,9 @@ class SteerTask(ConfigurableTask):
                 f"found {block}"
             )
         self.block = block
-        tokens = Options(block["rows"], config.get("metadata") or {}, block).limit("max_new_tokens")
-        if tokens is not None and "generation_kwargs" in config:
-            config["generation_kwargs"] = {**config["generation_kwargs"], "max_gen_toks": tokens}
+        options = Options(block["rows"], config.get("metadata") or {}, block)
+        if "generation_kwargs" in config:
+            config["generation_kwargs"] = {**config["generation_kwargs"], **_generation_kwargs(options)}
         super().__init__(data_dir, cache_dir, download_mode, config)
 
     @property
@@ -297,6 +301,8 @@ class SteerTask(ConfigurableTask):
             extra = {"steer": {"arm": UNSTEERED, "source": "", "concept": "", "factor": 0.0}}
         if self.measure == "concept_steering":
             extra["perplexity"] = True
+        if doc.get("sample"):
+            extra["sample"] = doc["sample"]
         for request in made if isinstance(made, list) else [made]:
             request.arguments = (*request.args, extra)
         return made
@@ -314,13 +320,13 @@ class SteerTask(ConfigurableTask):
         return done
 
     def _rate(self, instances: Sequence[Instance]) -> Mapping[Key, Judgement]:
-        """Judgement of each row, by `_row_key`; what is rated is stored as it arrives.
+        """Judgement of each row, by `_row_id`; what is rated is stored as it arrives.
 
         With the option `judgements` (a folder) they are written there too, and a judge that stops leaves all rows unscored, so that
         lm-eval writes the replies: `steer-bench judge` rates them later. Without it a judge that stops ends the run.
         """
         replies = [
-            Reply(_row_key(one.doc), one.doc["text"], str(one.resps[0]), one.resps[0].perplexity) for one in instances
+            Reply(_row_id(one.doc), one.doc["text"], str(one.resps[0]), one.resps[0].perplexity) for one in instances
         ]
         protocol, folder = self.plan.protocol, self.plan.options.get("judgements")
         name = f"{Path(self.plan.options.get('arms')).stem}.jsonl"
@@ -362,7 +368,7 @@ class SteerTask(ConfigurableTask):
             return row(
                 value=value, tokens=answer.n_tokens, reason="" if value is not None else "undetectable", ratings=numbers
             )
-        judgement = self._judgements.get(_row_key(doc))
+        judgement = self._judgements.get(_row_id(doc))
         if judgement is None:
             return row(value=None, tokens=answer.n_tokens, reason="not judged", ratings=numbers)
         ratings = {**numbers, **judgement.ratings}
@@ -395,9 +401,26 @@ OPTIONS = (
     "max_neutral",
     "max_words",
     "max_new_tokens",
+    "temperature",
+    "n_samples",
     "records",
     "judgements",
 )
+
+
+def _generation_kwargs(options: Options) -> JSON:
+    """Length and sampling of replies, as far as the options say them. Raises ValueError for samples that would all be equal."""
+    tokens, temperature = options.limit("max_new_tokens"), options.get("temperature")
+    if temperature is not None and (
+        isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < math.inf
+    ):
+        raise ValueError(f"temperature={temperature}: give a number from 0 (greedy)")
+    if (options.limit("n_samples") or 1) > 1 and not temperature:
+        raise ValueError(
+            f"n_samples={options.get('n_samples')} at temperature 0 gives equal replies; set a temperature"
+        )
+    given: JSON = {} if tokens is None else {"max_gen_toks": tokens}
+    return {**given, "do_sample": True, "temperature": float(temperature)} if temperature else given
 
 
 def _headline(rows: Sequence[JSON], *, measure: str, target: str) -> float:
@@ -426,5 +449,5 @@ def _headline(rows: Sequence[JSON], *, measure: str, target: str) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def _row_key(doc: JSON) -> Key:
+def _row_id(doc: JSON) -> Key:
     return doc["arm"], doc["source"], doc["concept"], doc["factor"], doc["item"]

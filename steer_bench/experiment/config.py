@@ -64,6 +64,10 @@ class TaskConfig(_Strict):
     max_neutral: int | None = Field(default=None, ge=1)
     max_words: int | None = Field(default=None, ge=4)
     max_new_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0)
+    """0 (the default) is greedy."""
+    n_samples: int | None = Field(default=None, ge=1)
+    """Replies a prompt; needs a temperature."""
 
 
 class Experiment(_Strict):
@@ -178,6 +182,9 @@ def _faults(experiment: Experiment) -> Iterator[str]:
         grid = experiment.grid(task) if task in TASKS else (1.0,)
         if not grid or any(not 0 < factor < float("inf") for factor in grid):
             yield f"factors of {task}: {list(grid)}; give factors above 0 (unsteered, factor 0, is always measured)"
+    for task, limits in experiment.tasks.items():
+        if (limits.n_samples or 1) > 1 and not limits.temperature:
+            yield f"tasks.{task}: n_samples {limits.n_samples} at temperature 0 gives equal replies; set a temperature"
     if "native" not in experiment.adapters:
         yield "adapters: 'native' is missing; it is the baseline that every transfer is measured against"
     if "rule_following" in experiment.tasks and not experiment.rules:

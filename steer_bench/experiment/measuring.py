@@ -71,6 +71,7 @@ def _evaluate_target(run: Run, target: str, *, predict_only: bool) -> Path:
         "records": str(records),
         "positions": experiment.positions,
         "dtype": dtype,
+        "seed": experiment.seed,
     }
     lm = SteeredLM(**arguments, device=device, batch_size=experiment.batch_size)
     task_options = {task: limits.model_dump(exclude_none=True) for task, limits in experiment.tasks.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from tqdm.auto import tqdm
 
 from steer_bench.lm.requests import Generation, Reply, Scored, Settings
+from steer_bench.lm.sampling import WARPERS, row_seed, samplers
 from steer_bench.lm.scoring import ScoringLM, log_likelihoods
 from steer_bench.records import record_key
 from steer_bench.steering import Steering
@@ -24,6 +26,7 @@ class GeneratingLM(ScoringLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Replies, each under its own steering; rows of different vectors and factors share batches."""
         jobs: list[tuple[Settings, Generation]] = []
+        seen: Counter[tuple[Settings, Generation]] = Counter()
         for request in requests:
             steering, perplexity = self._steering(request)
             settings = self._settings(request.args[1])
@@ -33,7 +36,12 @@ class GeneratingLM(ScoringLM):
                     f"max_gen_toks {settings.max_new_tokens}: the model's whole length is {self.max_length}"
                 )
             prompt = self.tok_encode(request.args[0])[-room:]
-            jobs.append((settings, Generation(tuple(prompt), steering, self._start(prompt, len(prompt)), perplexity)))
+            row = Generation(tuple(prompt), steering, self._start(prompt, len(prompt)), perplexity)
+            if settings.sampling:
+                row = row._replace(sample=int(request.args[2].get("sample", 0)) if len(request.args) > 2 else 0)
+                seen[settings, row] += 1
+                row = row._replace(repeat=seen[settings, row] - 1)
+            jobs.append((settings, row))
         replies: list[Reply | None] = [None] * len(jobs)
         for settings in dict.fromkeys(settings for settings, _ in jobs):
             mine = [i for i, (other, _) in enumerate(jobs) if other == settings]
@@ -48,18 +56,18 @@ class GeneratingLM(ScoringLM):
         until = handle_stop_sequences(kwargs.pop("until", None), eos=eos)
         max_new_tokens = kwargs.pop("max_gen_toks")
         kwargs.pop("max_length", None)
-        temperature = kwargs.pop("temperature", 0.0)
-        if temperature and kwargs.get("do_sample") is not False:
-            kwargs.update(do_sample=True, temperature=temperature)
-        else:
-            kwargs["do_sample"] = False
-        return Settings(tuple(until), max_new_tokens, json.dumps(kwargs, sort_keys=True))
+        asked = kwargs.pop("do_sample", None)
+        given = {name: kwargs.pop(name, None) for name in WARPERS}
+        sampling = {name: value for name, value in given.items() if value}
+        if asked and "temperature" not in gen_kwargs:
+            sampling["temperature"] = 1.0
+        drawn = json.dumps(sampling, sort_keys=True) if sampling.get("temperature") and asked is not False else ""
+        return Settings(tuple(until), max_new_tokens, json.dumps({**kwargs, "do_sample": False}, sort_keys=True), drawn)
 
     def _generate(self, rows: Sequence[Generation], settings: Settings, quiet: bool) -> list[Reply]:
-        places = list(enumerate(rows)) if settings.samples else list(enumerate(dict.fromkeys(rows)))
-        keys = [self._generation_key(row, settings, i if settings.samples else 0) for i, row in places]
-        known = self.records.get(keys)
-        missing = [(key, row) for key, (_, row) in zip(keys, places, strict=True) if key not in known]
+        keys = {row: self._generation_key(row, settings) for row in dict.fromkeys(rows)}
+        known = self.records.get(keys.values())
+        missing = [(key, row) for row, key in keys.items() if key not in known]
         missing.sort(key=lambda item: (-len(item[1].prompt), item[1].prompt))
         with tqdm(
             total=len(missing), desc=f"replies of {self.name}", disable=quiet or self.rank != 0 or None, unit="reply"
@@ -74,20 +82,20 @@ class GeneratingLM(ScoringLM):
             self._in_batches(
                 "generate", missing, lambda batch: self._continue([row for _, row in batch], settings), keep
             )
-        ordered = (
-            keys
-            if settings.samples
-            else [dict(zip((row for _, row in places), keys, strict=True))[row] for row in rows]
-        )
-        return [Reply(*known[key]) for key in ordered]
+        return [Reply(*known[keys[row]]) for row in rows]
 
-    def _generation_key(self, row: Generation, settings: Settings, sample: int) -> str:
+    def _generation_key(self, row: Generation, settings: Settings) -> str:
         vector = self.bank.digest(row.steering) if self.bank and row.steering.is_steered else ""
         return record_key(
             kind="reply", **self._fingerprint, ids=list(row.prompt), vector=vector, start=row.start if vector else 0,
             perplexity=row.perplexity, until=list(settings.until), tokens=settings.max_new_tokens, kwargs=settings.kwargs,
-            sample=sample,
+            sample=[settings.sampling, self.seed, row.sample, row.repeat] if settings.sampling else 0,
         )  # fmt: skip
+
+    def _row_seed(self, row: Generation) -> int:
+        """Of the row's own random numbers."""
+        vector = self.bank.digest(row.steering) if self.bank and row.steering.is_steered else ""
+        return row_seed(self.seed, row.prompt, vector, row.sample, row.repeat)
 
     def _continue(self, batch: Sequence[Generation], settings: Settings) -> list[list[Any]]:
         """[text, perplexity under the unsteered model or None, number of tokens] of each reply."""
@@ -105,6 +113,9 @@ class GeneratingLM(ScoringLM):
             input_ids=ids, attention_mask=mask, max_new_tokens=settings.max_new_tokens, use_cache=True, pad_token_id=pad,
             eos_token_id=self._stop_ids(settings.until), **json.loads(settings.kwargs),
         )  # fmt: skip
+        if settings.sampling:
+            seeds = [self._row_seed(row) for row in batch]
+            call["logits_processor"] = samplers(json.loads(settings.sampling), seeds)
         if strings:
             call["stopping_criteria"] = stop_sequences_criteria(self.tokenizer, strings, width, len(batch))
         if any(row.steering.is_steered for row in batch):

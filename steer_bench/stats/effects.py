@@ -7,8 +7,8 @@ Likelihood arms meet at matched damage, generation arms at the factor chosen on 
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 LIKELIHOOD = "concept_likelihood"
 PERPLEXITY = "steered_perplexity"
 UNSTEERED = "unsteered"
+SAMPLE_MARK = "#"
+"""Between a prompt's id and the number of one of several sampled replies to it, in a row's item."""
 DAMAGE_LIMIT = 1.3
 """Arms are compared at the largest factor whose perplexity ratio on neutral text is at most this."""
 
@@ -218,7 +220,7 @@ def measure_generation(
 
     `costs`: likelihood curves that give the perplexity ratio at the selected factor. The unsteered arm has effect 0.
     """
-    table = _group(rows, task, target)
+    table = _group(one_a_prompt(rows), task, target)
     items = {concept: table.items(concept, "score") for concept in table.concepts}
     shape = (len(table.concepts), max(map(len, items.values()), default=0))
     effects, scores, factors, ratios, totals = {}, {}, {}, {}, {}
@@ -241,6 +243,21 @@ def measure_generation(
             ratios[arm][index] = 1.0 if factor == 0 else _cost(costs or {}, arm, concept, factor)
     neutral = {arm: np.empty((shape[0], 0)) for arm in effects}
     return Measured(table.concepts, effects, neutral, scores, factors, ratios, totals)
+
+
+def one_a_prompt(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows with the samples of a prompt averaged, scored ones only: they share the prompt and are no items of their own."""
+    samples: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        prompt, mark, _ = row.item.partition(SAMPLE_MARK)
+        if mark:
+            samples[*row.key[:6], prompt, row.role].append(row)
+        else:
+            yield row
+    for several in samples.values():
+        values = [row.value for row in several if row.value is not None]
+        mean = math.fsum(values) / len(values) if values else None
+        yield replace(several[0], item=several[0].item.partition(SAMPLE_MARK)[0], value=mean)
 
 
 def nan_mean(values: Array, axis: int = -1) -> Array:
