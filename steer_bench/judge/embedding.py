@@ -37,8 +37,8 @@ DESCRIPTION_WEIGHT = 0.25
 INSTRUCTION_QUANTILES = (0.05, 0.78)
 """Median similarity of (instruction, reply) mismatched and matched, on AxBench's unsteered replies; until `calibrate` is called."""
 PERPLEXITY_SPAN = 100.0
-"""Fluency reaches 0 at this many times the unsteered median perplexity: between prose of other authors (about 20 times the perplexity
-of greedy replies, on SmolLM2-135M and Gemma-3-270M) and the same prose with its words shuffled (about 500 times)."""
+"""Fluency reaches 0 at this many times the unsteered median perplexity: between prose of other authors (20 to 40 times the perplexity
+of greedy replies, on SmolLM2-135M and Gemma-3-270M) and the same prose with its words shuffled (500 to 1000 times)."""
 DISTINCT_2_SPAN = (0.1, 0.5)
 """Repetition penalty: 0 at or below the first, 1 at or above the second. 99 % of AxBench's replies lie above 0.47 (code, mathematics)."""
 _MAX_TOKENS = 256
