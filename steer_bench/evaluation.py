@@ -11,10 +11,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +26,17 @@ from lm_eval.api.task import ConfigurableTask
 
 from steer_bench import register
 from steer_bench.concepts import Concept, Prompt
-from steer_bench.judge import Case, Judge, Judgement, JudgementStore, StoredJudge, distinct_2, load_judge
-from steer_bench.judge.embedding import EmbeddingJudge, Reference
+from steer_bench.judge import JudgeError, Judgement, Reply, distinct_2, judge_id, rate_replies
+from steer_bench.judge.replies import Key
 from steer_bench.protocol import Protocol
 from steer_bench.results import Row
 from steer_bench.rules import check_rule
-from steer_bench.stats import measure_generation, measure_likelihood, nan_mean, specificity
+from steer_bench.stats import SAMPLE_MARK, measure_generation, measure_likelihood, nan_mean, specificity
 from steer_bench.vectors import UNSTEERED, load_card
 
 register()  # a task given by path is loaded before the model: from here on `--model steer_bench` is known
 
+logger = logging.getLogger(__name__)
 JSON = dict[str, Any]
 
 
@@ -104,15 +107,20 @@ class Plan:
         if not self.factors:
             raise ValueError(f"task {task}: no factors; give --metadata 'factors=[0.1,0.2]'")
         self._entries = [(arm, source, tuple(concepts)) for arm, source, concepts in card["entries"]]
+        self._asked: Mapping[str, Mapping[str, str]] = card.get("asked", {})
         only = options.get("only_arms")
         if only is not None:
-            wanted, known = only if isinstance(only, list) else [only], {arm for arm, _, _ in self._entries}
+            wanted, known = (
+                only if isinstance(only, list) else [only],
+                {arm for arm, _, _ in self._entries} | self._asked.keys(),
+            )
             for name in wanted:
                 if name not in known:
                     near = difflib.get_close_matches(str(name), known, n=1)
                     hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}"
                     raise ValueError(f"only_arms: unknown arm {name!r} in {arms}; {hint}")
             self._entries = [entry for entry in self._entries if entry[0] in wanted]
+            self._asked = {arm: templates for arm, templates in self._asked.items() if arm in wanted}
 
     def concepts(self, kind: str) -> list[Concept]:
         """Test concepts of a kind, as many as the option `max_concepts` (or, for rules, `max_rules`) allows."""
@@ -126,6 +134,18 @@ class Plan:
                 if concept.id in known:
                     for factor in self.factors:
                         yield Cell(arm, source, concept.id, factor)
+
+    def asking(self, concepts: Sequence[Concept]) -> Iterator[Cell]:
+        """Cells of the arms that ask for the concept instead of steering: no factor."""
+        yield from (Cell(arm, "", concept.id, 0.0) for arm in self._asked for concept in concepts)
+
+    def asked(self, cell: Cell, instruction: str) -> str:
+        """What the model is asked under a cell: the instruction, or the words of an arm that asks for the concept."""
+        if cell.arm not in self._asked:
+            return instruction
+        concept = self.protocol.concepts[cell.concept]
+        template = self._asked[cell.arm][concept.kind]
+        return template.replace("{concept}", concept.description).replace("{instruction}", instruction)
 
     def prompts(self) -> list[Prompt]:
         """Prompts in both roles, as many of each as the option `max_prompts` allows."""
@@ -185,11 +205,18 @@ def specificity_rows(plan: Plan) -> Iterator[JSON]:
 
 
 def instruction_rows(plan: Plan, kind: str) -> Iterator[JSON]:
-    """Every prompt under every cell, and unsteered for every concept (the reply is the same, its rating is not)."""
+    """Every prompt under every cell, and unsteered for every concept (the reply is the same, its rating is not).
+
+    Of several samples a prompt each is an item: prompt-01#0, prompt-01#1, ...
+    """
     concepts, prompts = plan.concepts(kind), plan.prompts()
     unsteered = [Cell(UNSTEERED, "", concept.id, 0.0) for concept in concepts]
-    for cell in (*unsteered, *plan.cells(concepts)):
-        yield from (_doc(cell, prompt.id, prompt.role, prompt.instruction) for prompt in prompts)
+    n_samples = plan.options.limit("n_samples") or 1
+    for cell in (*unsteered, *plan.asking(concepts), *plan.cells(concepts)):
+        for prompt, sample in product(prompts, range(n_samples)):
+            item = prompt.id if n_samples == 1 else f"{prompt.id}{SAMPLE_MARK}{sample}"
+            asked = plan.asked(cell, prompt.instruction)
+            yield {**_doc(cell, item, prompt.role, prompt.instruction), "asked": asked, "sample": sample}
 
 
 BUILDERS: dict[str, Callable[[Plan], Iterator[JSON]]] = {
@@ -199,6 +226,13 @@ BUILDERS: dict[str, Callable[[Plan], Iterator[JSON]]] = {
     "concept_steering": partial(instruction_rows, kind="topic"),
     "rule_following": partial(instruction_rows, kind="rule"),
 }
+
+
+def as_prompt(instruction: str, template: Callable[..., str] | None) -> str:
+    """An instruction through the chat template, or, for a model without one, as a plain form to fill in."""
+    if template is not None:
+        return template([{"role": "user", "content": instruction}])
+    return f"Instruction: {instruction}\nResponse:"
 
 
 class SteerTask(ConfigurableTask):
@@ -217,9 +251,9 @@ class SteerTask(ConfigurableTask):
                 f"found {block}"
             )
         self.block = block
-        tokens = Options(block["rows"], config.get("metadata") or {}, block).limit("max_new_tokens")
-        if tokens is not None and "generation_kwargs" in config:
-            config["generation_kwargs"] = {**config["generation_kwargs"], "max_gen_toks": tokens}
+        options = Options(block["rows"], config.get("metadata") or {}, block)
+        if "generation_kwargs" in config:
+            config["generation_kwargs"] = {**config["generation_kwargs"], **_generation_kwargs(options)}
         super().__init__(data_dir, cache_dir, download_mode, config)
 
     @property
@@ -259,7 +293,7 @@ class SteerTask(ConfigurableTask):
 
     def doc_to_text(self, doc: JSON, doc_to_text: Any = None) -> str:
         """The instruction of a generation task; nothing stands before a text that is scored whole."""
-        return doc["text"] if self.OUTPUT_TYPE == "generate_until" else ""
+        return doc["asked"] if self.OUTPUT_TYPE == "generate_until" else ""
 
     def doc_to_target(self, doc: JSON, doc_to_target: Any = None) -> str:
         """The text whose likelihood is measured; nothing for a reply."""
@@ -269,19 +303,18 @@ class SteerTask(ConfigurableTask):
         """The prompt: the instruction through the chat template, or, for a model without one, as a plain form to fill in."""
         if self.OUTPUT_TYPE != "generate_until":
             return ""
-        template = kwargs.get("chat_template")
-        if kwargs.get("apply_chat_template") and template is not None:
-            return template([{"role": "user", "content": doc["text"]}])
-        return f"Instruction: {doc['text']}\nResponse:"
+        return as_prompt(doc["asked"], kwargs.get("chat_template") if kwargs.get("apply_chat_template") else None)
 
     def construct_requests(self, doc: JSON, ctx: Any, **kwargs: Any) -> Any:
         """lm-eval's request with the row's steering as its last argument, so that it is in every cache key."""
         made = super().construct_requests(doc, ctx, **kwargs)
         extra: JSON = {"steer": {key: doc[key] for key in ("arm", "source", "concept", "factor")}}
-        if doc["arm"] == UNSTEERED:  # the same request for every concept
+        if doc["factor"] == 0:  # unsteered, whatever the concept
             extra = {"steer": {"arm": UNSTEERED, "source": "", "concept": "", "factor": 0.0}}
         if self.measure == "concept_steering":
             extra["perplexity"] = True
+        if doc.get("sample"):
+            extra["sample"] = doc["sample"]
         for request in made if isinstance(made, list) else [made]:
             request.arguments = (*request.args, extra)
         return made
@@ -298,21 +331,30 @@ class SteerTask(ConfigurableTask):
         self._judgements = self._rate(self._instances) if judged else {}
         return done
 
-    def _rate(self, instances: Sequence[Instance]) -> dict[str, Judgement]:
-        """Judgement of each row, by `_row_id`; what is rated is stored as it arrives."""
-        docs = [(instance.doc, instance.resps[0]) for instance in instances]
-        concepts = self.plan.protocol.concepts
-        cases = [
-            Case(d["concept"], concepts[d["concept"]].description, d["text"], str(r), r.perplexity) for d, r in docs
+    def _rate(self, instances: Sequence[Instance]) -> Mapping[Key, Judgement]:
+        """Judgement of each row, by `_row_id`; what is rated is stored as it arrives.
+
+        With the option `judgements` (a folder) they are written there too, and a judge that stops leaves all rows unscored, so that
+        lm-eval writes the replies: `steer-bench judge` rates them later. Without it a judge that stops ends the run.
+        """
+        replies = [
+            Reply(_row_id(one.doc), one.doc["text"], str(one.resps[0]), one.resps[0].perplexity) for one in instances
         ]
-        judge = run_judge(self.plan.protocol, [(doc["text"], reply) for doc, reply in docs if doc["arm"] == UNSTEERED])
-        records = self.plan.options.get("records")
-        if records is None:
-            judgements = judge.rate(cases)
-        else:
-            with JudgementStore(records) as store:
-                judgements = StoredJudge(judge, store).rate(cases)
-        return {_row_id(doc): judgement for (doc, _), judgement in zip(docs, judgements, strict=True)}
+        protocol, folder = self.plan.protocol, self.plan.options.get("judgements")
+        name = f"{Path(self.plan.options.get('arms')).stem}.jsonl"
+        where = {} if folder is None else {"file": Path(folder) / judge_id(protocol.judge) / name}
+        resume = "the same command" if folder is None else f"steer-bench judge {Path(folder).parent}"
+        try:
+            ratings = rate_replies(
+                protocol.judge, protocol.concepts, replies, target=self.plan.target,
+                records=self.plan.options.get("records"), resume=resume, **where,
+            )  # fmt: skip
+        except JudgeError as error:
+            if folder is None:
+                raise
+            logger.error("%s", error)
+            return {}
+        return ratings.judgements
 
     def process_results(self, doc: JSON, results: Sequence[Any]) -> JSON:
         """The row's measurement under its arm's label; an unsteered row under every label, for each is compared with it."""
@@ -371,8 +413,26 @@ OPTIONS = (
     "max_neutral",
     "max_words",
     "max_new_tokens",
+    "temperature",
+    "n_samples",
     "records",
+    "judgements",
 )
+
+
+def _generation_kwargs(options: Options) -> JSON:
+    """Length and sampling of replies, as far as the options say them. Raises ValueError for samples that would all be equal."""
+    tokens, temperature = options.limit("max_new_tokens"), options.get("temperature")
+    if temperature is not None and (
+        isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < math.inf
+    ):
+        raise ValueError(f"temperature={temperature}: give a number from 0 (greedy)")
+    if (options.limit("n_samples") or 1) > 1 and not temperature:
+        raise ValueError(
+            f"n_samples={options.get('n_samples')} at temperature 0 gives equal replies; set a temperature"
+        )
+    given: JSON = {} if tokens is None else {"max_gen_toks": tokens}
+    return {**given, "do_sample": True, "temperature": float(temperature)} if temperature else given
 
 
 def _headline(rows: Sequence[JSON], *, measure: str, target: str) -> float:
@@ -405,22 +465,5 @@ def _headline(rows: Sequence[JSON], *, measure: str, target: str) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def run_judge(protocol: Protocol, unsteered: Sequence[tuple[str, Any]]) -> Judge:
-    """The protocol's judge, set to this run: held-out texts as references, the unsteered replies as the fluent ones.
-
-    `unsteered`: (instruction, reply) of the unsteered target, each reply with its perplexity.
-    """
-    perplexities = tuple(reply.perplexity for _, reply in unsteered if reply.perplexity is not None)
-    references = {
-        concept.id: Reference(concept.description, concept.positives, concept.negatives, perplexities)
-        for concept in protocol.concepts.values()
-        if concept.kind == "topic"
-    }
-    judge = load_judge(protocol.judge, references=references)
-    if isinstance(judge, EmbeddingJudge):
-        judge.calibrate(list(dict.fromkeys((instruction, str(reply)) for instruction, reply in unsteered)))
-    return judge
-
-
-def _row_id(doc: JSON) -> str:
-    return json.dumps([doc[key] for key in ("arm", "source", "concept", "factor", "item")])
+def _row_id(doc: JSON) -> Key:
+    return doc["arm"], doc["source"], doc["concept"], doc["factor"], doc["item"]

@@ -87,9 +87,9 @@ def test_instruction_goes_from_0_for_another_prompts_reply_to_2_for_the_own(judg
 
 
 @pytest.mark.parametrize(
-    ("perplexity", "rating"), [(1.0, 2.0), (10.0, 2.0), (20.0, 4 / 3), (40.0, 2 / 3), (80.0, 0.0), (1e9, 0.0)]
+    ("perplexity", "rating"), [(1.0, 2.0), (10.0, 2.0), (10 * 10**0.5, 1.5), (100.0, 1.0), (1000.0, 0.0), (1e9, 0.0)]
 )
-def test_fluency_is_linear_in_log_perplexity_from_the_unsteered_median_to_8_times_it(
+def test_fluency_is_linear_in_log_perplexity_from_the_unsteered_median_to_100_times_it(
     perplexity: float, rating: float
 ) -> None:
     assert fluency_rating(perplexity, 10.0, 1.0) == pytest.approx(rating)
@@ -104,8 +104,6 @@ def test_a_loop_is_not_fluent_however_likely_the_target_finds_it(judge: Embeddin
 @pytest.mark.parametrize(
     ("reply", "perplexity", "reason"),
     [
-        ("", 10.0, "empty"),
-        (" \n", 10.0, "empty"),
         ("sea", None, "no_perplexity"),
         ("sea", math.nan, "no_perplexity"),
         ("sea", math.inf, "no_perplexity"),
@@ -117,6 +115,12 @@ def test_what_cannot_be_measured_is_unscored(
 ) -> None:
     [judgement] = judge.rate([case(reply, perplexity=perplexity)])
     assert (judgement.reason, judgement.score) == (reason, None)
+
+
+@pytest.mark.parametrize("reply", ["", " \n"])
+def test_an_empty_reply_has_nothing_of_any_aspect(judge: EmbeddingJudge, reply: str) -> None:
+    [judgement] = judge.rate([case(reply, perplexity=None)])
+    assert (judgement.score, judgement.flags) == (0.0, ("empty_reply",))
 
 
 def test_calibration_holds_every_threshold(judge: EmbeddingJudge) -> None:
@@ -205,7 +209,7 @@ def test_check_measures_fluency_by_the_perplexities_given(judge: EmbeddingJudge)
     texts = ("sea and ship and one long wave", "a ship at sea with sail")
     concepts = [Concept("sea", "sea", "text", texts, ("walk the house and talk", "one bread for the house"))]
     known = set(concepts[0].positives + concepts[0].negatives)
-    rows = check_judge(judge, concepts, perplexity=lambda some: [9.0 if text in known else 60.0 for text in some])  # type: ignore[arg-type]
+    rows = check_judge(judge, concepts, perplexity=lambda some: [90.0 if text in known else 600.0 for text in some])  # type: ignore[arg-type]
     assert [row.auroc for row in rows if row.aspect == "fluency"] == [1.0]
 
 

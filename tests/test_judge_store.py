@@ -11,6 +11,7 @@ import pytest
 
 from steer_bench.judge import ASPECTS, Case, JudgeError, Judgement, JudgementStore, StoredJudge
 from steer_bench.judge.rating import Keep, Question, digest, rate_by_aspect
+from steer_bench.judge.store import _use_wal
 
 GOOD = Judgement(
     dict.fromkeys(ASPECTS, 2.0),
@@ -155,9 +156,45 @@ def test_processes_share_a_store(tmp_path: Path) -> None:
     )
     path = tmp_path / "r.sqlite"
     children = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in "ab"]
-    assert [child.wait(60) for child in children] == [0, 0]
+    assert [child.wait(300) for child in children] == [0, 0]  # importing takes long on a busy machine
     with JudgementStore(path) as store:
         assert store.judges() == {"judge": 400}
+
+
+def test_opening_waits_for_a_process_that_holds_the_new_file(tmp_path: Path) -> None:
+    """Two processes that open a new file at once: the switch to WAL mode does not wait by itself, as all else does."""
+    path = tmp_path / "r.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE t (x)")
+    other.execute("BEGIN EXCLUSIVE")
+    direct = sqlite3.connect(path, timeout=0.2, isolation_level=None)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        direct.execute("PRAGMA journal_mode=WAL")
+    direct.close()
+    release = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    release.start()
+    with JudgementStore(path) as store:
+        store.save("k", "judge", cases(1)[0], GOOD)
+        assert store.judges() == {"judge": 1}
+    release.join()
+    other.close()
+
+
+def test_a_switch_to_wal_that_fails_at_once_is_tried_again() -> None:
+    class Busy:
+        left = 3
+
+        def execute(self, statement: str) -> None:
+            assert statement == "PRAGMA journal_mode=WAL"
+            self.left -= 1
+            if self.left:
+                raise sqlite3.OperationalError("database is locked")
+
+    busy = Busy()
+    _use_wal(busy)  # type: ignore[arg-type]
+    assert busy.left == 0
+    with pytest.raises(sqlite3.OperationalError):
+        _use_wal(Busy(), patience=-1)  # type: ignore[arg-type]
 
 
 def test_the_store_lives_beside_other_tables(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,9 @@ RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="An experiment (shipped name or YAML) or a run folder.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
+Unscored = Annotated[
+    float, typer.Option("--max-unscored", help="Share of replies without a rating above which the exit code is 3.")
+]
 Figures = Annotated[bool, typer.Option("--figures/--no-figures", help="Draw figures (needs the extra [plots]).")]
 
 
@@ -24,14 +28,14 @@ class Fault(Exception):
     """A run that stopped and can be continued."""
 
 
-def run_stages(run: Run, names: tuple[str, ...], **options: bool) -> list[Path]:
+def run_stages(run: Run, names: tuple[str, ...], **options: Any) -> list[Path]:
     """Run stages in order; a fault in one leaves what is saved and says how to go on."""
     from steer_bench.experiment import STAGES, MissingStageError
 
     files: list[Path] = []
     for name in names:
         try:
-            files = STAGES[name](run, **options) if name == "report" else STAGES[name](run)
+            files = STAGES[name](run, **_taken(STAGES[name], options))
         except MissingStageError:
             raise
         except Exception as error:
@@ -39,6 +43,11 @@ def run_stages(run: Run, names: tuple[str, ...], **options: bool) -> list[Path]:
                 f"{name} stopped: {error}; what is finished is saved, continue with: steer-bench run {run.folder}"
             ) from error
     return files
+
+
+def _taken(stage: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that a stage takes."""
+    return {name: value for name, value in options.items() if name in inspect.signature(stage).parameters}
 
 
 def print_files(files: list[Path]) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from steer_bench.cli.app import Figures, Out, RunArgument, app, print_files, run_stages, show
+from typing import Annotated
+
+import typer
+
+from steer_bench.cli.app import Figures, Out, RunArgument, Unscored, app, print_files, run_stages, show
+from steer_bench.cli.judging import JudgeSpec, end_judged, open_judged
 
 
 @app.command()
-def run(experiment: RunArgument, out: Out = None, figures: Figures = True) -> None:
+def run(
+    experiment: RunArgument,
+    out: Out = None,
+    figures: Figures = True,
+    judge: JudgeSpec = None,
+    max_unscored: Unscored = 0.02,
+) -> None:
     """All stages, from concept texts to the leaderboard; continues where it stopped."""
-    from steer_bench.experiment import open_run
-
-    opened = open_run(experiment, out)
-    run_stages(opened, ("extract", "fit", "evaluate"))
+    opened = open_judged(experiment, out, judge)
+    run_stages(opened, ("extract", "fit", "evaluate", "judge"), again=False)
     show(opened, run_stages(opened, ("report",), figures=figures))
+    end_judged(opened, opened.experiment.judge, max_unscored)
 
 
 @app.command()
@@ -32,17 +42,35 @@ def fit(experiment: RunArgument, out: Out = None) -> None:
 
 
 @app.command()
-def evaluate(experiment: RunArgument, out: Out = None) -> None:
+def evaluate(
+    experiment: RunArgument,
+    out: Out = None,
+    predict_only: Annotated[
+        bool,
+        typer.Option("--predict-only", "--predict_only", help="Generate, and judge nothing: steer-bench judge does."),
+    ] = False,
+    max_unscored: Unscored = 0.02,
+) -> None:
     """One lm-eval run a target: all arms, concepts, factors and tasks."""
-    from steer_bench.experiment import open_run
-
-    print_files(run_stages(open_run(experiment, out), ("evaluate",)))
+    opened = open_judged(experiment, out, None, probe=not predict_only)
+    print_files(run_stages(opened, ("evaluate",), predict_only=predict_only))
+    if not predict_only:
+        end_judged(opened, opened.experiment.judge, max_unscored)
 
 
 @app.command()
-def report(experiment: RunArgument, out: Out = None, figures: Figures = True) -> None:
+def report(
+    experiment: RunArgument,
+    out: Out = None,
+    figures: Figures = True,
+    judge: Annotated[
+        str | None, typer.Option(help="Whose ratings to show: id, or its beginning, of a judge in RUN/judgements.")
+    ] = None,
+) -> None:
     """leaderboard.md, leaderboard.html and figures of a finished evaluation."""
     from steer_bench.experiment import open_run
+    from steer_bench.experiment.judging import find_judge
 
     opened = open_run(experiment, out)
-    show(opened, run_stages(opened, ("report",), figures=figures))
+    find_judge(opened, judge)
+    show(opened, run_stages(opened, ("report",), figures=figures, judge=judge))

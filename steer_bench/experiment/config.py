@@ -74,6 +74,10 @@ class TaskConfig(_Strict):
     max_neutral: int | None = Field(default=None, ge=1)
     max_words: int | None = Field(default=None, ge=4)
     max_new_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0)
+    """0 (the default) is greedy."""
+    n_samples: int | None = Field(default=None, ge=1)
+    """Replies a prompt; needs a temperature."""
 
 
 class Experiment(_Strict):
@@ -89,7 +93,15 @@ class Experiment(_Strict):
     """Texts that a rule's vector is made from, each as it stands and rewritten to obey."""
     neutral: NeutralConfig
     prompts: str = "instructions.jsonl"
-    adapters: list[str | dict[str, dict[str, Any]]] = ["native", "identity", "linear", "mlp", "random", "mean"]
+    adapters: list[str | dict[str, dict[str, Any]]] = [
+        "native",
+        "identity",
+        "linear",
+        "mlp",
+        "random",
+        "mean",
+        "prompt",
+    ]
     factors: list[float] | dict[str, list[float]] = list(GRID)
     tasks: dict[str, TaskConfig] = {task: TaskConfig() for task in DEFAULT_TASKS}
     judge: dict[str, Any] = {"kind": "embedding"}
@@ -198,6 +210,9 @@ def _faults(experiment: Experiment) -> Iterator[str]:
         grid = experiment.grid(task) if task in TASKS else (1.0,)
         if not grid or any(not 0 < factor < float("inf") for factor in grid):
             yield f"factors of {task}: {list(grid)}; give factors above 0 (unsteered, factor 0, is always measured)"
+    for task, limits in experiment.tasks.items():
+        if (limits.n_samples or 1) > 1 and not limits.temperature:
+            yield f"tasks.{task}: n_samples {limits.n_samples} at temperature 0 gives equal replies; set a temperature"
     if "native" not in experiment.adapters:
         yield "adapters: 'native' is missing; it is the baseline that every transfer is measured against"
     if "rule_following" in experiment.tasks and not experiment.rules:

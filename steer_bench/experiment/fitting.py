@@ -227,6 +227,7 @@ def _save_arms(run: Run, side: Side, stores: Stores, made: Transferred, inputs: 
     ]  # fmt: skip
     card = {
         "inputs": inputs, "revision": store.card["revision"], "dtype": store.card["dtype"], "geometry": measured, "fits": reports,
+        "asked": {adapter.name: dict(adapter.options) for adapter in run.adapters if adapter.method == "prompt"},
         "refused": refused, "versions": versions(), "positions": run.experiment.positions,
         "entries": [[arm, source, sorted(vectors)] for (arm, source), vectors in by_arm.items()],
     }  # fmt: skip

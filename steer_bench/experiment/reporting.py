@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from steer_bench.experiment.config import read_yaml
+from steer_bench.experiment.judging import all_ratings, find_judge, judging_facts, saved_check, with_ratings
 from steer_bench.experiment.run import MissingStageError, Run, few_shot_sizes, versions
 
 
-def report(run: Run, *, figures: bool = True) -> list[Path]:
-    """RUN/results.json from lm-eval's samples, and of it leaderboard.md, .html and the figures."""
+def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[Path]:
+    """RUN/results.json from lm-eval's samples, and of it leaderboard.md, .html and the figures.
+
+    `judge`: id (or its beginning) of the judge whose ratings are shown; default the experiment's own.
+    """
     from steer_bench.leaderboard import write_leaderboard
     from steer_bench.results import Results, load_rows, save_results
     from steer_bench.stats import unapplied
@@ -34,8 +38,16 @@ def report(run: Run, *, figures: bool = True) -> list[Path]:
             f"{task} on {target}: every value of the arm {arm!r} is the unsteered one; its vectors were not applied. "
             f"Remove {run.evaluation(target)} and evaluate again"
         )
+    ratings, shown = all_ratings(run), find_judge(run, judge)
+    rows = with_ratings(rows, ratings.get(shown, {}))
     created = read_yaml(run.folder / "experiment.yaml")["resolved"]["created"]
-    results = Results(_provenance(run, created, complete, len(rows)), tuple(rows))
+    provenance = _provenance(run, created, complete, len(rows)) | judging_facts(run, ratings)
+    if shown in ratings:
+        card = next(iter(ratings[shown].values())).card
+        provenance["judge"] = {"name": card["name"], **card["judge"]}
+    if checked := saved_check(run, shown):
+        provenance["judge"]["check"] = checked
+    results = Results(provenance, tuple(rows))
     save_results(run.folder / "results.json", results)
     return [run.folder / "results.json", *write_leaderboard([run.folder / "results.json"], run.folder, figures=figures)]
 

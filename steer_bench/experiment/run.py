@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -206,8 +206,10 @@ class Run:
         return resolve_layer(next(config.layer for config in self.experiment.models if config.name == model), n_layers)
 
 
-def open_run(name: str, folder: Path | None = None) -> Run:
+def open_run(name: str, folder: Path | None = None, *, judge: Mapping[str, Any] | None = None) -> Run:
     """An experiment (name or YAML) into its folder, or a run folder as it is; everything checked, nothing loaded.
+
+    `judge`: in place of the experiment's.
 
     Raises ValueError for anything wrong in the YAML, its files, concepts, splits, adapters and models, and for a folder that
     holds the run of another experiment, naming the keys that differ.
@@ -220,9 +222,11 @@ def open_run(name: str, folder: Path | None = None) -> Run:
         path = find_experiment(name)
         base = path.resolve().parent
     experiment = load_experiment(path)
+    if judge is not None:
+        experiment = experiment.model_copy(update={"judge": dict(judge)})
     run = Run(experiment, base, folder or Path("runs") / safe_name(experiment.name))
     known = run.folder / "experiment.yaml"
-    if known.is_file() and known != path:
+    if known.is_file() and (known != path or judge is not None):
         old, new = load_experiment(known).model_dump(), experiment.model_dump()
         differing = [key for key in new if old.get(key) != new[key]]
         if differing:

@@ -36,8 +36,9 @@ DESCRIPTION_WEIGHT = 0.25
 """Weight of similarity to the description, beside 1 for the reference direction."""
 INSTRUCTION_QUANTILES = (0.05, 0.78)
 """Median similarity of (instruction, reply) mismatched and matched, on AxBench's unsteered replies; until `calibrate` is called."""
-PERPLEXITY_SPAN = 8.0
-"""Fluency reaches 0 at this many times the unsteered median perplexity."""
+PERPLEXITY_SPAN = 100.0
+"""Fluency reaches 0 at this many times the unsteered median perplexity: between prose of other authors (20 to 40 times the perplexity
+of greedy replies, on SmolLM2-135M and Gemma-3-270M) and the same prose with its words shuffled (500 to 1000 times)."""
 DISTINCT_2_SPAN = (0.1, 0.5)
 """Repetition penalty: 0 at or below the first, 1 at or above the second. 99 % of AxBench's replies lie above 0.47 (code, mathematics)."""
 _MAX_TOKENS = 256
@@ -83,9 +84,9 @@ class ConceptScale(NamedTuple):
 
 
 def fluency_rating(perplexity: float, unsteered: float, distinct: float) -> float:
-    """Linear in log perplexity from 2 (at most the unsteered median) to 0 (at 8 times it), times the repetition penalty.
+    """Linear in log perplexity from 2 (at most the unsteered median) to 0 (at 100 times it), times the repetition penalty.
 
-    >>> fluency_rating(10.0, 10.0, 1.0), round(fluency_rating(10.0 * 8**0.5, 10.0, 1.0), 6), fluency_rating(1.0, 10.0, 0.1)
+    >>> fluency_rating(10.0, 10.0, 1.0), round(fluency_rating(100.0, 10.0, 1.0), 6), fluency_rating(1.0, 10.0, 0.1)
     (2.0, 1.0, 0.0)
     """
     low, high = DISTINCT_2_SPAN
@@ -171,7 +172,7 @@ class EmbeddingJudge:
         """Of the embedding model, the references and the instruction scale."""
         if not self._fingerprint:
             model = _weights_digest(self.model_path)
-            self._fingerprint = digest(["embedding", 1, model, self.references, list(self._instruction)])
+            self._fingerprint = digest(["embedding", 2, model, self.references, list(self._instruction)])
         return self._fingerprint
 
     def rate(self, cases: Sequence[Case]) -> list[Judgement]:
@@ -210,8 +211,10 @@ class EmbeddingJudge:
     def _answer(self, question: Question) -> Judgement:
         case, aspect = question
         assert aspect in ASPECTS, aspect
-        if not case.reply.strip():
-            return Judgement(reason="empty")
+        if (
+            not case.reply.strip()
+        ):  # nothing said: no concept, no answer, no language; left out it would flatter a broken arm
+            return Judgement({aspect: 0.0}, flags=("empty_reply",))
         if aspect == "concept":
             rating = self._rate_concept(case)
         elif aspect == "instruction":

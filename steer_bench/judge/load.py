@@ -1,13 +1,15 @@
 """Judges by their YAML: `judge: {kind: openai, model: ...}` -> a judge."""
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from steer_bench.judge.embedding import EmbeddingJudge, Reference
 from steer_bench.judge.local import LocalJudge
 from steer_bench.judge.openai_judge import OpenAIJudge, Price
-from steer_bench.judge.rating import Judge
+from steer_bench.judge.rating import Judge, digest
 
 KEYS = {
     "embedding": ("model", "batch_size", "device"),
@@ -26,6 +28,46 @@ KEYS = {
     "local": ("model", "batch_size", "device", "dtype"),
 }
 """Kind -> the keys it takes beside `kind`."""
+HOW_FAST = ("concurrency", "timeout", "max_wait", "max_ignored", "price", "batch_size", "device")
+"""Keys that change what judging costs and never what a judge says."""
+
+
+def read_judge(spec: str) -> dict[str, Any]:
+    """A judge's configuration from one word of the command line: KIND, KIND:MODEL, with ,KEY=VALUE for more, or a YAML file.
+
+    >>> read_judge("openai:gpt-4o-mini,base_url=http://localhost:8000/v1,concurrency=4")
+    {'kind': 'openai', 'model': 'gpt-4o-mini', 'base_url': 'http://localhost:8000/v1', 'concurrency': 4}
+    """
+    import yaml
+
+    try:
+        if spec.endswith((".yaml", ".yml")):
+            content = yaml.safe_load(Path(spec).read_text(encoding="utf-8"))
+            content = content.get("judge", content) if isinstance(content, dict) else content
+        else:
+            first, *pairs = re.split(r",(?=\w+=)", spec)
+            kind, _, model = first.partition(":")
+            content = {"kind": kind, **({"model": model} if model else {})}
+            content |= {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"--judge {spec}: cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"--judge {spec}: not a mapping; a judge is one like openai:gpt-4o-mini,concurrency=4")
+    load_judge(content, references={})
+    return content
+
+
+def judge_id(config: Mapping[str, Any]) -> str:
+    """A short name for files, the same for configurations that rate alike.
+
+    >>> judge_id({"kind": "openai", "model": "a/b"}) == judge_id({"kind": "openai", "model": "a/b", "concurrency": 4})
+    True
+    >>> judge_id({"kind": "embedding"})
+    'embedding-7609dc47'
+    """
+    telling = {key: value for key, value in config.items() if key not in HOW_FAST}
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", str(config.get("model", ""))).strip("-.")[-40:].lstrip("-.")
+    return "-".join(part for part in (str(config.get("kind")), model, digest(telling)[:8]) if part)
 
 
 def load_judge(

@@ -47,7 +47,7 @@ class Judgement:
     raw: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Aspect -> every reply of the judge, in order; more than one where it was asked again."""
     flags: tuple[str, ...] = ()
-    """"rating_in_reply": the rated text holds a rating of its own."""
+    """"rating_in_reply": the rated text holds a rating of its own; "empty_reply": there is nothing in it."""
 
     @property
     def score(self) -> float | None:

@@ -9,6 +9,7 @@ import json
 import math
 import sqlite3
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -41,7 +42,7 @@ class JudgementStore:
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False, isolation_level=None)
         try:
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            _use_wal(self._connection)
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute(_SCHEMA)
         except sqlite3.DatabaseError as error:
@@ -104,6 +105,19 @@ class JudgementStore:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _use_wal(connection: sqlite3.Connection, patience: float = 60.0) -> None:
+    """Switch to WAL mode, waiting for other processes: unlike every other statement this one fails at once where two open a new file."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 class StoredJudge:

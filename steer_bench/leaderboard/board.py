@@ -120,12 +120,12 @@ def build_board(results: Iterable[Results]) -> Board:
     found = [entry for result in results for entry in entries(result)]
     tables = _arm_tables(found, several=len(results) > 1)
     matrix = _matrix(found)
-    geometry = _geometry(results)
+    geometry, agreement = _geometry(results), _agreement(results)
     facts = tuple((name, _facts(result)) for name, result in zip(names, results, strict=True))
     from steer_bench.leaderboard.details import details_table, refused_table, specificity_table
 
     more = (details_table(found), specificity_table(results), refused_table(results))
-    tables += [table for table in (matrix, *more, geometry) if table is not None]
+    tables += [table for table in (matrix, *more, geometry, agreement) if table is not None]
     return Board(facts, tuple(tables), _notes(results), tuple(found))
 
 
@@ -265,6 +265,25 @@ def _geometry(results: Sequence[Results]) -> Table | None:
     )
     remark = "Geometry is a diagnostic beside behaviour: the target's mean vector alone reaches a high raw cosine."
     return Table("Geometry of the vectors, against native", columns, tuple(lines), (remark,))
+
+
+def _agreement(results: Sequence[Results]) -> Table | None:
+    """How far two judges of one run agree, by aspect."""
+    measured = [(str(r.run.get("name", "")), line) for r in results for line in r.run.get("agreement") or []]
+    if not measured:
+        return None
+    names = {str(one["id"]): str(one["name"]) for r in results for one in r.run.get("judges") or []}
+    lines = []
+    for run, line in measured:
+        first, second = (names.get(judge, judge) for judge in line["judges"])
+        texts = [Text(text) for text in (run, first, second, str(line["aspect"]))]
+        numbers = [Text(number(line[key], 2), line[key]) for key in ("kappa", "spearman")]
+        lines.append(Line((*texts, *numbers, Text(str(line["n"]), float(line["n"])))))
+    columns = ("run", "judge", "other judge", "aspect", "weighted kappa", "Spearman", "replies")
+    remark = (
+        "Kappa (quadratic weights) is 1 where two judges give the same ratings and 0 where they agree as by chance."
+    )
+    return Table("Agreement of judges", columns, tuple(lines), (remark,))
 
 
 def _facts(result: Results) -> tuple[tuple[str, str], ...]:

@@ -23,6 +23,7 @@ class SteeredLM(GeneratingLM):
 
     Besides the arguments of `hf`: `arms` (a file of RUN/arms/), a default steering `arm`, `source`, `concept`, `factor`;
     `layer` (only to check it is the file's), `positions` (text, generated, all), `strength` (scaled: factor times the
-    target's median centred residual norm; raw: factor times the vector as stored) and `records` (a SQLite file that keeps
-    finished replies and log-likelihoods). Raises ValueError for anything that does not fit, before the model is loaded.
+    target's median centred residual norm; raw: factor times the vector as stored), `records` (a SQLite file that keeps
+    finished replies and log-likelihoods) and `seed` (of sampled replies; see `sampling`). Raises ValueError for anything that
+    does not fit, before the model is loaded.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 
 from steer_bench.lm.decoding import forward, greedy, is_plain, left_padded, new_cache
 from steer_bench.lm.requests import Generation, Reply, Scored, Settings
+from steer_bench.lm.sampling import WARPERS, row_seed, samplers
 from steer_bench.lm.scoring import ScoringLM, head_at, log_likelihoods
 from steer_bench.records import record_key
 from steer_bench.steering import Steering
@@ -31,6 +33,7 @@ class GeneratingLM(ScoringLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Replies, each under its own steering; rows of different vectors and factors share batches."""
         jobs: list[tuple[Settings, Generation]] = []
+        seen: Counter[tuple[Settings, Generation]] = Counter()
         for request in requests:
             steering, perplexity = self._steering(request)
             settings = self._settings(request.args[1])
@@ -40,7 +43,12 @@ class GeneratingLM(ScoringLM):
                     f"max_gen_toks {settings.max_new_tokens}: the model's whole length is {self.max_length}"
                 )
             prompt = self.tok_encode(request.args[0])[-room:]
-            jobs.append((settings, Generation(tuple(prompt), steering, self._start(prompt, len(prompt)), perplexity)))
+            row = Generation(tuple(prompt), steering, self._start(prompt, len(prompt)), perplexity)
+            if settings.sampling:
+                row = row._replace(sample=int(request.args[2].get("sample", 0)) if len(request.args) > 2 else 0)
+                seen[settings, row] += 1
+                row = row._replace(repeat=seen[settings, row] - 1)
+            jobs.append((settings, row))
         replies: list[Reply | None] = [None] * len(jobs)
         for settings in dict.fromkeys(settings for settings, _ in jobs):
             mine = [i for i, (other, _) in enumerate(jobs) if other == settings]
@@ -55,18 +63,18 @@ class GeneratingLM(ScoringLM):
         until = handle_stop_sequences(kwargs.pop("until", None), eos=eos)
         max_new_tokens = kwargs.pop("max_gen_toks")
         kwargs.pop("max_length", None)
-        temperature = kwargs.pop("temperature", 0.0)
-        if temperature and kwargs.get("do_sample") is not False:
-            kwargs.update(do_sample=True, temperature=temperature)
-        else:
-            kwargs["do_sample"] = False
-        return Settings(tuple(until), max_new_tokens, json.dumps(kwargs, sort_keys=True))
+        asked = kwargs.pop("do_sample", None)
+        given = {name: kwargs.pop(name, None) for name in WARPERS}
+        sampling = {name: value for name, value in given.items() if value}
+        if asked and "temperature" not in gen_kwargs:
+            sampling["temperature"] = 1.0
+        drawn = json.dumps(sampling, sort_keys=True) if sampling.get("temperature") and asked is not False else ""
+        return Settings(tuple(until), max_new_tokens, json.dumps({**kwargs, "do_sample": False}, sort_keys=True), drawn)
 
     def _generate(self, rows: Sequence[Generation], settings: Settings, quiet: bool) -> list[Reply]:
-        places = list(enumerate(rows)) if settings.samples else list(enumerate(dict.fromkeys(rows)))
-        keys = [self._generation_key(row, settings, i if settings.samples else 0) for i, row in places]
-        known = self.records.get(keys)
-        missing = [(key, row) for key, (_, row) in zip(keys, places, strict=True) if key not in known]
+        keys = {row: self._generation_key(row, settings) for row in dict.fromkeys(rows)}
+        known = self.records.get(keys.values())
+        missing = [(key, row) for row, key in keys.items() if key not in known]
         missing.sort(key=lambda item: (-len(item[1].prompt), item[1].prompt))
         with tqdm(
             total=len(missing), desc=f"replies of {self.name}", disable=quiet or self.rank != 0 or None, unit="reply"
@@ -81,28 +89,28 @@ class GeneratingLM(ScoringLM):
             self._in_batches(
                 "generate", missing, lambda batch: self._continue([row for _, row in batch], settings), keep
             )
-        ordered = (
-            keys
-            if settings.samples
-            else [dict(zip((row for _, row in places), keys, strict=True))[row] for row in rows]
-        )
-        return [Reply(*known[key]) for key in ordered]
+        return [Reply(*known[keys[row]]) for row in rows]
 
-    def _generation_key(self, row: Generation, settings: Settings, sample: int) -> str:
+    def _generation_key(self, row: Generation, settings: Settings) -> str:
         vector = self.bank.digest(row.steering) if self.bank and row.steering.is_steered else ""
         return record_key(
             kind="reply", **self._fingerprint, ids=list(row.prompt), vector=vector, start=row.start if vector else 0,
             perplexity=row.perplexity, until=list(settings.until), tokens=settings.max_new_tokens, kwargs=settings.kwargs,
-            sample=sample,
+            sample=[settings.sampling, self.seed, row.sample, row.repeat] if settings.sampling else 0,
         )  # fmt: skip
+
+    def _row_seed(self, row: Generation) -> int:
+        """Of the row's own random numbers."""
+        vector = self.bank.digest(row.steering) if self.bank and row.steering.is_steered else ""
+        return row_seed(self.seed, row.prompt, vector, row.sample, row.repeat)
 
     def _continue(self, batch: Sequence[Generation], settings: Settings) -> list[list[Any]]:
         """[text, perplexity under the unsteered model or None, number of tokens] of each reply."""
         strings = [stop for stop in settings.until if self._stop_id(stop) is None]
         stop_ids = set(self._stop_ids(settings.until))
-        plain = json.loads(settings.kwargs) == {"do_sample": False} and self._is_plain
+        plain = not settings.sampling and json.loads(settings.kwargs) == {"do_sample": False} and self._is_plain
         new_tokens = (
-            self._greedy(batch, settings, stop_ids, strings) if plain else self._sampled(batch, settings, strings)
+            self._greedy(batch, settings, stop_ids, strings) if plain else self._by_generate(batch, settings, strings)
         )
         texts, tokens = [], []
         for generated in new_tokens:
@@ -155,7 +163,7 @@ class GeneratingLM(ScoringLM):
             pad=self._pad, device=self.device, **options,
         )  # fmt: skip
 
-    def _sampled(self, batch: Sequence[Generation], settings: Settings, strings: Sequence[str]) -> list[list[int]]:
+    def _by_generate(self, batch: Sequence[Generation], settings: Settings, strings: Sequence[str]) -> list[list[int]]:
         """New tokens of each row by transformers' `generate`, with whatever settings it takes."""
         ids, mask = left_padded([row.prompt for row in batch], self._pad, self.device)
         width = ids.shape[1]
@@ -163,6 +171,9 @@ class GeneratingLM(ScoringLM):
             input_ids=ids, attention_mask=mask, max_new_tokens=settings.max_new_tokens, use_cache=True,
             pad_token_id=self._pad, eos_token_id=self._stop_ids(settings.until), **json.loads(settings.kwargs),
         )  # fmt: skip
+        if settings.sampling:
+            seeds = [self._row_seed(row) for row in batch]
+            call["logits_processor"] = samplers(json.loads(settings.sampling), seeds)
         if strings:
             call["stopping_criteria"] = stop_sequences_criteria(self.tokenizer, list(strings), width, len(batch))
         if any(row.steering.is_steered for row in batch):

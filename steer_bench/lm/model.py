@@ -41,6 +41,7 @@ class SteeredHF(HFLM):
         positions: str = "text",
         strength: str = "scaled",
         records: str | None = None,
+        seed: int = 0,
         **kwargs: Any,
     ) -> None:
         for given, known, name in ((positions, POSITIONS, "positions"), (strength, STRENGTHS, "strength")):
@@ -52,7 +53,7 @@ class SteeredHF(HFLM):
                 "arm=… and factor=… need arms=FILE, the arms file of the target (RUN/arms/MODEL.safetensors)"
             )
         self.bank = VectorBank(loaded_arms, strength=strength) if loaded_arms else None
-        self.positions = positions
+        self.positions, self.seed = positions, int(seed)
         self._default = Steering(arm, str(source), str(concept), factor) if arm else Steering()
         if arm and loaded_arms is not None:  # also at factor 0: a misspelt name is never quietly unsteered
             loaded_arms.find(arm, str(source), str(concept))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -76,6 +75,10 @@ class Generation(NamedTuple):
     start: int
     perplexity: bool
     """Whether the reply's perplexity under the unsteered model is wanted."""
+    sample: int = 0
+    """Which of several replies to the same request; always 0 in greedy decoding."""
+    repeat: int = 0
+    """How often the same request and sample stood before it in the list; always 0 in greedy decoding."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,5 @@ class Settings:
     max_new_tokens: int
     kwargs: str
     """Anything else `generate` takes, as canonical JSON."""
-
-    @property
-    def samples(self) -> bool:
-        """Whether equal requests may get different replies."""
-        return bool(json.loads(self.kwargs).get("do_sample"))
+    sampling: str = ""
+    """temperature, top_k, top_p and min_p as canonical JSON; "" for greedy decoding."""

@@ -7,8 +7,8 @@ Likelihood arms meet at matched damage, generation arms at the factor chosen on 
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,8 @@ PERPLEXITY = "steered_perplexity"
 UNSTEERED = "unsteered"
 SEEDED = ("random", "random-covariance")
 """Controls that may have several seeds, an arm each."""
+SAMPLE_MARK = "#"
+"""Between a prompt's id and the number of one of several sampled replies to it, in a row's item."""
 DAMAGE_LIMIT = 1.3
 """Arms are compared at the largest factor whose perplexity ratio on neutral text is at most this."""
 
@@ -232,7 +234,7 @@ def measure_generation(
 
     `costs`: likelihood curves that give the perplexity ratio at the selected factor. The unsteered arm has effect 0.
     """
-    table = _group(rows, task, target)
+    table = _group(one_a_prompt(rows), task, target)
     items = {concept: table.items(concept, "score") for concept in table.concepts}
     shape = (len(table.concepts), max(map(len, items.values()), default=0))
     effects, scores, factors, ratios, totals = {}, {}, {}, {}, {}
@@ -269,6 +271,21 @@ def _gate(table: "_Table") -> NDArray[np.bool_] | None:
         if factor is not None:
             passed[index] = float(nan_mean(table.changes(native, concept, factor, "select", items))) > 0
     return passed
+
+
+def one_a_prompt(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows with the samples of a prompt averaged, scored ones only: they share the prompt and are no items of their own."""
+    samples: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        prompt, mark, _ = row.item.partition(SAMPLE_MARK)
+        if mark:
+            samples[*row.key[:6], prompt, row.role].append(row)
+        else:
+            yield row
+    for several in samples.values():
+        values = [row.value for row in several if row.value is not None]
+        mean = math.fsum(values) / len(values) if values else None
+        yield replace(several[0], item=several[0].item.partition(SAMPLE_MARK)[0], value=mean)
 
 
 def nan_mean(values: Array, axis: int = -1) -> Array:

@@ -1,7 +1,7 @@
 """Adapters: one YAML per arm, naming a method and its options.
 
 adapter: linear
-kind: transfer            # baseline, transfer, or control
+kind: transfer            # baseline, transfer, control, or ceiling
 method: ridge             # a name in FITS (needs a source) or ROWS (does not)
 options: {strengths: [0.01, 0.1]}
 about: one line that says what it is, with its reference
@@ -20,7 +20,7 @@ import yaml
 from steer_bench import shipped
 from steer_bench.concepts import check_id
 
-KINDS = ("baseline", "transfer", "control")
+KINDS = ("baseline", "transfer", "control", "ceiling")
 METHODS = {
     "identity": (), "identity-random": (), "ridge": ("strengths",), "low-rank": ("ranks",), "procrustes": ("ranks",),
     "concept-ridge": ("strength", "intercept"),
@@ -28,7 +28,7 @@ METHODS = {
     "contrast": ("strengths", "shrink_to_linear"), "anchors": ("count", "strength"), "unembedding": ("strengths",),
     "nearest-concept": (), "shuffled-ridge": ("strengths",), "text-relay": ("texts", "factor", "max_new_tokens"),
     "native": (), "mean": (), "genre-mean": (), "random": ("seeds",), "random-covariance": ("seeds",), "wrong-concept": (),
-    "few-shot": ("n",),
+    "few-shot": ("n",), "prompt": ("topic", "rule"),
 }  # fmt: skip
 """Options of each method. Kept here so that a YAML is checked without importing torch; a test holds it to the functions."""
 
@@ -86,6 +86,12 @@ def _checked(content: Any, path: Path) -> Adapter:
     if not isinstance(options, dict):
         raise ValueError(f"{path}: options must be a mapping")
     _known(options, METHODS[content["method"]], f"{path}: unknown option of method {content['method']!r}")
+    for kind in METHODS["prompt"] if content["method"] == "prompt" else ():
+        template = options.get(kind)
+        if not isinstance(template, str) or "{instruction}" not in template or "{concept}" not in template:
+            raise ValueError(
+                f"{path}: option {kind!r} of method 'prompt' is a text with {{instruction}} and {{concept}} in it"
+            )
     return Adapter(content["adapter"], content["kind"], content["method"], content["about"], options)
 
 

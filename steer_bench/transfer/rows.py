@@ -64,6 +64,11 @@ def wrong_concept(target: Side, concepts: Sequence[str], seed: int) -> dict[str,
     return wrong
 
 
+def prompt(target: Side, concepts: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """No vector at all: the arm asks for the concept in the instruction."""
+    return {}
+
+
 def _gaussian(target: Side, concept: str, seed: int) -> Tensor:
     """(d_model,) standard normal, its own for each (seed, target, concept) and the same on every machine."""
     digest = hashlib.sha256(f"{seed}:{target.model}:{concept}".encode()).digest()
@@ -78,6 +83,7 @@ ROWS: Mapping[str, Callable[[Side, Sequence[str], int], dict[str, Tensor]]] = {
     "random": random,
     "random-covariance": random_covariance,
     "wrong-concept": wrong_concept,
+    "prompt": prompt,
 }
 
 

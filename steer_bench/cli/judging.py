@@ -1,0 +1,110 @@
+"""Commands that ask a judge: rate a finished run again, or measure a judge before it is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer_bench.cli.app import Out, RunArgument, Unscored, app, print_files, run_stages
+
+if TYPE_CHECKING:
+    from steer_bench.experiment import Run
+    from steer_bench.judge import CheckRow
+
+JudgeSpec = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", metavar="SPEC", help="KIND[:MODEL][,KEY=VALUE...] or a YAML file; default the experiment's judge."
+    ),
+]
+
+
+def open_judged(experiment: str, out: Path | None, spec: str | None, *, probe: bool = True) -> Run:
+    """The run, with the judge given if there is one, whose judge answers: asked before any model is loaded."""
+    from steer_bench.experiment import open_run
+    from steer_bench.experiment.judging import probe_run
+    from steer_bench.judge import read_judge
+
+    opened = open_run(experiment, out, judge=None if spec is None else read_judge(spec))
+    if probe:
+        probe_run(opened)
+    return opened
+
+
+def end_judged(run: Run, config: Mapping[str, Any], max_unscored: float) -> None:
+    """Exit code 3, and why, where too many replies have no rating."""
+    from steer_bench.experiment.judging import all_ratings, unscored_line
+    from steer_bench.judge import judge_id
+
+    line = unscored_line(all_ratings(run).get(judge_id(config), {}), max_unscored)
+    if line is not None:
+        typer.echo(f"{line}; ask again with: steer-bench judge {run.folder}", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
+def judge(
+    experiment: RunArgument = "quickstart",
+    judge: JudgeSpec = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Rate nothing: measure the judge on texts with a known answer.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="For --check: texts a side and concept.")] = None,
+    max_unscored: Unscored = 0.02,
+    out: Out = None,
+) -> None:
+    """Rate the replies of a finished run, or rate them again by another judge; generates nothing."""
+    from steer_bench.experiment import open_run
+    from steer_bench.experiment.judging import JUDGED, all_ratings, judging_facts, probe, unrated
+    from steer_bench.experiment.judging import check as check_run
+    from steer_bench.judge import judge_id, read_judge
+
+    opened = open_run(experiment, out)
+    config = read_judge(judge) if judge else opened.experiment.judge
+    if check:
+        probe(config)
+        _print_check(check_run(opened, config, limit=limit))
+        return
+    if JUDGED not in opened.experiment.tasks:
+        raise ValueError(f"{opened.folder}: the run has no {JUDGED}, the task whose replies are judged")
+    if unrated(opened, config, again=True):
+        probe(config)
+    print_files(run_stages(opened, ("judge",), config=config))
+    ratings, name = all_ratings(opened), judge_id(config)
+    for target, found in ratings[name].items():
+        usage = found.card.get("usage") or {}
+        spent = f"{usage['calls']:,} calls, {usage['input_tokens'] + usage['output_tokens']:,} tokens" if usage else ""
+        cost = f", ${usage['cost']:.2f}" if usage.get("cost") is not None else ""
+        typer.echo(
+            f"{target}: {found.card['total']} replies, {found.unscored} unscored"
+            + (f"; {spent}{cost}" if spent else "")
+        )
+    for line in judging_facts(opened, ratings).get("agreement", []):
+        if name in line["judges"]:
+            kappa, spearman = (
+                f"{value:.2f}" if value is not None else "n/a" for value in (line["kappa"], line["spearman"])
+            )
+            typer.echo(
+                f"{' and '.join(line['judges'])}, {line['aspect']}: kappa {kappa}, Spearman {spearman}, n {line['n']}"
+            )
+    typer.echo(f"to show its ratings: steer-bench report {opened.folder} --judge {name}")
+    end_judged(opened, config, max_unscored)
+
+
+def _print_check(rows: list[CheckRow]) -> None:
+    from tabulate import tabulate
+
+    lines = [
+        (
+            row.aspect, row.group, "n/a" if row.auroc is None else f"{row.auroc:.3f}", row.n, f"{row.unscored:.1%}",
+            ", ".join(f"{count} {reason}" for reason, count in row.reasons.items()), row.tokens,
+            "" if row.cost is None else f"${row.cost:.4f}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    typer.echo(f"judge: {rows[0].judge}")
+    headers = ("aspect", "texts", "AUROC", "n", "unscored", "why", "tokens", "cost")
+    typer.echo(tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True))
