@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from steer_bench.leaderboard import page, render
 from steer_bench.leaderboard.board import Board, build_board
+from steer_bench.leaderboard.comparison import Difference, compare, comparison_table
 from steer_bench.leaderboard.entries import KINDS, Cell, Entry, Points, entries, headline_task, kind_of
 from steer_bench.leaderboard.merging import check_same_protocol
+from steer_bench.leaderboard.render import table_to_text
 from steer_bench.leaderboard.table import Line, Table, Text, interval, number
 from steer_bench.results import Results, load_results, write_atomic
 from steer_bench.samples import Samples, samples_beside, thin
@@ -29,6 +31,7 @@ __all__ = [
     "KINDS",
     "Board",
     "Cell",
+    "Difference",
     "Entry",
     "Line",
     "Points",
@@ -36,11 +39,14 @@ __all__ = [
     "Text",
     "build_board",
     "check_same_protocol",
+    "compare",
+    "comparison_table",
     "entries",
     "headline_task",
     "interval",
     "kind_of",
     "number",
+    "table_to_text",
     "to_csv",
     "to_html",
     "to_latex",

@@ -86,6 +86,12 @@ def to_markdown(board: Board, figures: Sequence[str] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def table_to_text(table: Table) -> str:
+    """A table for a terminal: Markdown, its remarks below."""
+    remarks = "\n".join(f"- {escape_markdown(remark)}" for remark in table.remarks)
+    return f"{_markdown_table(table)}\n\n{remarks}" if remarks else _markdown_table(table)
+
+
 def to_latex(board: Board) -> str:
     """The tables of the board in LaTeX, one tabular each."""
     parts = []
