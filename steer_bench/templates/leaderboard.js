@@ -265,7 +265,7 @@ function card(group, i, state) {
   const chosen = arm === state.get("arm") && (!state.get("source") || ["", state.get("source")].includes(source));
   return el("article", {class: "card" + (chosen ? " chosen" : ""), "data-arm": arm},
     el("header", {}, el("h3", {text: line(arm) + (source ? " from " + line(source) : "")}), value),
-    el("div", {class: "chips"}, el("span", {text: (kinds.get(arm) ?? "") + (run.factor[i] ? `, factor ${run.factor[i]}` : "")}), ...chips),
+    el("div", {class: "chips"}, run.factor[i] ? el("span", {text: `${kinds.get(arm) ?? "arm"}, factor ${run.factor[i]}`}) : null, ...chips),
     el("p", {class: "text reply", text: run.reply[i] || "(an empty reply)"}),
     said.length ? el("details", {open: run.value[i] === null}, el("summary", {text: "The judge's own words"}), ...said.flatMap(([aspect, values]) => [el("h4", {text: aspect}), el("p", {class: "text", text: values[i]})])) : null);
 }
