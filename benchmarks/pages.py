@@ -69,7 +69,9 @@ def load_page(page: Path) -> dict[str, float]:
                 raise RuntimeError("the page did not come up")
             timed = "const start = performance.now(); {}; return (performance.now() - start) / 1000;"
             search = browser.execute_script(timed.format("location.hash; go({find: 'harbour wind'}, true)"))
-            opened = browser.execute_script(timed.format("go({find: null, at: pointer(groups[groups.length - 1])}, true)"))
+            opened = browser.execute_script(
+                timed.format("go({find: null, at: pointer(groups[groups.length - 1])}, true)")
+            )
         finally:
             browser.quit()
     return {"load": loaded, "search": search, "open": opened}

@@ -7,7 +7,21 @@ from synthetic_rows import FACTORS, KINDS, WITHOUT_SOURCE
 
 from steer_bench.samples import Origin, Sample, Samples
 
-WORDS = ("sea", "harbour", "boat", "wind", "law", "court", "judge", "night", "bread", "rain", "letter", "garden", "stone")
+WORDS = (
+    "sea",
+    "harbour",
+    "boat",
+    "wind",
+    "law",
+    "court",
+    "judge",
+    "night",
+    "bread",
+    "rain",
+    "letter",
+    "garden",
+    "stone",
+)
 HOSTILE = (
     "<script>window.hacked=1</script></script><img src=x onerror=window.hacked=2>|`x`\n# y [z](javascript:alert(2)) "
     '" onerror="alert(3)" <!-- ]]> \x1b]0;title\x07\x1b[31m \u202etxet $a$ {{ 7*7 }} & \u2028 \''

@@ -142,6 +142,7 @@ def test_a_sample_is_opened_from_the_list_with_its_words_and_origin_and_the_addr
     assert not browser.find_element("id", "prompt").is_displayed()
     assert text(browser, "#pages") == "page 1 of 2: 36 prompts, 576 replies"  # 3 x 12 prompts, 1 + 5 x 3 replies each
     click(browser, "#groups tr:nth-child(3) button")
+    until(browser, lambda: browser.find_element("id", "prompt").is_displayed())
     assert text(browser, "#prompt-text") == "Tell me about number 2."
     assert browser.switch_to.active_element.get_attribute("id") == "prompt-title"
     click(browser, "#origin summary")

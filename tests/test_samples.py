@@ -78,7 +78,12 @@ def write_lm_eval(folder, rows, name="samples_concept_steering_2026-01-01T00-00-
     lines = []
     for row, reply in rows:
         doc = {key: row[key] for key in ("arm", "source", "concept", "factor", "item", "role")}
-        sample = {"doc": {**doc, "text": "Say it."}, "resps": [[reply]], "filtered_resps": [reply], "metrics": ["native"]}
+        sample = {
+            "doc": {**doc, "text": "Say it."},
+            "resps": [[reply]],
+            "filtered_resps": [reply],
+            "metrics": ["native"],
+        }
         lines.append(json.dumps({**sample, "native": row}))
     (folder / name).write_text("\n".join(lines) + "\n")
 

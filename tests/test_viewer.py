@@ -67,7 +67,14 @@ def test_it_serves_the_pages_and_the_figures(viewer):
     [
         *("/records.sqlite", "/experiment.yaml", "/figures/", "/figures", "/figures/notes.txt", "/figures/out.svg"),
         *("/../secret.svg", "/figures/../../secret.svg", "/figures/%2e%2e/%2e%2e/secret.svg", "/%2e%2e%2fsecret.svg"),
-        *("//etc/passwd", "/etc/passwd", "/../../etc/passwd", "/leaderboard.html/..", "/leaderboard.html%00", "/nothing"),
+        *(
+            "//etc/passwd",
+            "/etc/passwd",
+            "/../../etc/passwd",
+            "/leaderboard.html/..",
+            "/leaderboard.html%00",
+            "/nothing",
+        ),
     ],
 )
 def test_nothing_else_of_the_folder_or_outside_it_is_served(viewer, path):
@@ -77,7 +84,9 @@ def test_nothing_else_of_the_folder_or_outside_it_is_served(viewer, path):
     assert b"root:" not in answer.body
 
 
-@pytest.mark.parametrize("host", ["example.com", "example.com:{port}", "127.0.0.1", "127.0.0.1:1", "", "127.0.0.1.example.com:{port}"])
+@pytest.mark.parametrize(
+    "host", ["example.com", "example.com:{port}", "127.0.0.1", "127.0.0.1:1", "", "127.0.0.1.example.com:{port}"]
+)
 def test_a_request_in_another_name_is_refused(viewer, host):
     answer = ask(viewer, "/", host.format(port=viewer.server_port))
     assert answer.status == 403

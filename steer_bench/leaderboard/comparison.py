@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steer_bench.leaderboard.arms import short
-from steer_bench.leaderboard.entries import RULES, SPECIFICITY, STEERING
+from steer_bench.leaderboard.entries import RULES, STEERING
 from steer_bench.leaderboard.merging import differing, protocol_of, shorten
 from steer_bench.leaderboard.table import MISSING, Line, Table, Text, interval, number
 from steer_bench.results import Results, Row
@@ -15,6 +15,7 @@ from steer_bench.stats import (
     DAMAGE_LIMIT,
     LIKELIHOOD,
     PERPLEXITY,
+    SPECIFICITY,
     UNSTEERED,
     Arm,
     Estimate,

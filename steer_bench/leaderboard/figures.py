@@ -12,9 +12,9 @@ import numpy as np
 
 from steer_bench import plots
 from steer_bench.leaderboard.arms import SHORT
-from steer_bench.leaderboard.entries import RULES, SPECIFICITY, STEERING, Entry, Points, kind_of
+from steer_bench.leaderboard.entries import RULES, STEERING, Entry, Points, kind_of
 from steer_bench.results import Results
-from steer_bench.stats import DAMAGE_LIMIT, LIKELIHOOD, Arm, nan_mean
+from steer_bench.stats import DAMAGE_LIMIT, LIKELIHOOD, SPECIFICITY, nan_mean, specificity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -216,25 +216,18 @@ def _geometry(results: Sequence[Results], pairs: Sequence[tuple[str, list[Entry]
 
 
 def _specificity(results: Sequence[Results], several: bool) -> list[plots.Matrix]:
-    """One a steered arm: rows are the vectors' concepts, columns the concepts that were scored.
-
-    From rows of the task `specificity`: `concept` is the vector's, `item` the scored one. Values at several factors, or
-    in several roles, are averaged.
-    """
+    """One a native or transfer arm: rows are the vectors' concepts, columns the concepts whose texts were scored."""
     matrices = []
     for result in results:
-        values: dict[tuple[str, Arm], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-        for row in result.rows:
-            if row.task == SPECIFICITY and row.value is not None and row.concept:
-                values[row.target, Arm(row.source, row.arm)][row.concept, row.item].append(row.value)
-        shown = [key for key in values if kind_of(result.run, key[1].name) in ("baseline", "transfer")]
-        for target, arm in sorted(shown, key=lambda key: (key[0], key[1].name != "native", key[1])):
-            by_pair = values[target, arm]
-            vectors, scored = sorted({v for v, _ in by_pair}), sorted({s for _, s in by_pair})
-            title = f"{arm.name} on {target}" + (f" from {arm.source}" if arm.source else "")
-            title += f" ({result.run.get('name', '')})" if several else ""
-            cells = tuple(tuple(fmean(by_pair[v, s]) if (v, s) in by_pair else None for s in scored) for v in vectors)
-            matrices.append(plots.Matrix(title, tuple(vectors), tuple(scored), cells))
+        for target in sorted({row.target for row in result.rows if row.task == SPECIFICITY}):
+            found = specificity(result.rows, target)
+            shown = [arm for arm in found if kind_of(result.run, arm.name) in ("baseline", "transfer")]
+            for arm in sorted(shown, key=lambda arm: (arm.name != "native", arm)):
+                title = f"{arm.name} on {target}" + (f" from {arm.source}" if arm.source else "")
+                title += f" ({result.run.get('name', '')})" if several else ""
+                names = found[arm].concepts
+                cells = tuple(tuple(v if np.isfinite(v) else None for v in line) for line in found[arm].matrix.tolist())
+                matrices.append(plots.Matrix(title, names, names, cells))
     return matrices[:MAX_PANELS]
 
 
