@@ -100,12 +100,12 @@ def test_it_takes_no_other_method_and_listens_on_this_machine_only(viewer):
 
 
 def test_a_folder_without_a_page_or_a_taken_port_is_an_error_that_says_what_to_do(folder, tmp_path):
-    with pytest.raises(ValueError, match="no leaderboard.html there; make it with steer-bench report"):
+    with pytest.raises(ValueError, match=r"no leaderboard\.html there; make it with steer-bench report"):
         Viewer(tmp_path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(ValueError, match="can not be had on 127.0.0.1"):
+        with pytest.raises(ValueError, match=r"can not be had on 127\.0\.0\.1"):
             Viewer(folder, taken.getsockname()[1])
 
 

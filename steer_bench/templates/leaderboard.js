@@ -72,9 +72,9 @@ function go(changes, quiet = false) {
     if (value === null || value === "") state.delete(key); else state.set(key, value);
   }
   const hash = "#" + state.toString();
-  if (quiet) { history.replaceState(null, "", hash); render(); }
-  else if (hash === (location.hash || "#")) render();
-  else location.hash = hash;
+  // Drawn at once, so that what comes next can take the focus; going back in history fires hashchange.
+  if (quiet) history.replaceState(null, "", hash); else history.pushState(null, "", hash);
+  render();
 }
 
 // Factor curves of one arm.
