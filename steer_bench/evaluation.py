@@ -29,7 +29,7 @@ from steer_bench.concepts import Concept, Prompt
 from steer_bench.judge import JudgeError, Judgement, Reply, distinct_2, judge_id, rate_replies
 from steer_bench.judge.replies import Key
 from steer_bench.protocol import Protocol
-from steer_bench.results import Row
+from steer_bench.results import WORDS, Row
 from steer_bench.rules import check_rule
 from steer_bench.stats import SAMPLE_MARK, measure_generation, measure_likelihood, nan_mean, specificity
 from steer_bench.vectors import UNSTEERED, load_card
@@ -362,7 +362,8 @@ class SteerTask(ConfigurableTask):
         if "bypass" in self._metric_fn_list:
             return {"bypass": row}
         labels = self._labels if doc["arm"] == UNSTEERED else [Cell(doc["arm"], doc["source"], "", 0).label]
-        return dict.fromkeys(labels, row)
+        words = spoken(self._judgements.get(_row_id(doc)))
+        return {label: {**row, WORDS: words} if words and label == labels[0] else row for label in labels}
 
     def _measured(self, doc: JSON, answer: Any) -> Row:
         keys = {key: doc[key] for key in ("source", "arm", "concept", "factor", "item", "role")}
@@ -467,3 +468,12 @@ def _headline(rows: Sequence[JSON], *, measure: str, target: str) -> float:
 
 def _row_id(doc: JSON) -> Key:
     return doc["arm"], doc["source"], doc["concept"], doc["factor"], doc["item"]
+
+
+def spoken(judgement: Judgement | None) -> dict[str, str]:
+    """What the judge wrote, by aspect: its explanation; every reply where none of them gave a rating; nothing of a judge without words."""
+    if judgement is None:
+        return {}
+    answers = {aspect: "\n\n".join(texts) for aspect, texts in judgement.raw.items()}
+    words = {**(answers if judgement.reason else {}), **judgement.explanation}
+    return {aspect: text for aspect, text in words.items() if text}

@@ -1,12 +1,13 @@
-"""Figures: effect against cost, factor curves and recovered fractions, as SVG.
+"""Figures: effect against cost, factor curves, recovered fractions, geometry and matrices, as SVG or PNG.
 
-    series and dots -> [figures] -> SVG or PNG bytes
+    series, dots and matrices -> [figures] -> SVG or PNG bytes
 
 Needs matplotlib, an extra, imported only when something is drawn: pip install "steer-bench[plots]".
 """
 
 import io
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -20,10 +21,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREYS = ("#5F5F5F", "#8C8C8C", "#3F3F3F", "#A5A5A5")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 NATIVE_COLOUR = "#000000"
-RATIO_TICKS = (1, 1.3, 2, 3, 5, 10, 30, 100)
+RATIO_TICKS, CLOSE_RATIO_TICKS = (1, 1.3, 2, 3, 5, 10), (1, 1.1, 1.2, 1.3, 1.5, 1.7)
 RATIO_CUT = 10.0
 """Perplexity ratios beyond this are off the picture: the text is destroyed."""
 PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 4.3, 3.3, 3
+SMALL_COLUMNS = 4
+"""Small multiples beside each other."""
+NUMBERED = 10
+"""Matrices up to this many columns have their numbers in the cells."""
 ORDER = ("baseline", "transfer", "control", "ceiling")
 
 RC: dict[str, Any] = {
@@ -78,6 +83,34 @@ class DotPanel(NamedTuple):
     dots: tuple[Dot, ...]
 
 
+class Spot(NamedTuple):
+    """One arm as a point, with the interval of its y."""
+
+    arm: str
+    kind: str
+    x: float
+    y: float | None
+    low: float | None
+    high: float | None
+
+
+class ScatterPanel(NamedTuple):
+    """One picture of points: a source and a target."""
+
+    title: str
+    spots: tuple[Spot, ...]
+
+
+class Matrix(NamedTuple):
+    """A table of numbers as colours; None where there is none."""
+
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    """(n_rows, n_columns)"""
+
+
 def draw_frontier(panels: Sequence[Panel], limit: float) -> "Figure":
     """Effect against cost: likelihood lift (nats a token) over the perplexity ratio, a line an arm along its factors.
 
@@ -93,7 +126,9 @@ def draw_frontier(panels: Sequence[Panel], limit: float) -> "Figure":
             high = min(max([*ratios, 1.5]) * 1.08, RATIO_CUT)
             axis.set_xscale("log")
             axis.set_xlim(min([*ratios, 1.0]) / 1.03, high)
-            axis.xaxis.set_major_locator(FixedLocator([tick for tick in RATIO_TICKS if tick <= high]))
+            axis.xaxis.set_major_locator(
+                FixedLocator([tick for tick in (CLOSE_RATIO_TICKS if high < 2 else RATIO_TICKS) if tick <= high])
+            )
             axis.xaxis.set_minor_locator(NullLocator())
             axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
             axis.axvline(limit, color="#555555", linewidth=1, linestyle=":")
@@ -115,6 +150,114 @@ def draw_factor_curves(panels: Sequence[Panel], y_label: str, title: str) -> "Fi
             axis.set_ylabel(y_label)
         _finish(figure, axes, title, list(styles))
         return figure
+
+
+def draw_small_multiples(panels: Sequence[Panel], y_label: str, title: str) -> "Figure":
+    """A small picture a concept, all on the same axes: value over the steering factor, a line an arm."""
+    with _matplotlib():
+        figure, axes = _grid(len(panels), height=1.75, width=2.6, columns=SMALL_COLUMNS)
+        styles = _styles((s.arm, s.kind) for panel in panels for s in panel.series)
+        heights = [y for panel in panels for series in panel.series for y in series.y]
+        room = 0.06 * (max([*heights, 0.0]) - min([*heights, 0.0]) or 1.0)
+        for place, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
+            _lines(axis, panel, styles, size=3.2)
+            axis.set_ylim(min([*heights, 0.0]) - room, max([*heights, 0.0]) + room)
+            axis.set_title(shorten(panel.title, 34), loc="left", fontsize=9)
+            if place % SMALL_COLUMNS:
+                axis.tick_params(labelleft=False)
+            if place + SMALL_COLUMNS < len(panels):
+                axis.tick_params(labelbottom=False)
+            else:
+                axis.set_xlabel("steering factor", fontsize=8)
+        figure.supylabel(y_label, fontsize=9)
+        _finish(figure, axes, title, list(styles))
+        return figure
+
+
+def draw_scatter(panels: Sequence[ScatterPanel], title: str, x_label: str, y_label: str) -> "Figure":
+    """A point an arm, with the interval of its y."""
+    with _matplotlib():
+        figure, axes = _grid(len(panels))
+        styles = _styles((spot.arm, spot.kind) for panel in panels for spot in panel.spots)
+        for axis, panel in zip(axes, panels, strict=True):
+            for y, line in ((0.0, "-"), (1.0, "--")):
+                axis.axhline(y, color="#555555", linewidth=0.8, linestyle=line, zorder=0)
+            for spot in panel.spots:
+                if spot.y is None:
+                    continue
+                colour, marker, _ = styles[spot.arm]
+                if spot.low is not None and spot.high is not None:
+                    axis.plot(
+                        [spot.x, spot.x], [spot.low, spot.high], color=colour, linewidth=1.2, solid_capstyle="butt"
+                    )
+                axis.plot([spot.x], [spot.y], color=colour, marker=marker, markersize=6.5, linestyle="", label=spot.arm)
+            axis.set_xlim(min([spot.x for spot in panel.spots] + [0.0]) - 0.08, 1.05)
+            axis.set_xlabel(x_label)
+            axis.set_ylabel(y_label)
+            axis.set_title(shorten(panel.title), loc="left")
+        _finish(figure, axes, title, list(styles))
+        return figure
+
+
+def draw_matrices(
+    matrices: Sequence[Matrix],
+    title: str,
+    x_label: str,
+    y_label: str,
+    value_label: str,
+    limits: tuple[float, float] | None = None,
+) -> "Figure":
+    """Heat maps on one colour scale; numbers in the cells where there is room, a dot where there is no number."""
+    with _matplotlib():
+        wide = max((len(matrix.columns) for matrix in matrices), default=1)
+        tall = max((len(matrix.rows) for matrix in matrices), default=1)
+        cell = 0.6 if wide <= NUMBERED else 0.28
+        left, below = (
+            0.07 * max(len(shorten(name, 24)) for matrix in matrices for name in side(matrix))
+            for side in (lambda matrix: matrix.rows, lambda matrix: matrix.columns)
+        )
+        width, height = cell * wide + left + 0.3, min(cell, 0.45) * tall + 0.7 * below + 0.8
+        columns = max(1, min(COLUMNS, int(COLUMNS * PANEL_WIDTH / width)))
+        figure, axes = _grid(len(matrices), height=max(height, 1.7), width=max(width, 2.4), columns=columns)
+        known = [value for matrix in matrices for line in matrix.values for value in line if value is not None]
+        low, high = limits or (min([*known, 0.0]), max([*known, 0.0]) or 1.0)
+        for axis, matrix in zip(axes, matrices, strict=True):
+            axis.set_facecolor("#EDEDED")  # where there is no number
+            grid = [[math.nan if value is None else value for value in line] for line in matrix.values]
+            axis.imshow(grid, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+            axis.set_xticks(
+                range(len(matrix.columns)), [shorten(name, 24) for name in matrix.columns], rotation=30, ha="right"
+            )
+            axis.set_yticks(range(len(matrix.rows)), [shorten(name, 24) for name in matrix.rows])
+            axis.grid(False)
+            axis.tick_params(length=0)
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            for y, line in enumerate(matrix.values):
+                for x, value in enumerate(line):
+                    if value is None:
+                        axis.text(x, y, "·", ha="center", va="center", color="#5F5F5F")
+                    elif wide <= NUMBERED:
+                        dark = value < (low + high) / 2
+                        ink = "white" if dark else "black"
+                        axis.text(x, y, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=8)
+            axis.set_title(shorten(matrix.title), loc="left")
+            axis.set_xlabel(x_label)
+            axis.set_ylabel(y_label)
+        figure.colorbar(
+            axes[0].images[0], ax=axes, label=value_label, shrink=0.9, aspect=25, extend="both" if limits else "neither"
+        )
+        _finish(figure, axes, title)
+        return figure
+
+
+def shorten(text: str, width: int = 46) -> str:
+    """Text that fits: its middle left out.
+
+    >>> shorten("meta-llama/Llama-3.1-8B-Instruct", 16)
+    'meta-ll…Instruct'
+    """
+    return text if len(text) <= width else f"{text[: (width - 1) // 2]}…{text[-(width // 2) :]}"
 
 
 def draw_recovered(panels: Sequence[DotPanel], title: str) -> "Figure":
@@ -141,7 +284,7 @@ def draw_recovered(panels: Sequence[DotPanel], title: str) -> "Figure":
             axis.set_xlim(min([*ends, 0.0]) - 0.08, max([*ends, 1.0]) + 0.08)
             axis.grid(False, axis="y")
             axis.set_xlabel("recovered fraction of native's effect")
-            axis.set_title(panel.title, loc="left")
+            axis.set_title(shorten(panel.title), loc="left")
         _finish(figure, axes, title)
         return figure
 
@@ -176,15 +319,17 @@ def _matplotlib() -> Iterator[None]:
         yield
 
 
-def _grid(n: int, height: float = PANEL_HEIGHT) -> tuple["Figure", list["Axes"]]:
-    """A figure with n panels, at most COLUMNS beside each other."""
+def _grid(
+    n: int, height: float = PANEL_HEIGHT, width: float = PANEL_WIDTH, columns: int = COLUMNS
+) -> tuple["Figure", list["Axes"]]:
+    """A figure with n panels, at most `columns` beside each other."""
     from matplotlib.figure import Figure
 
     if n == 0:
         raise ValueError("nothing to draw; give at least one panel")
-    columns = min(n, COLUMNS)
+    columns = min(n, columns)
     rows = math.ceil(n / columns)
-    figure = Figure(figsize=(PANEL_WIDTH * columns, height * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for spare in axes[n:]:
         spare.remove()
@@ -213,7 +358,9 @@ def _styles(arms: Iterable[tuple[str, str]]) -> dict[str, tuple[str, str, str]]:
     return styles
 
 
-def _lines(axis: "Axes", panel: Panel, styles: dict[str, tuple[str, str, str]], cut: float = math.inf) -> None:
+def _lines(
+    axis: "Axes", panel: Panel, styles: dict[str, tuple[str, str, str]], cut: float = math.inf, size: float = 5
+) -> None:
     """Draw every arm of a panel from where it starts to the first point beyond `cut`."""
     axis.axhline(0, color="#555555", linewidth=0.8, zorder=0)
     heights = []
@@ -226,24 +373,25 @@ def _lines(axis: "Axes", panel: Panel, styles: dict[str, tuple[str, str, str]], 
             marker=marker,
             linestyle=line,
             label=series.arm,
-            linewidth=1.5,
-            markersize=5,
+            linewidth=1.5 if size >= 5 else 1.1,
+            markersize=size,
         )
         heights += [y for x, y in zip(series.x, series.y, strict=True) if x <= cut and math.isfinite(y)]
     if heights:
         room = 0.06 * (max([*heights, 0.0]) - min([*heights, 0.0]) or 1.0)
         axis.set_ylim(min([*heights, 0.0]) - room, max([*heights, 0.0]) + room)
-    axis.set_title(panel.title, loc="left")
+    axis.set_title(shorten(panel.title), loc="left")
 
 
 def _finish(figure: "Figure", axes: Sequence["Axes"], title: str, legend: Sequence[str] = ()) -> None:
     """Title, and one legend for all panels below them, in the order given."""
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    room = int(figure.get_figwidth() * 12)  # characters of the bold title that fit an inch, about
+    figure.suptitle(textwrap.fill(title, max(room, 24)), x=0.01, ha="left", fontweight="bold")
     handles: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     labels = [arm for arm in legend if arm in handles]
     if labels:
-        columns = min(len(labels), 4 * min(len(axes), COLUMNS))
+        columns = min(len(labels), max(2, int(figure.get_figwidth() / 1.05)))
         figure.legend([handles[label] for label in labels], labels, loc="outside lower left", ncols=columns)

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -23,6 +23,9 @@ COLUMNS = ("task", "target", "source", "arm", "concept", "factor", "item", "role
 """The order of Row's fields."""
 RATING = "ratings."
 """Prefix of the columns that hold ratings, e.g. `ratings.fluency`; null where a row has no such rating."""
+
+WORDS = "words"
+"""Key of the judge's own words beside a row in lm-eval's samples; not part of the row."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,15 @@ def load_rows(folder: str | Path) -> list[Row]:
 
     Raises ValueError, naming file and line, for a sample that carries no row of ours.
     """
+    rows = [Row(**{key: value for key, value in row.items() if key != WORDS}) for _, row in read_samples(folder)]
+    return sorted(rows, key=lambda row: row.key)
+
+
+def read_samples(folder: str | Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """(lm-eval's sample, our row in it) of the newest samples file of each task under `folder`.
+
+    A row may hold, beyond Row's fields, `words`: the judge's own words by aspect.
+    """
     newest: dict[str, Path] = {}
     for file in sorted(Path(folder).rglob("samples_*.jsonl"), key=lambda path: path.name):
         newest[file.name.removeprefix("samples_").rsplit("_", 1)[0]] = file
@@ -206,14 +218,15 @@ def load_rows(folder: str | Path) -> list[Row]:
         raise ValueError(
             f"{folder}: no samples_*.jsonl of lm-eval; run steer-bench evaluate, or lm_eval with --log_samples"
         )
-    rows = []
     for file in newest.values():
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                sample = json.loads(line)
-                rows.append(Row(**sample[sample["metrics"][0]]))
-            except (ValueError, KeyError, IndexError, TypeError) as error:
-                raise ValueError(
-                    f"{file}:{number}: not a sample of a steer-bench task ({error!r}); evaluate again"
-                ) from error
-    return sorted(rows, key=lambda row: row.key)
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    sample = json.loads(line)
+                    row = sample[sample["metrics"][0]]
+                    Row(**{key: value for key, value in row.items() if key != WORDS})
+                except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+                    raise ValueError(
+                        f"{file}:{number}: not a sample of a steer-bench task ({error!r}); evaluate again"
+                    ) from error
+                yield sample, row

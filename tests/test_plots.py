@@ -107,8 +107,13 @@ def test_results_become_figures_with_the_known_effects(monkeypatch):
     monkeypatch.setattr(plots, "draw_recovered", lambda panels, title: drawn.update(recovered=panels))
     monkeypatch.setattr(plots, "to_svg", lambda figure: b"<svg/>")
     results = make_results(wobble=0.0, n_concepts=3)
+    monkeypatch.setattr(plots, "draw_small_multiples", lambda panels, label, title: drawn.update(concepts=panels))
     figures = draw_figures([results], entries(results))
-    assert list(figures) == ["frontier", "factors-likelihood", "factors-steering", "factors-rules", "recovered"]
+    factors = ["factors-likelihood", "factors-steering", "factors-rules"]
+    assert list(figures) == ["frontier", *factors, "concepts-likelihood", "recovered"]
+    assert [panel.title for panel in drawn["concepts"]] == ["c00", "c01", "c02"]
+    one = next(s for s in drawn["concepts"][1].series if s.arm == "linear")
+    assert (one.x, one.y) == ((0.0, 0.2, 0.4, 0.8), pytest.approx((0.0, 0.18, 0.36, 0.72)))
     linear = next(s for s in drawn["frontier"][0].series if s.arm == "linear")
     assert linear.x == pytest.approx((1.0, *(math.exp(0.5 * factor) for factor in (0.2, 0.4, 0.8))))
     assert linear.y == pytest.approx((0.0, 0.18, 0.36, 0.72))  # strength 0.9 times the factor
@@ -120,4 +125,4 @@ def test_results_become_figures_with_the_known_effects(monkeypatch):
 def test_a_run_without_likelihoods_has_no_frontier():
     results = make_results(n_concepts=2)
     rated = type(results)(results.run, tuple(row for row in results.rows if row.task == "rule_following"))
-    assert list(draw_figures([rated], entries(rated))) == ["factors-rules", "recovered"]
+    assert list(draw_figures([rated], entries(rated))) == ["factors-rules", "concepts-rules", "recovered"]

@@ -1,4 +1,4 @@
-"""Stage report: RUN/results.json from lm-eval's samples, and of it the leaderboard and its figures."""
+"""Stage report: RUN/results.json and RUN/samples.json from lm-eval's samples, and of them the leaderboard and its figures."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+from steer_bench.concepts import load_prompts
 from steer_bench.experiment.config import read_yaml
 from steer_bench.experiment.judging import all_ratings, find_judge, judging_facts, saved_check, with_ratings
-from steer_bench.experiment.run import MissingStageError, Run, few_shot_sizes, versions
+from steer_bench.experiment.run import MissingStageError, Run, digest, few_shot_sizes, versions
 
 
 def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[Path]:
-    """RUN/results.json from lm-eval's samples, and of it leaderboard.md, .html and the figures.
+    """RUN/results.json and RUN/samples.json from lm-eval's samples, and of them leaderboard.md, .html and the figures.
 
     `judge`: id (or its beginning) of the judge whose ratings are shown; default the experiment's own.
     """
     from steer_bench.leaderboard import write_leaderboard
     from steer_bench.results import Results, load_rows, save_results
+    from steer_bench.samples import Samples, load_samples, save_samples
     from steer_bench.stats import unapplied
 
+    replies: list[Any] = []
     rows, complete, created = [], True, ""
     for target in run.targets:
         folder = run.evaluation(target)
@@ -31,6 +34,7 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
         expected = sum(json.loads((folder / "complete.json").read_text())["samples"].values())
         complete &= len(found) == expected
         rows.extend(found)
+        replies.extend(load_samples(folder))
     still = unapplied(rows)
     if still:
         task, target, arm = still[0]
@@ -49,7 +53,18 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
         provenance["judge"]["check"] = checked
     results = Results(provenance, tuple(rows))
     save_results(run.folder / "results.json", results)
-    return [run.folder / "results.json", *write_leaderboard([run.folder / "results.json"], run.folder, figures=figures)]
+    files = [run.folder / "results.json", run.folder / "samples.json"]
+    judge = str(results.run["judge"]["name"])
+    save_samples(files[1], Samples(run.experiment.name, judge, tuple(replies), _origins(run), len(replies)))
+    return [*files, *write_leaderboard(files[:1], run.folder, figures=figures, png=True)]
+
+
+def _origins(run: Run) -> dict[str, Any]:
+    """What each measured concept's vector was learned from."""
+    from steer_bench.samples import origin
+
+    learned = {key: run.divided[key][0] for key in run.measured}
+    return {key: origin(c.description, c.genre, c.positives, c.negatives) for key, c in learned.items()}
 
 
 def _provenance(run: Run, created: str, complete: bool, n_rows: int) -> dict[str, Any]:
@@ -82,6 +97,8 @@ def _provenance(run: Run, created: str, complete: bool, n_rows: int) -> dict[str
         "limits": {task: limits.model_dump(exclude_none=True) for task, limits in run.experiment.tasks.items()},
         "seeds": {"experiment": run.experiment.seed, "splits": run.experiment.splits.seed, "bootstrap": 0},
         "positions": run.experiment.positions,
+        "chat": run.experiment.chat,
+        "prompts": digest([[p.id, p.role, p.instruction] for p in load_prompts(run.data(run.experiment.prompts))]),
         "adapters": {
             name: {"kind": a.kind, "method": a.method}
             for a in run.adapters

@@ -5,29 +5,48 @@
 No model, no network: only results files come in.
 """
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from __future__ import annotations
 
-from steer_bench.leaderboard import render
-from steer_bench.leaderboard.board import Board, Line, Table, Text, build_board, check_same_protocol, interval, number
-from steer_bench.leaderboard.entries import KINDS, Cell, Entry, entries, headline_task, kind_of
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steer_bench.leaderboard import page, render
+from steer_bench.leaderboard.board import Board, build_board
+from steer_bench.leaderboard.comparison import Difference, compare, comparison_table
+from steer_bench.leaderboard.entries import KINDS, Cell, Entry, Points, entries, headline_task, kind_of
+from steer_bench.leaderboard.merging import check_same_protocol
+from steer_bench.leaderboard.render import table_to_text
+from steer_bench.leaderboard.table import Line, Table, Text, interval, number
 from steer_bench.results import Results, load_results, write_atomic
+from steer_bench.samples import Samples, samples_beside, thin
+
+if TYPE_CHECKING:
+    from steer_bench.leaderboard.figures import Drawn
+
+FORMATS = ("md", "html", "csv", "tex")
 
 __all__ = [
+    "FORMATS",
     "KINDS",
     "Board",
     "Cell",
+    "Difference",
     "Entry",
     "Line",
+    "Points",
     "Table",
     "Text",
     "build_board",
     "check_same_protocol",
+    "compare",
+    "comparison_table",
     "entries",
     "headline_task",
     "interval",
     "kind_of",
     "number",
+    "table_to_text",
     "to_csv",
     "to_html",
     "to_latex",
@@ -51,35 +70,50 @@ def to_latex(results: Iterable[Results]) -> str:
     return render.to_latex(build_board(results))
 
 
-def to_html(results: Iterable[Results]) -> str:
+def to_html(results: Iterable[Results], samples: Sequence[Samples] = ()) -> str:
     """One self-contained page of one or many runs, without figures."""
-    return render.to_html(build_board(results))
+    return page.to_html(build_board(results), samples=thin(samples))
 
 
-def write_leaderboard(results_paths: Sequence[str | Path], folder: str | Path, figures: bool = True) -> list[Path]:
+def write_leaderboard(
+    results_paths: Sequence[str | Path],
+    folder: str | Path,
+    figures: bool = True,
+    formats: Sequence[str] = FORMATS,
+    png: bool = False,
+) -> list[Path]:
     """Write leaderboard.md, .html, .csv and .tex, and with `figures` figures/*.svg; returns the paths, each file whole.
 
-    Figures need matplotlib (`pip install "steer-bench[plots]"`); without them the pages have none.
+    Figures need matplotlib (`pip install "steer-bench[plots]"`); without them the pages have none. `png`: figures/*.png too.
+    The page's sample browser holds the samples beside each results file (`samples_beside`).
     """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(f"format {', '.join(unknown) or 'none'}: give some of {','.join(FORMATS)}")
     folder = Path(folder)
     results = [load_results(path) for path in results_paths]
     board = build_board(results)
-    drawn: dict[str, tuple[str, bytes]] = {}
+    drawn: dict[str, Drawn] = {}
     if figures:
         from steer_bench.leaderboard.figures import draw_figures
 
-        drawn = draw_figures(results, board.entries)
-    pages = {
-        "leaderboard.md": render.to_markdown(board, [f"figures/{name}.svg" for name in drawn]),
-        "leaderboard.html": render.to_html(board, dict(drawn.values())),
-        "leaderboard.csv": render.to_csv(board),
-        "leaderboard.tex": render.to_latex(board),
+        drawn = draw_figures(results, board.entries, png=png)
+    pages: dict[str, Callable[[], str]] = {
+        "md": lambda: render.to_markdown(board, [f"figures/{name}.svg" for name in drawn]),
+        "html": lambda: page.to_html(
+            board,
+            {d.caption: d.svg for d in drawn.values()},
+            thin([s for p in results_paths if (s := samples_beside(p))]),
+        ),
+        "csv": lambda: render.to_csv(board),
+        "tex": lambda: render.to_latex(board),
     }
-    written = []
-    for name, (_, svg) in drawn.items():
-        write_atomic(folder / "figures" / f"{name}.svg", svg)
-        written.append(folder / "figures" / f"{name}.svg")
-    for name, text in pages.items():
-        write_atomic(folder / name, text)
-        written.append(folder / name)
-    return written
+    files: dict[Path, str | bytes] = {}
+    for name, figure in drawn.items():
+        files[folder / "figures" / f"{name}.svg"] = figure.svg
+        if figure.png is not None:
+            files[folder / "figures" / f"{name}.png"] = figure.png
+    files |= {folder / f"leaderboard.{name}": pages[name]() for name in FORMATS if name in formats}
+    for path, content in files.items():
+        write_atomic(path, content)
+    return list(files)

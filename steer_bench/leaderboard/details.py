@@ -5,8 +5,8 @@ entries, results -> [tables]
 
 from collections.abc import Sequence
 
-from steer_bench.leaderboard.board import Line, Table, Text, interval, number
 from steer_bench.leaderboard.entries import Entry
+from steer_bench.leaderboard.table import Line, Table, Text, interval, number
 from steer_bench.results import Results
 from steer_bench.stats import SPECIFICITY, specificity
 

@@ -3,9 +3,12 @@
 results -> effects -> bootstrap -> [entries] -> board
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +22,7 @@ from steer_bench.stats import (
     UNSTEERED,
     Arm,
     Bootstrap,
+    Curve,
     Details,
     Estimate,
     Measured,
@@ -66,6 +70,16 @@ class Cell:
         return self.total - self.scored
 
 
+class Points(NamedTuple):
+    """What an arm does to one concept over its factors, from the unsteered value at factor 0; None where unmeasured."""
+
+    factors: tuple[float, ...]
+    values: tuple[float | None, ...]
+    """concept_likelihood: lift, nats a token; other tasks: mean on selection prompts, for no choice may see the scored ones."""
+    ratios: tuple[float | None, ...] = ()
+    """Perplexity ratios on neutral text, of concept_likelihood."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line of a leaderboard."""
@@ -80,6 +94,8 @@ class Entry:
     """By task."""
     headline: str
     """The task the verdict is about."""
+    curves: Mapping[str, Mapping[str, Points]] = field(default_factory=dict, repr=False)
+    """By task, then concept."""
 
     @property
     def verdict(self) -> str:
@@ -127,21 +143,55 @@ def entries(results: Results) -> list[Entry]:
         by_target.setdefault(row.target, []).append(row)
     found = []
     for target, rows in by_target.items():
-        cells = _cells(results.run, rows, target)
+        lifts = likelihood_curves([row for row in rows if row.task == LIKELIHOOD], target)
+        cells, curves = _cells(results.run, rows, target, lifts), _curves(rows, lifts)
         for arm in {arm for by_arm in cells.values() for arm in by_arm}:
             mine = {task: by_arm[arm] for task, by_arm in cells.items() if arm in by_arm}
+            drawn = {task: by_arm[arm] for task, by_arm in curves.items() if arm in by_arm}
             kind = kind_of(results.run, arm.name)
             name = str(results.run.get("name", ""))
-            found.append(Entry(name, target, arm.source, arm.name, kind, mine, headline))
+            found.append(Entry(name, target, arm.source, arm.name, kind, mine, headline, drawn))
     return sorted(found, key=lambda e: (e.target, e.source, KINDS.index(e.kind), e.arm))
 
 
-def _cells(run: Mapping, rows: Sequence[Row], target: str) -> dict[str, dict[Arm, Cell]]:
+def _curves(rows: Sequence[Row], lifts: Mapping[Arm, Mapping[str, Curve]]) -> dict[str, dict[Arm, dict[str, Points]]]:
+    """task -> arm -> concept -> points, of one target."""
+    curves: dict[str, dict[Arm, dict[str, Points]]] = {}
+    if lifts:
+        curves[LIKELIHOOD] = {arm: {c: _lift_points(curve) for c, curve in by.items()} for arm, by in lifts.items()}
+    values: dict[str, dict[Arm, dict[str, dict[float, list[float]]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    )
+    for row in rows:
+        if row.role == "select" and row.value is not None:
+            values[row.task][Arm(row.source, row.arm)][row.concept][row.factor].append(row.value)
+    for task, by_arm in values.items():
+        base = by_arm.pop(Arm("", UNSTEERED), {})
+        curves[task] = {
+            arm: {concept: _mean_points({**base.get(concept, {}), **means}) for concept, means in by_concept.items()}
+            for arm, by_concept in by_arm.items()
+        }
+    return curves
+
+
+def _lift_points(curve: Curve) -> Points:
+    lifts = [value if math.isfinite(value) else None for value in curve.lifts.tolist()]
+    ratios = [value if math.isfinite(value) else None for value in curve.ratios.tolist()]
+    return Points((0.0, *curve.factors.tolist()), (0.0, *lifts), (1.0, *ratios))
+
+
+def _mean_points(by_factor: Mapping[float, Sequence[float]]) -> Points:
+    factors = tuple(sorted(by_factor))
+    return Points(factors, tuple(fmean(by_factor[factor]) for factor in factors))
+
+
+def _cells(
+    run: Mapping, rows: Sequence[Row], target: str, curves: Mapping[Arm, dict[str, Curve]]
+) -> dict[str, dict[Arm, Cell]]:
     """task -> arm -> cell, of one target."""
     by_task: dict[str, list[Row]] = {}
     for row in rows:
         by_task.setdefault(row.task, []).append(row)
-    curves = likelihood_curves(by_task.get(LIKELIHOOD, []), target)
     costs = curves or likelihood_curves(by_task.get(PERPLEXITY, []), target, PERPLEXITY)
     cells = {}
     for task in sorted(by_task.keys() - {PERPLEXITY, SPECIFICITY}):

@@ -1,121 +1,242 @@
 """Figures of a board: which lines and dots go into which picture.
 
-results, entries -> [panels] -> plots -> SVG
+results, entries -> [panels] -> plots -> SVG and PNG
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from steer_bench import plots
-from steer_bench.leaderboard.board import SHORT
-from steer_bench.leaderboard.entries import RULES, STEERING, Entry, kind_of
+from steer_bench.leaderboard.arms import SHORT
+from steer_bench.leaderboard.entries import RULES, STEERING, Entry, Points, kind_of
 from steer_bench.results import Results
-from steer_bench.stats import DAMAGE_LIMIT, UNSTEERED, Arm, Curve, likelihood_curves, nan_mean
+from steer_bench.stats import DAMAGE_LIMIT, LIKELIHOOD, SPECIFICITY, nan_mean, specificity
 
-Lines = Mapping[Arm, tuple[tuple[float, ...], tuple[float, ...]]]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-Y_LABELS = {STEERING: "concept score (harmonic mean, 0 to 2)", RULES: "share of replies that obey the rule"}
+Lines = tuple[tuple[float, ...], tuple[float, ...]]
+
+Y_LABELS = {
+    LIKELIHOOD: "likelihood lift (nats/token)",
+    STEERING: "concept score (harmonic mean, 0 to 2)",
+    RULES: "share of replies that obey the rule",
+}
+MAX_PANELS = 12
+"""Pictures of pairs in one figure; a board of more shows the first, and each run's own pages show its own."""
+MAX_CONCEPTS = 24
+"""Concepts with a picture of their own; the HTML page has the curves of all."""
 
 
-def draw_figures(results: Sequence[Results], entries: Sequence[Entry]) -> dict[str, tuple[str, bytes]]:
-    """File name (no ending) -> caption and SVG, of every figure the results allow."""
-    figures = {}
-    curves = [(r, t, likelihood_curves(r.rows, t)) for r in results for t in _targets(r)]
+class Drawn(NamedTuple):
+    """A figure in its formats."""
+
+    caption: str
+    svg: bytes
+    png: bytes | None
+
+
+def draw_figures(results: Sequence[Results], entries: Sequence[Entry], png: bool = False) -> dict[str, Drawn]:
+    """File name (no ending) -> caption, SVG and with `png` PNG, of every figure the results allow."""
     several = len(results) > 1
-    frontier = [p for r, t, c in curves for p in _panels(r, t, {a: _frontier(by) for a, by in c.items()}, several)]
+    pairs = _pairs(entries, several)
+    figures: dict[str, tuple[str, Figure]] = {}
+    shown = f" (the first {MAX_PANELS} of {len(pairs)} pairs)" if len(pairs) > MAX_PANELS else ""
+    frontier = _panels(pairs, LIKELIHOOD, _frontier)
     if frontier:
         limit = max(float(result.run.get("damage_limit", DAMAGE_LIMIT)) for result in results)
-        figures["frontier"] = ("Effect against cost", plots.to_svg(plots.draw_frontier(frontier, limit)))
-    lifts = [p for r, t, c in curves for p in _panels(r, t, {a: _lifts(by) for a, by in c.items()}, several)]
-    if lifts:
-        figure = plots.draw_factor_curves(lifts, "likelihood lift (nats/token)", "Likelihood lift over the factor")
-        figures["factors-likelihood"] = ("Likelihood lift over the factor", plots.to_svg(figure))
-    for task in (STEERING, RULES):
-        panels = [p for r in results for t in _targets(r) for p in _panels(r, t, _means(r, t, task), several)]
+        figures["frontier"] = (f"Effect against cost{shown}", plots.draw_frontier(frontier, limit))
+    for task in (LIKELIHOOD, STEERING, RULES):
+        panels = _panels(pairs, task, _means)
         if panels:
-            title = f"{task} over the factor (selection prompts)"
-            figure = plots.draw_factor_curves(panels, Y_LABELS[task], title)
-            figures[f"factors-{SHORT[task]}"] = (title, plots.to_svg(figure))
-    dots = _dots(entries, several)
+            title = (
+                "Likelihood lift over the factor"
+                if task == LIKELIHOOD
+                else f"{task} over the factor (selection prompts)"
+            )
+            figures[f"factors-{SHORT[task]}"] = (title + shown, plots.draw_factor_curves(panels, Y_LABELS[task], title))
+    if not several:
+        figures |= _concept_figures(pairs)
+    dots = _dots(pairs)
     if dots:
         title = "Recovered fraction with 95 % intervals"
-        figures["recovered"] = (title, plots.to_svg(plots.draw_recovered(dots, title)))
+        figures["recovered"] = (title + shown, plots.draw_recovered(dots, title))
+    matrices = _matrices(entries)
+    if matrices:
+        title = "Recovered fraction, source by target"
+        figures["matrix"] = (
+            title,
+            plots.draw_matrices(matrices, title, "target", "source", "recovered fraction", (0.0, 1.0)),
+        )
+    geometry = _geometry(results, pairs)
+    if geometry:
+        title = "Geometry against behaviour"
+        figures["geometry"] = (title + shown, plots.draw_scatter(geometry, title, *GEOMETRY_AXES))
+    specificity = _specificity(results, several)
+    if specificity:
+        title = "Specificity: what each concept's vector does to every concept"
+        figures["specificity"] = (
+            title,
+            plots.draw_matrices(specificity, title, "scored concept", "vector of", "effect"),
+        )
+    return {
+        name: Drawn(caption, plots.to_svg(figure), plots.to_png(figure) if png else None)
+        for name, (caption, figure) in figures.items()
+    }
+
+
+GEOMETRY_AXES = ("centred cosine to native (mean over concepts)", "recovered fraction of native's effect")
+
+
+def _pairs(entries: Sequence[Entry], several: bool) -> list[tuple[str, list[Entry]]]:
+    """Title and entries of each picture: those of a target, one source at a time; arms without a source stand in each."""
+    pairs = []
+    for run, target in dict.fromkeys((entry.run, entry.target) for entry in entries):
+        here = [entry for entry in entries if (entry.run, entry.target) == (run, target)]
+        for source in sorted({entry.source for entry in here} - {""}) or [""]:
+            title = (f"{source} to {target}" if source else target) + (f" ({run})" if several else "")
+            pairs.append((title, [entry for entry in here if entry.source in ("", source)]))
+    return pairs
+
+
+def _panels(
+    pairs: Sequence[tuple[str, list[Entry]]], task: str, line: Callable[[Mapping[str, Points]], Lines]
+) -> list[plots.Panel]:
+    """One picture a pair, one line an arm; pictures without a line are left out."""
+    panels = []
+    for title, here in pairs:
+        drawn = [(entry, line(entry.curves[task])) for entry in here if task in entry.curves]
+        series = tuple(plots.Series(entry.arm, entry.kind, *points) for entry, points in drawn if points[0])
+        if series:
+            panels.append(plots.Panel(title, series))
+    return panels[:MAX_PANELS]
+
+
+def _frontier(by_concept: Mapping[str, Points]) -> Lines:
+    """Mean lift over the geometric mean of the perplexity ratio, at every factor."""
+    _factors, values, logs = _over_concepts(by_concept)
+    known = np.isfinite(values) & np.isfinite(logs)
+    if not known[1:].any():
+        return (), ()
+    return tuple(np.exp(logs[known]).tolist()), tuple(values[known].tolist())
+
+
+def _means(by_concept: Mapping[str, Points]) -> Lines:
+    """Mean over concepts at every factor."""
+    factors, values, _ = _over_concepts(by_concept)
+    known = np.isfinite(values)
+    if known.sum() < 2:
+        return (), ()
+    return tuple(np.array(factors)[known].tolist()), tuple(values[known].tolist())
+
+
+def _over_concepts(by_concept: Mapping[str, Points]) -> tuple[list[float], np.ndarray, np.ndarray]:
+    """Factors, mean value and mean log ratio over concepts; NaN where nothing was measured."""
+    factors = sorted({factor for points in by_concept.values() for factor in points.factors})
+    values, logs = np.full((2, len(by_concept), len(factors)), np.nan)
+    for index, points in enumerate(by_concept.values()):
+        places = np.searchsorted(factors, points.factors)
+        values[index, places] = np.array(points.values, dtype=float)
+        if points.ratios:
+            logs[index, places] = np.log(np.array(points.ratios, dtype=float))
+    return factors, nan_mean(values, axis=0), nan_mean(logs, axis=0)
+
+
+def _concept_figures(pairs: Sequence[tuple[str, list[Entry]]]) -> dict[str, tuple[str, "Figure"]]:
+    """Small multiples, a picture a concept: for every pair its headline task, else the first there is."""
+    figures = {}
+    for place, (title, here) in enumerate(pairs[:MAX_PANELS], 1):
+        tasks = [here[0].headline, LIKELIHOOD, RULES, STEERING]
+        task = next((task for task in tasks if any(task in entry.curves for entry in here)), None)
+        if task is None:
+            continue
+        concepts = sorted({concept for entry in here for concept in entry.curves.get(task, {})})
+        panels = []
+        for concept in concepts[:MAX_CONCEPTS]:
+            drawn = [(e, _means({concept: e.curves[task][concept]})) for e in here if concept in e.curves.get(task, {})]
+            series = tuple(plots.Series(entry.arm, entry.kind, *points) for entry, points in drawn if points[0])
+            if series:
+                panels.append(plots.Panel(concept, series))
+        if panels:
+            cut = f", the first {MAX_CONCEPTS} of {len(concepts)}" if len(concepts) > MAX_CONCEPTS else ""
+            caption = f"{title}: factor curves of each concept{cut}"
+            name = f"concepts-{SHORT[task]}" + (f"-{place}" if len(pairs) > 1 else "")
+            figures[name] = (caption, plots.draw_small_multiples(panels, Y_LABELS[task], caption))
     return figures
 
 
-def _targets(result: Results) -> list[str]:
-    return sorted({row.target for row in result.rows})
+def _matrices(entries: Sequence[Entry]) -> list[plots.Matrix]:
+    """One a transfer arm, where more than one pair was measured; several runs of a pair: their mean."""
+    values: dict[str, dict[tuple[str, str], list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    for entry in entries:
+        if entry.kind == "transfer" and entry.source and entry.headline in entry.cells:
+            values[entry.arm][entry.source, entry.target].append(entry.cells[entry.headline].recovered.value)
+    pairs = {pair for by_pair in values.values() for pair in by_pair}
+    models = tuple(sorted({model for pair in pairs for model in pair}))
+    if len(pairs) < 2:
+        return []
+
+    def mean(found: Sequence[float | None]) -> float | None:
+        known = [value for value in found if value is not None]
+        return fmean(known) if known else None
+
+    return [
+        plots.Matrix(arm, models, models, tuple(tuple(mean(by_pair.get((s, t), [])) for t in models) for s in models))
+        for arm, by_pair in sorted(values.items())
+    ][:MAX_PANELS]
 
 
-def _panels(result: Results, target: str, lines: Lines, several: bool) -> list[plots.Panel]:
-    """One panel a source; arms without a source stand in each."""
-    run = f" ({result.run.get('name', '')})" if several else ""
-    panels = []
-    for source in sorted({arm.source for arm in lines} - {""}) or ([""] if lines else []):
-        series = tuple(
-            plots.Series(arm.name, kind_of(result.run, arm.name), *lines[arm])
-            for arm in sorted(lines)
-            if arm.source in ("", source) and lines[arm][0]
+def _geometry(results: Sequence[Results], pairs: Sequence[tuple[str, list[Entry]]]) -> list[plots.ScatterPanel]:
+    """Closeness to native over recovered fraction, a dot an arm; native itself is 1 and 1 by definition."""
+    cosines = {
+        (str(result.run.get("name", "")), line.get("target"), line.get("source", ""), line.get("arm")): line.get(
+            "centred_cosine"
         )
-        panels.append(plots.Panel((f"{source} to {target}" if source else target) + run, series))
-    return panels
+        for result in results
+        for line in result.run.get("geometry") or []
+    }
+    panels = []
+    for title, here in pairs:
+        dots = []
+        for entry in here:
+            cosine, cell = (
+                cosines.get((entry.run, entry.target, entry.source, entry.arm)),
+                entry.cells.get(entry.headline),
+            )
+            if cosine is None or cell is None or cell.recovered.value is None or entry.kind == "baseline":
+                continue
+            dots.append(plots.Spot(entry.arm, entry.kind, float(cosine), *cell.recovered[:3]))
+        if dots:
+            panels.append(plots.ScatterPanel(title, tuple(dots)))
+    return panels[:MAX_PANELS]
 
 
-def _frontier(by_concept: Mapping[str, Curve]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean lift and geometric mean of the perplexity ratio at every factor, from the unsteered (1, 0)."""
-    factors, lifts, logs = _over_concepts(by_concept)
-    known = np.isfinite(lifts) & np.isfinite(logs)
-    if not factors or not known.any():
-        return (), ()
-    return (1.0, *np.exp(logs[known]).tolist()), (0.0, *lifts[known].tolist())
+def _specificity(results: Sequence[Results], several: bool) -> list[plots.Matrix]:
+    """One a native or transfer arm: rows are the vectors' concepts, columns the concepts whose texts were scored."""
+    matrices = []
+    for result in results:
+        for target in sorted({row.target for row in result.rows if row.task == SPECIFICITY}):
+            found = specificity(result.rows, target)
+            shown = [arm for arm in found if kind_of(result.run, arm.name) in ("baseline", "transfer")]
+            for arm in sorted(shown, key=lambda arm: (arm.name != "native", arm)):
+                title = f"{arm.name} on {target}" + (f" from {arm.source}" if arm.source else "")
+                title += f" ({result.run.get('name', '')})" if several else ""
+                names = found[arm].concepts
+                cells = tuple(tuple(v if np.isfinite(v) else None for v in line) for line in found[arm].matrix.tolist())
+                matrices.append(plots.Matrix(title, names, names, cells))
+    return matrices[:MAX_PANELS]
 
 
-def _lifts(by_concept: Mapping[str, Curve]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean lift at every factor, from 0."""
-    factors, lifts, _ = _over_concepts(by_concept)
-    points = [(factor, lift) for factor, lift in zip(factors, lifts.tolist(), strict=True) if np.isfinite(lift)]
-    return ((0.0, *(f for f, _ in points)), (0.0, *(y for _, y in points))) if points else ((), ())
-
-
-def _over_concepts(by_concept: Mapping[str, Curve]) -> tuple[list[float], np.ndarray, np.ndarray]:
-    """Factors, mean lift and mean log ratio over concepts."""
-    factors = sorted({float(factor) for curve in by_concept.values() for factor in curve.factors})
-    lifts, logs = np.full((2, len(by_concept), len(factors)), np.nan)
-    for index, curve in enumerate(by_concept.values()):
-        places = np.searchsorted(factors, curve.factors)
-        lifts[index, places], logs[index, places] = curve.lifts, np.log(curve.ratios)
-    return factors, nan_mean(lifts, axis=0), nan_mean(logs, axis=0)
-
-
-def _means(result: Results, target: str, task: str) -> Lines:
-    """Mean over concepts of the concept means on selection prompts, by factor, from the unsteered value.
-
-    Selection prompts, not the scored ones: a curve is for choosing a factor, and no choice may see the scored prompts.
-    """
-    values: dict[Arm, dict[float, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for row in result.rows:
-        if (row.task, row.target, row.role) == (task, target, "select") and row.value is not None:
-            values[Arm(row.source, row.arm)][row.factor][row.concept].append(row.value)
-    base = values.pop(Arm("", UNSTEERED), {})
-    lines = {}
-    for arm, by_factor in values.items():
-        merged = {**base, **by_factor}
-        factors = sorted(merged)
-        lines[arm] = (tuple(factors), tuple(fmean(fmean(v) for v in merged[f].values()) for f in factors))
-    return lines
-
-
-def _dots(entries: Sequence[Entry], several: bool) -> list[plots.DotPanel]:
+def _dots(pairs: Sequence[tuple[str, list[Entry]]]) -> list[plots.DotPanel]:
     """Recovered fractions of the headline task: all arms but native and unsteered, one panel a source and target."""
     panels = []
-    for run, target, source in dict.fromkeys((e.run, e.target, e.source) for e in entries if e.source):
-        here = [e for e in entries if (e.run, e.target) == (run, target) and e.source in ("", source)]
+    for title, here in pairs:
         shown = [e for e in here if e.kind not in ("unsteered", "baseline") and e.headline in e.cells]
         dots = tuple(plots.Dot(e.arm, e.kind, *e.cells[e.headline].recovered[:3]) for e in shown)
-        if dots:
-            title = f"{source} to {target}" + (f" ({run})" if several else "")
+        if dots and any(entry.source for entry in here):
             panels.append(plots.DotPanel(title, dots))
-    return panels
+    return panels[:MAX_PANELS]

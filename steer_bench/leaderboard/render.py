@@ -1,25 +1,22 @@
-"""Formats: Markdown, CSV, LaTeX and HTML of one board.
+"""Formats: Markdown, CSV and LaTeX of one board.
 
     board -> [text]
 
 Everything that came from a run is escaped here: names and judges are written by others.
 """
 
-import base64
 import csv
-import hashlib
 import io
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 from tabulate import tabulate
 
-from steer_bench.leaderboard.board import Board, Table
+from steer_bench.leaderboard.board import Board
+from steer_bench.leaderboard.table import Table
 
-TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 TITLE = "Steering-vector transfer leaderboard"
 _MARKDOWN = {"\\": "\\\\", "|": "\\|", "`": "\\`", "[": "\\[", "]": "\\]", "*": "\\*"} | {
     "&": "&amp;",
@@ -83,8 +80,16 @@ def to_markdown(board: Board, figures: Sequence[str] = ()) -> str:
         parts.append("## Figures")
         parts += [f"![{escape_markdown(Path(figure).stem)}]({figure})" for figure in figures]
     parts.append("## How to read this")
+    if board.columns:
+        parts.append("\n".join(f"- {escape_markdown(name)}: {escape_markdown(text)}" for name, text in board.columns))
     parts += [escape_markdown(note) for note in board.notes]
     return "\n\n".join(parts) + "\n"
+
+
+def table_to_text(table: Table) -> str:
+    """A table for a terminal: Markdown, its remarks below."""
+    remarks = "\n".join(f"- {escape_markdown(remark)}" for remark in table.remarks)
+    return f"{_markdown_table(table)}\n\n{remarks}" if remarks else _markdown_table(table)
 
 
 def to_latex(board: Board) -> str:
@@ -93,8 +98,8 @@ def to_latex(board: Board) -> str:
     for table in board.tables:
         rows = [
             [
-                rf"\textbf{{{escape_latex(cell.text)}}}" if line.strong else escape_latex(cell.text)
-                for cell in line.cells
+                rf"\textbf{{{escape_latex(cell.text)}}}" if table.is_strong(line, place) else escape_latex(cell.text)
+                for place, cell in enumerate(line.cells)
             ]
             for line in table.lines
         ]
@@ -129,18 +134,6 @@ def to_csv(board: Board) -> str:
     return out.getvalue()
 
 
-def to_html(board: Board, figures: Mapping[str, bytes] | None = None) -> str:
-    """The board as one page that needs nothing else; `figures`: caption to SVG."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["plain"] = plain
-    environment.filters["source_hash"] = _source_hash
-    pictures = {caption: base64.b64encode(svg).decode() for caption, svg in (figures or {}).items()}
-    page = environment.get_template("leaderboard.html.j2")
-    return page.render(title=TITLE, board=board, figures=pictures, number_columns=_number_columns) + "\n"
-
-
 def _markdown_table(table: Table) -> str:
     rows = []
     group = None
@@ -149,25 +142,9 @@ def _markdown_table(table: Table) -> str:
         if line.group and line.group == group:
             cells[0] = ""
         group = line.group
-        rows.append(
-            [f"**{text}**" if c is line.strong_cell else text for c, text in zip(line.cells, cells, strict=True)]
-        )
+        rows.append([f"**{text}**" if table.is_strong(line, place) else text for place, text in enumerate(cells)])
     headers = [escape_markdown(column) for column in table.columns]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
-
-
-def _strong_latex(text: str) -> str:
-    return rf"\textbf{{{escape_latex(text)}}}"
-
-
-def _number_columns(table: Table) -> list[bool]:
-    """Which columns hold numbers, by the cells' sort values."""
-    return [any(line.cells[i].sort is not None for line in table.lines) for i in range(len(table.columns))]
-
-
-def _source_hash(source: str) -> str:
-    """Content-security-policy source of an inline style or script."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(str(source).encode()).digest()).decode()
 
 
 def _csv_text(text: str) -> str:
