@@ -9,6 +9,9 @@ is nothing to find, and no verdict may say that there is. Everything runs throug
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from steer_bench import shipped
 from steer_bench.calibration.bench import PERMUTED, ROTATED, Bench, Sizes
 from steer_bench.calibration.checks import (
     Check,
@@ -39,15 +42,18 @@ def calibrate(
     device: str | None = None,
     dtype: str = "auto",
     seed: int = 0,
+    data: Path | None = None,
 ) -> list[Check]:
     """All checks on one model. Raises ValueError for a model of which no twin can be made.
 
     Twins are made and mapped in float32, so that nothing but the method is between them and the model; steering is measured
-    in `dtype`, as a benchmark does.
+    in `dtype`, as a benchmark does. `data`: a folder with concepts.jsonl and neutral.jsonl; the shipped one by default.
     """
     loaded = load_model(model_name, dtype="float32", device=device)
     layer = resolve_layer(layer, len(decoder_layers(loaded.model)))
-    bench = Bench(loaded, layer, sizes or Sizes(), seed, resolve_dtype(dtype, device))
+    bench = Bench(
+        loaded, layer, sizes or Sizes(), seed, resolve_dtype(dtype, device), data or shipped("tasks") / "data"
+    )
     width = bench.width
     rotated = make_twin(bench, ROTATED, random_rotation(width, seed), ("identity", "linear", "procrustes"), SHUFFLED)
     permuted = make_twin(bench, PERMUTED, random_permutation(width, seed), ("identity", "linear"))

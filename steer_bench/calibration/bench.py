@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from steer_bench import shipped
 from steer_bench.activations import centred_norm, mean_activations, tokenize
 from steer_bench.concepts import Concept, halves, held_out, load_concepts, load_texts
 from steer_bench.models import Loaded, d_model
@@ -61,6 +61,8 @@ class Bench:
     seed: int
     dtype: torch.dtype
     """In which steering is measured; everything else is float32."""
+    data: Path
+    """Folder with concepts.jsonl, neutral.jsonl and, if it is there, neutral_map.jsonl."""
 
     @cached_property
     def steered(self) -> Loaded:
@@ -71,8 +73,8 @@ class Bench:
 
     @cached_property
     def all_concepts(self) -> list[Concept]:
-        """The shipped concepts; the first ones are steered."""
-        return load_concepts(shipped("tasks") / "data" / "concepts.jsonl")
+        """The first ones are steered."""
+        return load_concepts(self.data / "concepts.jsonl")
 
     @cached_property
     def test(self) -> tuple[str, ...]:
@@ -102,7 +104,7 @@ class Bench:
     @cached_property
     def scored(self) -> dict[str, list[str]]:
         """Held-out texts of the steered concepts, of which the dead ones have the same; "" holds the neutral texts."""
-        neutral = load_texts(shipped("tasks") / "data" / "neutral.jsonl")
+        neutral = load_texts(self.data / "neutral.jsonl")
         texts = {"": self._cut(neutral)}
         for concept in self.all_concepts[: self.sizes.concepts]:
             texts[concept.id] = self._cut(held_out(concept, self.sizes.scored, self.seed)[1].positives)
@@ -113,8 +115,8 @@ class Bench:
 
     @cached_property
     def map_texts(self) -> list[str]:
-        """The shipped map corpus or, without it, texts of the concepts that are not steered: as many as a map needs."""
-        corpus = shipped("tasks") / "data" / "neutral_map.jsonl"
+        """The map corpus or, without it, texts of the concepts that are not steered: as many as a map needs."""
+        corpus = self.data / "neutral_map.jsonl"
         by_concept = [concept.positives for concept in self.all_concepts[self.sizes.concepts :]]
         in_turn = (text for texts in zip_longest(*by_concept) for text in texts if text is not None)
         texts, wanted, kept = load_texts(corpus) if corpus.is_file() else in_turn, self.sizes.pairs * self.width, []

@@ -80,9 +80,9 @@ def like_native(bench: Bench, results: Bootstrap, twin: Twin) -> Iterator[Check]
         cosines = [cosine(vector, bench.vectors[concept]) for concept, vector in twin.arms[arm].items()]
         verdict, where = words[arm].word, f"{name}, {arm.name}"
         if arm.name == "identity":
-            cosine, chance = abs(float(np.mean(cosines))), 4 / math.sqrt(bench.width)
+            mean, chance = abs(float(np.mean(cosines))), 4 / math.sqrt(bench.width)
             yield Check(
-                f"{where}: vectors look random", cosine <= chance, f"|cosine| {cosine:.3f}", f"at most {chance:.3f}"
+                f"{where}: vectors look random", mean <= chance, f"|cosine| {mean:.3f}", f"at most {chance:.3f}"
             )
             yield Check(f"{where}: no transfer", verdict not in CLAIMS, verdict, "no evidence")
             continue

@@ -37,7 +37,7 @@ class Twin:
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class Pairs:
     """Paired activations of a twin and the model."""
 
     x: Tensor
@@ -47,7 +47,7 @@ class _Pairs:
     document: Tensor
     """(n,): number of the text"""
 
-    def shuffled(self, seed: int) -> _Pairs:
+    def shuffled(self, seed: int) -> Pairs:
         """Every x with the y of another: y moves along one random cycle, so no pair is kept."""
         order = torch.randperm(len(self.y), generator=torch.Generator().manual_seed(seed))
         moved = torch.empty_like(self.y)
@@ -102,10 +102,10 @@ def make_twin(bench: Bench, name: str, q: Tensor, adapters: Sequence[str], shuff
     )
 
 
-def _paired(bench: Bench, twin: Loaded) -> _Pairs:
+def _paired(bench: Bench, twin: Loaded) -> Pairs:
     found = list(paired(twin, bench.layer, bench.loaded, bench.layer, bench.map_texts, desc=f"pairs of {twin.name}"))
     documents = torch.cat([torch.full((len(x),), index) for index, x, _ in found])
-    return _Pairs(torch.cat([x.cpu() for _, x, _ in found]), torch.cat([y.cpu() for _, _, y in found]), documents)
+    return Pairs(torch.cat([x.cpu() for _, x, _ in found]), torch.cat([y.cpu() for _, _, y in found]), documents)
 
 
 def _fit(name: str, pair: Pair) -> Fit:
