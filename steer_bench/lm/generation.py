@@ -17,10 +17,11 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from steer_bench.likelihood import head_at
 from steer_bench.lm.decoding import forward, greedy, is_plain, left_padded, new_cache
 from steer_bench.lm.requests import Generation, Reply, Scored, Settings
 from steer_bench.lm.sampling import WARPERS, row_seed, samplers
-from steer_bench.lm.scoring import ScoringLM, head_at, log_likelihoods
+from steer_bench.lm.scoring import ScoringLM, log_likelihoods
 from steer_bench.records import record_key
 from steer_bench.steering import Steering
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from lm_eval.api.instance import Instance
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from steer_bench.likelihood import head_at, right_padded, token_scores
 from steer_bench.lm.model import SteeredHF
 from steer_bench.lm.requests import LogLikelihood, RollingLogLikelihood, Scored
 from steer_bench.records import record_key
@@ -19,8 +20,6 @@ from steer_bench.steering import Steering, run_to, shared_trunk
 
 LOGITS_BYTES = 512 << 20
 """Logits computed at once when scoring under steering."""
-CHUNK_BYTES = 32 << 20
-"""Float32 logits that are summed over at once."""
 
 
 class ScoringLM(SteeredHF):
@@ -173,7 +172,7 @@ class ScoringLM(SteeredHF):
         """Different texts in one right-padded batch, each under its own steering; logits only where they are scored."""
         steered = self._steered(batch) if any(row.steering.is_steered for row in batch) else nullcontext()
         with torch.inference_mode(), steered:
-            return self._scored_where_wanted(_right_padded([row.input for row in batch]), batch)
+            return self._scored_where_wanted(right_padded([row.input for row in batch]), batch)
 
     def _on_trunk(self, batch: Sequence[Scored]) -> list[tuple[float, bool]]:
         """Texts under many steerings: blocks up to the steered one are computed once a text (see `shared_trunk`).
@@ -184,10 +183,10 @@ class ScoringLM(SteeredHF):
         rows = torch.tensor([texts.index(row.input) for row in batch], device=self.device)
         with torch.inference_mode():
             if self._kept_trunk is None or self._kept_trunk[0] != texts:
-                ids = _right_padded(texts).to(self.device)
+                ids = right_padded(texts).to(self.device)
                 self._kept_trunk = texts, run_to(self._blocks[-1], lambda: self.model(input_ids=ids, use_cache=False))
             with shared_trunk(self._blocks, self._kept_trunk[1], rows), self._steered(batch):
-                return self._scored_where_wanted(_right_padded([row.input for row in batch]), batch)
+                return self._scored_where_wanted(right_padded([row.input for row in batch]), batch)
 
     def _scored_where_wanted(self, ids: Tensor, batch: Sequence[Scored]) -> list[tuple[float, bool]]:
         rows: list[int] = []
@@ -201,49 +200,15 @@ class ScoringLM(SteeredHF):
         return log_likelihoods(logits, batch)
 
 
-def _right_padded(texts: Sequence[Sequence[int]]) -> Tensor:
-    """(texts, longest); what stands behind a text is never read by it"""
-    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
-    for i, text in enumerate(texts):
-        ids[i, : len(text)] = torch.tensor(text)
-    return ids
-
-
-@contextmanager
-def head_at(model: Any, rows: Tensor, positions: Tensor) -> Iterator[None]:
-    """Within the block, the output layer is computed at these (row, position)s only: logits are (1, n, vocab)."""
-
-    def chosen(_module: Any, args: Any) -> Any:
-        states = args[0]
-        return (states[rows.to(states.device), positions.to(states.device)][None], *args[1:])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(chosen)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def log_likelihoods(logits: Tensor, rows: Sequence[Scored]) -> list[tuple[float, bool]]:
-    """Scores of rows from logits (n, vocab), the positions that predict their continuations, row after row.
-
-    The softmax is float32 in chunks of positions: one of all positions is what fills the memory with a large vocabulary.
-    """
+    """Scores of rows from logits (n, vocab), the positions that predict their continuations, row after row."""
     wanted = torch.tensor([token for row in rows for token in row.continuation], device=logits.device)
-    size = max(1, CHUNK_BYTES // (4 * logits.shape[1]))
-    values, same = [], []
-    for start in range(0, len(wanted), size):
-        part, at = logits[start : start + size].float(), wanted[start : start + size]
-        picked, top = part.gather(1, at[:, None])[:, 0], part.amax(dim=-1)
-        first = picked == top  # argmax only where it can be: of equal logits the first one is the greedy token
-        if first.any():
-            first[first.clone()] = part[first].argmax(dim=-1) == at[first]
-        shifted = (part if part.data_ptr() != logits[start].data_ptr() else part.clone()).sub_(top[:, None]).exp_()
-        values.append((picked - top).double() - shifted.sum(dim=-1).double().log())
-        same.append(first)
+    values, same = token_scores(logits, wanted)
     lengths = [len(row.continuation) for row in rows]
-    value_of, same_of = torch.cat(values).split(lengths), torch.cat(same).split(lengths)
-    return [(float(value.sum()), bool(greedy.all())) for value, greedy in zip(value_of, same_of, strict=True)]
+    return [
+        (float(value.sum()), bool(greedy.all()))
+        for value, greedy in zip(values.split(lengths), same.split(lengths), strict=True)
+    ]
 
 
 def _plain(value: float) -> float | str:
