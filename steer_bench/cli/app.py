@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,14 +25,17 @@ class Fault(Exception):
     """A run that stopped and can be continued."""
 
 
-def run_stages(run: Run, names: tuple[str, ...], **options: bool) -> list[Path]:
-    """Run stages in order; a fault in one leaves what is saved and says how to go on."""
+def run_stages(
+    run: Run, names: tuple[str, ...], *, stages: Mapping[str, Any] | None = None, **options: bool
+) -> list[Path]:
+    """Run stages in order, an engine's or those of this process; a fault in one leaves what is saved and says how to go on."""
     from steer_bench.experiment import STAGES, MissingStageError
 
     files: list[Path] = []
     for name in names:
         try:
-            files = STAGES[name](run, **options) if name == "report" else STAGES[name](run)
+            stage = (stages or STAGES)[name]
+            files = stage(run, **options) if name == "report" else stage(run)
         except MissingStageError:
             raise
         except Exception as error:

@@ -224,7 +224,7 @@ def open_run(name: str, folder: Path | None = None) -> Run:
     known = run.folder / "experiment.yaml"
     if known.is_file() and known != path:
         old, new = load_experiment(known).model_dump(), experiment.model_dump()
-        differing = [key for key in new if old.get(key) != new[key]]
+        differing = [key for key in new if old.get(key) != new[key] and key != "cluster"]
         if differing:
             raise ValueError(
                 f"{run.folder} holds the run of another experiment (differing: {', '.join(differing)}); "
