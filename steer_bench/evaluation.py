@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from steer_bench.concepts import Concept, Prompt
 from steer_bench.judge import JudgeError, Judgement, Reply, distinct_2, judge_id, rate_replies
 from steer_bench.judge.replies import Key
 from steer_bench.protocol import Protocol
+from steer_bench.ranks import PADDING, all_gather_list
 from steer_bench.results import WORDS, Row
 from steer_bench.rules import check_rule
 from steer_bench.stats import SAMPLE_MARK, measure_generation, measure_likelihood, nan_mean, specificity
@@ -90,24 +91,25 @@ class Options:
 class Plan:
     """What a task measures on one target: the protocol and the arms there are, under the task's options."""
 
-    def __init__(self, task: str, options: Options) -> None:
+    def __init__(
+        self,
+        task: str,
+        options: Options,
+        *,
+        entries: Sequence[Any] | None = None,
+        asked: Mapping[str, Mapping[str, str]] | None = None,
+        protocol: Protocol | None = None,
+    ) -> None:
+        """`entries` ([arm, source, concepts]), `asked` (arm -> its templates) and `protocol`: of a run whose files are not there yet."""
+        self.task, self.options = task, options
         arms = options.get("arms")
-        if not isinstance(arms, str):
-            raise ValueError(
-                f"task {task}: give the target's arms file, --model_args pretrained=…,arms=RUN/arms/MODEL.safetensors"
-            )
-        card = load_card(arms)
-        if card.get("kind") != "arms":
-            raise ValueError(f"{arms}: not an arms file; it stands in RUN/arms/")
-        self.task, self.options, self.target = task, options, card["target"]
-        self.protocol = Protocol.load(
-            Path(options.get("protocol") or Path(arms).resolve().parent.parent / "protocol.json")
-        )
-        self.factors = options.numbers("factors") or self.protocol.factors.get(task) or ()
+        if entries is None or protocol is None:
+            entries, asked, protocol = self._read(task, options)
+        self.protocol, self._asked = protocol, asked or {}
+        self.factors = options.numbers("factors") or protocol.factors.get(task) or ()
         if not self.factors:
             raise ValueError(f"task {task}: no factors; give --metadata 'factors=[0.1,0.2]'")
-        self._entries = [(arm, source, tuple(concepts)) for arm, source, concepts in card["entries"]]
-        self._asked: Mapping[str, Mapping[str, str]] = card.get("asked", {})
+        self._entries = [(arm, source, tuple(concepts)) for arm, source, concepts in entries]
         only = options.get("only_arms")
         if only is not None:
             wanted, known = (
@@ -121,6 +123,20 @@ class Plan:
                     raise ValueError(f"only_arms: unknown arm {name!r} in {arms}; {hint}")
             self._entries = [entry for entry in self._entries if entry[0] in wanted]
             self._asked = {arm: templates for arm, templates in self._asked.items() if arm in wanted}
+
+    def _read(self, task: str, options: Options) -> tuple[Sequence[Any], Mapping[str, Mapping[str, str]], Protocol]:
+        """The arms, those that ask, and the protocol that the options name."""
+        arms = options.get("arms")
+        if not isinstance(arms, str):
+            raise ValueError(
+                f"task {task}: give the target's arms file, --model_args pretrained=…,arms=RUN/arms/MODEL.safetensors"
+            )
+        card = load_card(arms)
+        if card.get("kind") != "arms":
+            raise ValueError(f"{arms}: not an arms file; it stands in RUN/arms/")
+        self.target = card["target"]
+        path = Path(options.get("protocol") or Path(arms).resolve().parent.parent / "protocol.json")
+        return card["entries"], card.get("asked", {}), Protocol.load(path)
 
     def concepts(self, kind: str) -> list[Concept]:
         """Test concepts of a kind, as many as the option `max_concepts` (or, for rules, `max_rules`) allows."""
@@ -281,6 +297,14 @@ class SteerTask(ConfigurableTask):
         """The rows."""
         return self.dataset["test"]
 
+    def doc_iterator(self, *, rank: int = 0, world_size: int = 1, **kwargs: Any) -> Iterator[tuple[int, JSON]]:
+        """As lm-eval: every `world_size`-th row. A rank that gets none works on a copy of the first, which is in no result."""
+        mine = super().doc_iterator(rank=rank, world_size=world_size, **kwargs)
+        first = next(mine, None)
+        if first is None and world_size > 1:
+            return iter([(PADDING, {**self.test_docs()[0], "padding": True})])
+        return mine if first is None else chain([first], mine)
+
     def has_training_docs(self) -> bool:
         """Never: there are no few-shot examples."""
         return False
@@ -322,10 +346,13 @@ class SteerTask(ConfigurableTask):
     def build_all_requests(self, *, tokenizer_name: str = "", **kwargs: Any) -> None:
         """As lm-eval, with a hash of all rows in the key of its request cache, which knows no task options."""
         rows = hashlib.sha256(json.dumps(list(self.test_docs()), sort_keys=True).encode()).hexdigest()[:16]
+        self._world_size = int(kwargs.get("world_size") or 1)
         super().build_all_requests(tokenizer_name=f"{tokenizer_name}-rows{rows}", **kwargs)
 
     def apply_filters(self) -> Any:
         """As lm-eval; then all replies of a judged task are rated at once (they are on disk by now)."""
+        for instance in self._instances:  # lm-eval lets ranks with fewer rows ask their last request again
+            del instance.resps[instance.repeats :]
         done = super().apply_filters()
         judged = self.measure == "concept_steering" and "bypass" not in self._metric_fn_list
         self._judgements = self._rate(self._instances) if judged else {}
@@ -338,8 +365,11 @@ class SteerTask(ConfigurableTask):
         lm-eval writes the replies: `steer-bench judge` rates them later. Without it a judge that stops ends the run.
         """
         replies = [
-            Reply(_row_id(one.doc), one.doc["text"], str(one.resps[0]), one.resps[0].perplexity) for one in instances
+            Reply(_row_id(one.doc), one.doc["text"], str(one.resps[0]), one.resps[0].perplexity)
+            for one in instances
+            if "padding" not in one.doc
         ]
+        unsteered = [reply for reply in replies if reply.key[0] == UNSTEERED]
         protocol, folder = self.plan.protocol, self.plan.options.get("judgements")
         name = f"{Path(self.plan.options.get('arms')).stem}.jsonl"
         where = {} if folder is None else {"file": Path(folder) / judge_id(protocol.judge) / name}
@@ -347,6 +377,7 @@ class SteerTask(ConfigurableTask):
         try:
             ratings = rate_replies(
                 protocol.judge, protocol.concepts, replies, target=self.plan.target,
+                unsteered=all_gather_list(unsteered, self._world_size),  # one judge, the same on all ranks
                 records=self.plan.options.get("records"), resume=resume, **where,
             )  # fmt: skip
         except JudgeError as error:
@@ -358,6 +389,8 @@ class SteerTask(ConfigurableTask):
 
     def process_results(self, doc: JSON, results: Sequence[Any]) -> JSON:
         """The row's measurement under its arm's label; an unsteered row under every label, for each is compared with it."""
+        if doc.get("padding"):
+            return {}
         row = asdict(self._measured(doc, results[0]))
         if "bypass" in self._metric_fn_list:
             return {"bypass": row}
@@ -444,7 +477,12 @@ def _headline(rows: Sequence[JSON], *, measure: str, target: str) -> float:
     Generation tasks: mean score at the selected factors.
     """
     known = {field.name for field in fields(Row)}
-    measured = [Row(**{key: value for key, value in row.items() if key in known}) for row in rows]
+    rows = sorted(
+        rows, key=lambda row: json.dumps([row[key] for key in ("arm", "source", "concept", "factor", "item")])
+    )
+    measured = [
+        Row(**{key: value for key, value in row.items() if key in known}) for row in rows
+    ]  # in one order on any ranks
     if measure == "steered_perplexity":
         top = max(row.factor for row in measured)
         plain = {row.item: row for row in measured if row.arm == UNSTEERED}

@@ -1,7 +1,8 @@
 """Records: every finished reply and log-likelihood on disk before the next batch starts, so that a run can be continued.
 
 One SQLite file (WAL) a run; a record is text under a key that hashes everything its value depends on. Records are added and
-read, never changed. Knows nothing of models.
+read, never changed. Several processes of one machine may write one file; SQLite is not shared over a network, so a shard of a
+run writes a file of its own, and files are merged. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def record_key(**parts: Any) -> str:
@@ -55,9 +58,76 @@ class Records:
             self._db.execute("ROLLBACK")
             raise
 
+    def merge(self, path: Path) -> None:
+        """Add what another records file holds; a key that is here already keeps its value."""
+        self._db.execute("ATTACH DATABASE ? AS other", (str(path),))
+        try:
+            self._db.execute("INSERT OR IGNORE INTO records SELECT * FROM other.records")
+        finally:
+            self._db.execute("DETACH DATABASE other")
+
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM records").fetchone()[0])
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def read_only(path: Path) -> Records:
+    """Records to be read while nobody writes them: safe for readers on several machines. None there: empty records."""
+    if not path.is_file():
+        return Records()
+    records = Records()
+    records._db.close()
+    unused = path.with_name(path.name + "-wal")
+    settled = "&immutable=1" if not unused.is_file() or not unused.stat().st_size else ""
+    records._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{settled}", uri=True, timeout=60)
+    return records
+
+
+_NAN = ("nan", False)
+
+
+class ShardRecords(Records):
+    """The records of shard `index` of `count`: written to a file of its own, beside the run's, which it only reads.
+
+    The model forms the batches that a single process would form, and this deals them out (`mine`): so a run in shards has
+    the numbers of a run in one piece, to the bit, whatever the dtype. What falls to other shards reads as NaN here: the
+    answers of a model with these records are for nobody, only the records count.
+    """
+
+    def __init__(self, path: str | Path, run: Records, index: int, count: int) -> None:
+        if not 0 <= index < count:
+            raise ValueError(f"shard {index} of {count}: shards are numbered 0 to {count - 1}")
+        super().__init__(path)
+        self.index, self.count = index, count
+        self._run, self._dealt = run, 0
+        self._seen: set[str] = set()
+
+    def get(self, keys: Iterable[str]) -> dict[str, Any]:
+        """What a single process would have by now: what the run recorded before its shards began, and, as NaN, what was dealt.
+
+        The same for all shards, as the dealing needs.
+        """
+        wanted = list(keys)
+        dealt = {key: list(_NAN) for key in wanted if key in self._seen}
+        return _OthersAreNaN(dealt | self._run.get(wanted))
+
+    def mine(self, items: Sequence[T], size: int, keys: Callable[[T], Iterable[str]]) -> list[T]:
+        """The items of this shard's batches of `size`, without those whose keys its own file holds already."""
+        dealt = [item for i, item in enumerate(items) if (self._dealt + i // size) % self.count == self.index]
+        self._dealt += -(-len(items) // size)
+        self._seen.update(key for item in items for key in keys(item))
+        wanted = [list(keys(item)) for item in dealt]
+        known = super().get(key for item_keys in wanted for key in item_keys)
+        return [
+            item for item, item_keys in zip(dealt, wanted, strict=True) if not all(key in known for key in item_keys)
+        ]
+
+
+class _OthersAreNaN(dict[str, Any]):
+    """A key that is not there reads as no number."""
+
+    def __missing__(self, key: str) -> list[Any]:
+        return list(_NAN)

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from steer_bench.cli import banks, checks, judging, lmeval, pages, stages, vectors  # noqa: F401 (each adds its commands)
+from steer_bench.cli import banks, checks, judging, lmeval, pages, planning, stages, vectors  # noqa: F401 (each adds its commands)
 from steer_bench.cli.app import Fault, app
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,14 +29,17 @@ class Fault(Exception):
     """A run that stopped and can be continued."""
 
 
-def run_stages(run: Run, names: tuple[str, ...], **options: Any) -> list[Path]:
-    """Run stages in order; a fault in one leaves what is saved and says how to go on."""
+def run_stages(
+    run: Run, names: tuple[str, ...], *, stages: Mapping[str, Any] | None = None, **options: Any
+) -> list[Path]:
+    """Run stages in order, an engine's or those of this process; a fault in one leaves what is saved and says how to go on."""
     from steer_bench.experiment import STAGES, MissingStageError
 
     files: list[Path] = []
     for name in names:
         try:
-            files = STAGES[name](run, **_taken(STAGES[name], options))
+            stage = {**STAGES, **(stages or {})}[name]
+            files = stage(run, **_taken(stage, options))
         except MissingStageError:
             raise
         except Exception as error:

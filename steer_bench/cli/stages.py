@@ -7,6 +7,16 @@ from typing import Annotated
 import typer
 
 from steer_bench.cli.app import Figures, Out, RunArgument, Unscored, app, print_files, run_stages, show
+from steer_bench.cli.engines import (
+    Address,
+    EngineName,
+    Processes,
+    Shard,
+    finish,
+    in_processes,
+    measure_one_shard,
+    on_engine,
+)
 from steer_bench.cli.judging import JudgeSpec, end_judged, open_judged
 
 
@@ -17,11 +27,18 @@ def run(
     figures: Figures = True,
     judge: JudgeSpec = None,
     max_unscored: Unscored = 0.02,
+    engine: EngineName = "in-process",
+    address: Address = None,
+    processes: Processes = 1,
 ) -> None:
     """All stages, from concept texts to the leaderboard; continues where it stopped."""
     opened = open_judged(experiment, out, judge)
-    run_stages(opened, ("extract", "fit", "evaluate", "judge"), again=False)
-    show(opened, run_stages(opened, ("report",), figures=figures))
+    if processes != 1:
+        in_processes("run", opened, processes, figures=figures)
+    else:
+        on_engine(opened, ("extract", "fit", "evaluate"), engine, address)
+        if finish(opened, figures=figures) > 1:
+            return  # a rank: who started the ranks looks at what they rated
     end_judged(opened, opened.experiment.judge, max_unscored)
 
 
@@ -50,10 +67,19 @@ def evaluate(
         typer.Option("--predict-only", "--predict_only", help="Generate, and judge nothing: steer-bench judge does."),
     ] = False,
     max_unscored: Unscored = 0.02,
+    engine: EngineName = "in-process",
+    address: Address = None,
+    processes: Processes = 1,
+    shard: Shard = None,
 ) -> None:
     """One lm-eval run a target: all arms, concepts, factors and tasks."""
-    opened = open_judged(experiment, out, None, probe=not predict_only)
-    print_files(run_stages(opened, ("evaluate",), predict_only=predict_only))
+    opened = open_judged(experiment, out, None, probe=not predict_only and shard is None)
+    if shard is not None:
+        return print_files(measure_one_shard(opened, shard))
+    if processes != 1:
+        in_processes("evaluate", opened, processes, predict_only=predict_only)
+    else:
+        print_files(on_engine(opened, ("evaluate",), engine, address, predict_only=predict_only))
     if not predict_only:
         end_judged(opened, opened.experiment.judge, max_unscored)
 

@@ -80,6 +80,28 @@ class TaskConfig(_Strict):
     """Replies a prompt; needs a temperature."""
 
 
+class ResourceConfig(_Strict):
+    """What one task of a kind asks of a cluster."""
+
+    num_cpus: float = Field(default=1, ge=0)
+    num_gpus: float | None = Field(default=None, ge=0)
+    """None: one for a task with a model where the cluster has GPUs, none for others."""
+
+
+class ClusterConfig(_Strict):
+    """How a run spreads over a cluster (`--engine ray`). Changes no number, so it may change between two starts of a run."""
+
+    workers: int | None = Field(default=None, ge=1)
+    """Processes that measure, each with a model; as many as there is room for when left out."""
+    shards: int | None = Field(default=None, ge=1)
+    """Parts of each target's evaluation; four a worker when left out."""
+    extract: ResourceConfig = ResourceConfig()
+    fit: ResourceConfig = ResourceConfig()
+    evaluate: ResourceConfig = ResourceConfig()
+    judge: ResourceConfig = ResourceConfig(num_gpus=0)
+    """Also merging and writing; give it a GPU for a local judge."""
+
+
 class Experiment(_Strict):
     """One YAML. Unknown keys are errors."""
 
@@ -117,6 +139,7 @@ class Experiment(_Strict):
     map_pairs: int = Field(default=50_000, ge=100)
     """Pairs kept for maps without a closed form."""
     seed: int = 0
+    cluster: ClusterConfig = ClusterConfig()
 
     def grid(self, task: str) -> tuple[float, ...]:
         """The factors of a task."""
@@ -184,7 +207,16 @@ def _explained(fault: Any) -> str:
     if fault["type"] != "extra_forbidden":
         return f"{key}: {fault['msg']} (found {fault['input']!r})"
     known: set[str] = set()
-    for model in (Experiment, ModelConfig, ConceptConfig, SplitConfig, NeutralConfig, TaskConfig):
+    for model in (
+        Experiment,
+        ModelConfig,
+        ConceptConfig,
+        SplitConfig,
+        NeutralConfig,
+        TaskConfig,
+        ClusterConfig,
+        ResourceConfig,
+    ):
         known |= set(model.model_fields)
     near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
     return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")

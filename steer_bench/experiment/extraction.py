@@ -25,15 +25,29 @@ logger = logging.getLogger(__name__)
 
 
 def extract(run: Run) -> list[Path]:
-    """DiffMean vectors of every concept on every model: RUN/vectors/…."""
+    """DiffMean vectors of every concept on every model: RUN/vectors/…. On several ranks each takes every n-th model."""
+    from steer_bench import ranks
+
+    rank, size = ranks.join()
+    if rank == 0:
+        begin(run)
+    ranks.wait(size)
+    for config in run.experiment.models[rank::size]:
+        extract_model(run, config.name)
+    ranks.wait(size)
+    return [run.vectors_file(config.name) for config in run.experiment.models]
+
+
+def begin(run: Run) -> None:
+    """What is done once, before any model is extracted."""
     from steer_bench.models import prepare_models
 
     start(run)
     prepare_models([config.name for config in run.experiment.models])
-    return [_extract_model(run, config.name) for config in run.experiment.models]
 
 
-def _extract_model(run: Run, name: str) -> Path:
+def extract_model(run: Run, name: str) -> Path:
+    """The vectors of one model."""
     from steer_bench.models import revision
     from steer_bench.vectors import VectorStore, load_card, save_tensors
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer_bench.concepts import safe_name
+from steer_bench.experiment.pair_files import Made, Transferred, is_fitted, load_pair, pair_file, save_pair
 from steer_bench.experiment.run import (
     MissingStageError,
     Run,
@@ -34,41 +34,124 @@ logger = logging.getLogger(__name__)
 
 
 def fit(run: Run) -> list[Path]:
-    """Transfer maps of every pair and the arms of every target: RUN/maps/…, RUN/arms/TARGET.safetensors, RUN/protocol.json."""
-    from steer_bench.vectors import VectorStore, check_same_texts, load_card
+    """Transfer maps of every pair and the arms of every target: RUN/maps/…, RUN/arms/TARGET.safetensors, RUN/protocol.json.
+
+    On several ranks each fits every n-th pair.
+    """
+    from steer_bench import ranks
+
+    rank, size = ranks.join()
+    if rank == 0:
+        check_vectors(run)
+    ranks.wait(size)
+    if not arms_up_to_date(run):
+        loaded: dict[str, Loaded] = {}
+        for first, second in pairs(run)[rank::size]:
+            fit_pair(run, first, second, loaded)
+        ranks.wait(size)
+        if rank == 0:
+            make_arms(run)
+        ranks.wait(size)
+    return [run.arms_file(target) for target in run.targets]
+
+
+def check_vectors(run: Run) -> None:
+    """Begin the stage. Raises MissingStageError where a model has no vectors, ValueError where those of two do not go together."""
+    from steer_bench.transfer.pairs import check_unseen
+    from steer_bench.vectors import check_same_texts
 
     start(run)
-    names = [config.name for config in run.experiment.models]
     parts = ("", "source", *(["few-shot"] if few_shot_sizes(run) else []))
-    missing = [name for name in names if not all(run.vectors_file(name, part).is_file() for part in parts)]
+    missing = [name for name in _names(run) if not all(run.vectors_file(name, part).is_file() for part in parts)]
     if missing:
         raise MissingStageError(
             f"no vectors of {missing[0]} in {run.folder}; run steer-bench extract {run.folder} first"
         )
     protocol(run).save(run.folder / "protocol.json")
+    stores = _stores(run, _names(run))
+    for first, second in run.experiment.directed:
+        check_same_texts(stores.source[first], stores.native[second])
+    check_unseen(run.splits.fit, run.measured)
+
+
+def pairs(run: Run) -> list[tuple[str, str]]:
+    """Unordered pairs of models that are to be fitted; none when no arm comes from another model or needs the map texts."""
+    if all(not _needs_source(adapter) and adapter.method != "random-covariance" for adapter in run.adapters):
+        return []
+    return list(dict.fromkeys((min(pair), max(pair)) for pair in run.experiment.directed))
+
+
+def arms_up_to_date(run: Run) -> bool:
+    """Whether every target has its arms, for the same inputs."""
+    from steer_bench.vectors import load_card
+
+    inputs, files = _inputs(run, _names(run)), [run.arms_file(target) for target in run.targets]
+    if all(file.is_file() and load_card(file).get("inputs") == inputs for file in files):
+        logger.info("arms in %s are up to date", run.folder / "arms")
+        return True
+    return False
+
+
+def fit_pair(run: Run, first: str, second: str, loaded: dict[str, Loaded] | None = None) -> Path:
+    """Fit every transfer adapter on a pair, in the directions asked for: RUN/maps/FIRST--SECOND.safetensors.
+
+    `loaded`: models that are in memory; on return those of this pair.
+    """
+    from steer_bench.models import load_model
+
+    loaded = {} if loaded is None else loaded
+    inputs = _inputs(run, [first, second])
+    if is_fitted(run, first, second, inputs):
+        return pair_file(run, first, second)
+    for name in list(loaded):
+        if name not in (first, second):
+            del loaded[name]
+    for name in (first, second):
+        if name not in loaded:
+            loaded[name] = load_model(name, dtype=run.experiment.dtype, device=run.experiment.device)
+    made, covariances = _fit_pair(run, loaded[first], loaded[second], _stores(run, [first, second]))
+    save_pair(run, first, second, inputs, made, covariances)
+    return pair_file(run, first, second)
+
+
+def make_arms(run: Run) -> list[Path]:
+    """The arms of every target, from the vectors and the fitted pairs: RUN/arms/TARGET.safetensors. No model is loaded."""
+    from steer_bench.experiment.pairing import side
+
+    stores, inputs = _stores(run, _names(run)), _inputs(run, _names(run))
+    made: Made = {}
+    covariances: dict[str, Tensor] = {}
+    for first, second in pairs(run):
+        of_pair, of_models = load_pair(run, first, second)
+        made |= of_pair
+        covariances |= of_models
+    few = {name: _few_shot(run, name) for name in run.targets}
+    targets = {name: side(run, stores.native[name], covariances.get(name), few[name]) for name in run.targets}
+    return [_save_arms(run, targets[target], stores, made, inputs) for target in run.targets]
+
+
+def _names(run: Run) -> list[str]:
+    return [config.name for config in run.experiment.models]
+
+
+def _stores(run: Run, names: Sequence[str]) -> Stores:
+    from steer_bench.experiment.pairing import Stores
+    from steer_bench.vectors import VectorStore
+
     native, source = (
         {name: VectorStore.load(run.vectors_file(name, part)) for name in names} for part in ("", "source")
     )
-    for first, second in run.experiment.directed:
-        check_same_texts(source[first], native[second])
-    digests = {name: (native[name].card["sha256"], source[name].card["sha256"]) for name in names}
+    return Stores(native, source)
+
+
+def _inputs(run: Run, names: Sequence[str]) -> str:
+    """Changes with anything that the arms of these models depend on."""
+    stores = _stores(run, names)
+    digests = {name: (stores.native[name].card["sha256"], stores.source[name].card["sha256"]) for name in names}
     adapters = [(a.name, a.kind, a.method, dict(a.options)) for a in run.adapters]
-    inputs = digest(
+    return digest(
         digests, adapters, run.map_texts, run.experiment.seed, run.experiment.map_pairs, run.measured, run.splits.fit
     )
-    files = [run.arms_file(target) for target in run.targets]
-    if all(file.is_file() and load_card(file).get("inputs") == inputs for file in files):
-        logger.info("arms in %s are up to date", run.folder / "arms")
-        return files
-    from steer_bench.experiment.pairing import Stores, side
-    from steer_bench.transfer.pairs import check_unseen
-
-    check_unseen(run.splits.fit, run.measured)
-    stores = Stores(native, source)
-    made, covariances = _fit_pairs(run, stores)
-    few = {name: _few_shot(run, name) for name in run.targets}
-    targets = {name: side(run, native[name], covariances.get(name), few[name]) for name in run.targets}
-    return [_save_arms(run, targets[target], stores, made, inputs) for target in run.targets]
 
 
 def _few_shot(run: Run, name: str) -> dict[int, dict[str, Tensor]]:
@@ -85,58 +168,35 @@ def _few_shot(run: Run, name: str) -> dict[int, dict[str, Tensor]]:
     return dict(sorted(vectors.items()))
 
 
-@dataclass(frozen=True)
-class _Transferred:
-    """What one adapter made of one (source, target) pair."""
+def _fit_pair(run: Run, first: Loaded, second: Loaded, stores: Stores) -> tuple[Made, dict[str, Tensor]]:
+    """Fit every transfer adapter on a pair; one pass over the texts serves both directions of two models.
 
-    vectors: Mapping[str, Tensor]
-    """Concept -> (d_target,); empty when the adapter was refused for this pair."""
-    report: Mapping[str, Any]
-
-
-Transferred = dict[tuple[str, str, str], _Transferred]
-"""(adapter, source, target) -> what it made."""
-
-
-def _fit_pairs(run: Run, stores: Stores) -> tuple[Transferred, dict[str, Tensor]]:
-    """Fit every transfer adapter on every pair; one pass over the texts serves both directions of two models.
-
-    Also the covariance of each model's activations on the map corpus, for the control that is drawn from it.
+    Also the covariance of each model's activations on the map corpus, where a control is drawn from it.
     """
     from steer_bench.experiment.pairing import pair_of, turned
-    from steer_bench.models import load_model
 
     recipes = [adapter for adapter in run.adapters if _needs_source(adapter)]
-    made: Transferred = {}
+    loaded = {first.name: first, second.name: second}
+    made: Made = {}
     covariances: dict[str, Tensor] = {}
-    if not recipes and all(adapter.method != "random-covariance" for adapter in run.adapters):
-        return made, covariances
-    unordered = list(dict.fromkeys(tuple(sorted(pair)) for pair in run.experiment.directed))
-    loaded: dict[str, Loaded] = {}
-    for first, second in unordered:
-        for name in list(loaded):
-            if name not in (first, second):
-                del loaded[name]
-        for name in (first, second):
-            if name not in loaded:
-                loaded[name] = load_model(name, dtype=run.experiment.dtype, device=run.experiment.device)
-        forward = pair_of(run, loaded[first], loaded[second], stores)
-        covariances[first] = forward.train.source_source / forward.train.n
-        covariances[second] = forward.train.target_target / forward.train.n
-        for pair in (forward, turned(run, forward, stores)):
-            source, target = pair.source.model, pair.target.model
-            if (source, target) not in run.experiment.directed:
-                continue
-            for adapter in recipes:
-                try:
-                    made[adapter.name, source, target] = (
-                        _relayed(run, adapter, loaded[source], loaded[target], stores)
-                        if adapter.method == "text-relay"
-                        else _fit_one(run, adapter, pair, loaded[source], stores.source[source].layer)
-                    )
-                except ValueError as error:  # too few concepts, say: a row with the reason, not the end of the run
-                    logger.warning("adapter %s refused for %s -> %s: %s", adapter.name, source, target, error)
-                    made[adapter.name, source, target] = _Transferred({}, {"refused": str(error)})
+    forward = pair_of(run, first, second, stores)
+    if any(adapter.method == "random-covariance" for adapter in run.adapters):
+        covariances[first.name] = forward.train.source_source / forward.train.n
+        covariances[second.name] = forward.train.target_target / forward.train.n
+    for pair in (forward, turned(run, forward, stores)):
+        source, target = pair.source.model, pair.target.model
+        if (source, target) not in run.experiment.directed:
+            continue
+        for adapter in recipes:
+            try:
+                made[adapter.name, source, target] = (
+                    _relayed(run, adapter, loaded[source], loaded[target], stores)
+                    if adapter.method == "text-relay"
+                    else _fit_one(run, adapter, pair, loaded[source], stores.source[source].layer)
+                )
+            except ValueError as error:  # too few concepts, say: a row with the reason, not the end of the run
+                logger.warning("adapter %s refused for %s -> %s: %s", adapter.name, source, target, error)
+                made[adapter.name, source, target] = Transferred({}, {"refused": str(error)})
     return made, covariances
 
 
@@ -146,7 +206,7 @@ def _needs_source(adapter: Adapter) -> bool:
     return adapter.method not in (*ROWS, "few-shot")
 
 
-def _fit_one(run: Run, adapter: Adapter, pair: Any, source: Loaded, layer: int) -> _Transferred:
+def _fit_one(run: Run, adapter: Adapter, pair: Any, source: Loaded, layer: int) -> Transferred:
     """One adapter on one pair: the map's file, and the vectors of the measured concepts through it."""
     from steer_bench.activations import mean_activations
     from steer_bench.transfer.fits import FITS, transfer
@@ -171,10 +231,10 @@ def _fit_one(run: Run, adapter: Adapter, pair: Any, source: Loaded, layer: int) 
         )["f"]
         pushed = {key: means[f"+{key}"].value - means[f"-{key}"].value for key in run.measured}
     vectors = {key: pair.source.vectors[key] for key in run.measured}
-    return _Transferred(transfer(fitted.map, vectors, pushed), fitted.report)
+    return Transferred(transfer(fitted.map, vectors, pushed), fitted.report)
 
 
-def _relayed(run: Run, adapter: Adapter, source: Loaded, target: Loaded, stores: Stores) -> _Transferred:
+def _relayed(run: Run, adapter: Adapter, source: Loaded, target: Loaded, stores: Stores) -> Transferred:
     """Vectors of texts that the source wrote."""
     from steer_bench.experiment.relay import relay
 
@@ -183,10 +243,10 @@ def _relayed(run: Run, adapter: Adapter, source: Loaded, target: Loaded, stores:
         source, stores.source[source.name], target, stores.native[target.name].layer, run.measured, seed=run.experiment.seed,
         kept=kept, **adapter.options,
     )  # fmt: skip
-    return _Transferred(vectors, {"texts": adapter.options.get("texts", 24)})
+    return Transferred(vectors, {"texts": adapter.options.get("texts", 24)})
 
 
-def _save_arms(run: Run, side: Side, stores: Stores, made: Transferred, inputs: str) -> Path:
+def _save_arms(run: Run, side: Side, stores: Stores, made: Made, inputs: str) -> Path:
     """RUN/arms/TARGET.safetensors: every arm x concept of a target, and S. `side`: the target, as the controls need it."""
     import torch
 
@@ -227,7 +287,7 @@ def _save_arms(run: Run, side: Side, stores: Stores, made: Transferred, inputs: 
     ]  # fmt: skip
     card = {
         "inputs": inputs, "revision": store.card["revision"], "dtype": store.card["dtype"], "geometry": measured, "fits": reports,
-        "asked": {adapter.name: dict(adapter.options) for adapter in run.adapters if adapter.method == "prompt"},
+        "asked": run.asked,
         "refused": refused, "versions": versions(), "positions": run.experiment.positions,
         "entries": [[arm, source, sorted(vectors)] for (arm, source), vectors in by_arm.items()],
     }  # fmt: skip

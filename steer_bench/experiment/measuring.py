@@ -1,4 +1,7 @@
-"""Stage evaluate: one lm-eval run a target, RUN/evaluation/TARGET/…"""
+"""Stage evaluate: one lm-eval run a target, RUN/evaluation/TARGET/…
+
+Started on several ranks (torchrun, `--processes`), each measures a shard of every target; then rank 0 evaluates from the records.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,44 @@ def evaluate(run: Run, *, predict_only: bool = False) -> list[Path]:
     Replies are judged before lm-eval scores them; with `predict_only` (as lm-eval's) no judge is asked and nothing is scored. A judge
     that stops raises JudgeError once every target is measured: stage judge rates the replies later, without generating.
     """
+    from steer_bench import ranks
+    from steer_bench.experiment.sharding import measure_shard, prepare
+
+    check_arms(run)
+    rank, size = ranks.join()
+    measured = []
+    for target in run.targets:
+        if is_measured(run, target):
+            logger.info("%s is up to date", run.evaluation(target))
+            continue
+        measured.append(target)
+        if size > 1:
+            if rank == 0:
+                prepare(run, target, size)
+            ranks.wait(size)
+            measure_shard(run, target, rank, size)
+            ranks.wait(size)
+        if rank == 0:
+            evaluate_target(run, target, predict_only)
+        ranks.wait(size)
+    raise_stopped(run, measured)
+    return [run.evaluation(target) for target in run.targets]
+
+
+def check_arms(run: Run) -> None:
+    """Write what is measured, RUN/protocol.json. Raises MissingStageError where a target has no arms."""
     missing = [target for target in run.targets if not run.arms_file(target).is_file()]
     if missing:
         raise MissingStageError(f"no arms of {missing[0]} in {run.folder}; run steer-bench fit {run.folder} first")
     protocol(run).save(run.folder / "protocol.json")
-    measured = {target: is_measured(run, target) for target in run.targets}
-    folders = [_evaluate_target(run, target, predict_only=predict_only) for target in run.targets]
-    raise_stopped(run, [target for target in run.targets if not measured[target]])
-    return folders
 
 
 def inputs_of(run: Run, target: str) -> str:
     """Changes whenever what is measured on a target does."""
     from steer_bench.vectors import load_card
 
-    task_options = {task: limits.model_dump(exclude_none=True) for task, limits in run.experiment.tasks.items()}
     protocol_text = (run.folder / "protocol.json").read_text()
-    return digest(load_card(run.arms_file(target))["inputs"], protocol_text, task_options, versions())
+    return digest(load_card(run.arms_file(target))["inputs"], protocol_text, _limits(run), versions())
 
 
 def is_measured(run: Run, target: str) -> bool:
@@ -49,50 +73,85 @@ def is_measured(run: Run, target: str) -> bool:
     return json.loads(marker.read_text()).get("inputs") == inputs_of(run, target)
 
 
-def _evaluate_target(run: Run, target: str, *, predict_only: bool) -> Path:
-    experiment, folder = run.experiment, run.evaluation(target)
-    arms, records = run.arms_file(target), run.folder / "records.sqlite"
+def evaluate_target(run: Run, target: str, predict_only: bool = False) -> Path:
+    """One target, in one process. After its shards everything is in the records, and no weights are loaded."""
+    from steer_bench.experiment.sharding import merge
+    from steer_bench.lm import WeightsNeededError
+
     if is_measured(run, target):
-        logger.info("%s is up to date", folder)
-        return folder
+        return run.evaluation(target)
+    dtype = merge(run, target)
+    if dtype is not None:
+        try:
+            return _evaluate_target(run, target, predict_only, weights=False, dtype=dtype)
+        except WeightsNeededError:
+            logger.warning("%s: the shards left answers out; they are computed now", target)
+    return _evaluate_target(run, target, predict_only)
+
+
+def open_lm(run: Run, target: str, **options: Any) -> Any:
+    """The lm-eval model of a target, with its arms."""
+    from steer_bench.lm import SteeredLM
+    from steer_bench.models import default_device
+
+    device = run.experiment.device or default_device()
+    arguments = _arguments(run, target) | options
+    return SteeredLM(**arguments, device=device, batch_size=run.experiment.batch_size)
+
+
+def load_tasks(run: Run, target: str) -> dict[str, Any]:
+    """The experiment's tasks on a target, by name."""
+    return _manager(run, target).load(list(run.experiment.tasks))["tasks"]
+
+
+def _arguments(run: Run, target: str) -> dict[str, Any]:
+    """What lm-eval writes down as the model's arguments, and tasks read as metadata."""
+    from steer_bench.models import default_device, resolve_dtype
+
+    dtype = resolve_dtype(run.experiment.dtype, run.experiment.device or default_device())
+    return {
+        "pretrained": target,
+        "arms": str(run.arms_file(target)),
+        "records": str(run.folder / "records.sqlite"),
+        "positions": run.experiment.positions,
+        "dtype": str(dtype).removeprefix("torch."),
+        "seed": run.experiment.seed,
+    }
+
+
+def _limits(run: Run) -> dict[str, Any]:
+    return {task: limits.model_dump(exclude_none=True) for task, limits in run.experiment.tasks.items()}
+
+
+def _metadata(run: Run, target: str) -> dict[str, Any]:
+    return {**_arguments(run, target), "limits": _limits(run), "judgements": str(run.folder / FOLDER)}
+
+
+def _manager(run: Run, target: str) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(shipped("tasks")), include_defaults=False, metadata=_metadata(run, target))
+
+
+def _evaluate_target(run: Run, target: str, predict_only: bool, **options: Any) -> Path:
     import torch
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
-    from lm_eval.tasks import TaskManager
 
-    from steer_bench.lm import SteeredLM
-    from steer_bench.models import default_device, resolve_dtype
-
-    device = experiment.device or default_device()
-    dtype = str(resolve_dtype(experiment.dtype, device)).removeprefix("torch.")
-    arguments: dict[str, Any] = {
-        "pretrained": target,
-        "arms": str(arms),
-        "records": str(records),
-        "positions": experiment.positions,
-        "dtype": dtype,
-        "seed": experiment.seed,
-    }
-    lm = SteeredLM(**arguments, device=device, batch_size=experiment.batch_size)
-    task_options = {task: limits.model_dump(exclude_none=True) for task, limits in experiment.tasks.items()}
-    metadata = {**arguments, "limits": task_options}
-    if lm.world_size == 1:  # several ranks each have a part of the replies: stage judge rates them together
-        metadata["judgements"] = str(run.folder / FOLDER)
-    manager = TaskManager(include_path=str(shipped("tasks")), include_defaults=False, metadata=metadata)
+    experiment, folder = run.experiment, run.evaluation(target)
+    lm = open_lm(run, target, alone=True, **options)
     tracker = EvaluationTracker(output_path=str(folder))
     chat = experiment.chat and lm.tokenizer.chat_template is not None
     with torch.inference_mode():
         results = simple_evaluate(
-            model=lm, tasks=list(experiment.tasks), task_manager=manager, evaluation_tracker=tracker, apply_chat_template=chat,
-            bootstrap_iters=0, metadata=metadata, random_seed=experiment.seed, batch_size=experiment.batch_size,
-            predict_only=predict_only,
+            model=lm, tasks=list(experiment.tasks), task_manager=_manager(run, target), evaluation_tracker=tracker,
+            apply_chat_template=chat, bootstrap_iters=0, metadata=_metadata(run, target), random_seed=experiment.seed,
+            batch_size=experiment.batch_size, predict_only=predict_only,
         )  # fmt: skip
-    if results is None:  # another rank writes
-        return folder
     samples = results.pop("samples")
     tracker.save_results_aggregated(results=results, samples=samples)
     for task, of_task in samples.items():
         tracker.save_results_samples(task_name=task, samples=of_task)
-    marker, done = folder / "complete.json", inputs_of(run, target)
-    write_atomic(marker, json.dumps({"inputs": done, "samples": {task: len(rows) for task, rows in samples.items()}}))
+    done = {"inputs": inputs_of(run, target), "samples": {task: len(rows) for task, rows in samples.items()}}
+    write_atomic(folder / "complete.json", json.dumps(done))
     return folder

@@ -119,6 +119,11 @@ class Run:
         """The arms' recipes."""
         return load_adapters(self.experiment.adapters, base=self.base)
 
+    @property
+    def asked(self) -> dict[str, dict[str, Any]]:
+        """Arms that ask for the concept instead of steering, with their templates."""
+        return {adapter.name: dict(adapter.options) for adapter in self.adapters if adapter.method == "prompt"}
+
     @cached_property
     def map_texts(self) -> list[str]:
         """Texts that maps are fitted on: neutral ones, then (`neutral.fit_texts`) the positives of the fit concepts.
@@ -228,7 +233,7 @@ def open_run(name: str, folder: Path | None = None, *, judge: Mapping[str, Any] 
     known = run.folder / "experiment.yaml"
     if known.is_file() and (known != path or judge is not None):
         old, new = load_experiment(known).model_dump(), experiment.model_dump()
-        differing = [key for key in new if old.get(key) != new[key]]
+        differing = [key for key in new if old.get(key) != new[key] and key != "cluster"]
         if differing:
             raise ValueError(
                 f"{run.folder} holds the run of another experiment (differing: {', '.join(differing)}); "

@@ -67,12 +67,11 @@ def inputs_of(config: Mapping[str, Any], concepts: Mapping[str, Concept], replie
 def judge_for(
     config: Mapping[str, Any],
     concepts: Mapping[str, Concept],
-    replies: Sequence[Reply],
+    unsteered: Sequence[Reply],
     *,
     resume: str = "steer-bench judge RUN",
 ) -> Judge:
     """The judge of a configuration, set to one target: held-out texts as references, its unsteered replies as the fluent ones."""
-    unsteered = [reply for reply in replies if reply.key[0] == UNSTEERED]
     known = {(one.instruction, one.text): one.perplexity for one in unsteered}  # the same for every concept
     perplexities = tuple(sorted(value for value in known.values() if value is not None))
     references = {
@@ -98,6 +97,7 @@ def rate_replies(
     replies: Sequence[Reply],
     *,
     target: str,
+    unsteered: Sequence[Reply] | None = None,
     records: str | Path | None = None,
     file: Path | None = None,
     resume: str = "steer-bench judge RUN",
@@ -105,9 +105,11 @@ def rate_replies(
     """Rate all replies at once, asking only what `records` (a judgement store) does not hold.
 
     The ratings are written to `file`. A judge that stops raises JudgeError: what it rated before is in `records`, and the file says
-    that it stopped, unless it holds the ratings of an earlier time.
+    that it stopped, unless it holds the ratings of an earlier time. `unsteered`: what the judge is set by where `replies` are a share.
     """
-    judge = judge_for(config, concepts, replies, resume=resume)
+    if unsteered is None:
+        unsteered = [reply for reply in replies if reply.key[0] == UNSTEERED]
+    judge = judge_for(config, concepts, unsteered, resume=resume)
     cases = [
         Case(one.key[2], concepts[one.key[2]].description, one.instruction, one.text, one.perplexity) for one in replies
     ]

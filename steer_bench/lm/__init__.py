@@ -13,8 +13,9 @@ from lm_eval.api.registry import register_model
 
 from steer_bench.lm.generation import GeneratingLM
 from steer_bench.lm.requests import LogLikelihood, Reply, RollingLogLikelihood
+from steer_bench.lm.weightless import WeightsNeededError
 
-__all__ = ["LogLikelihood", "Reply", "RollingLogLikelihood", "SteeredLM"]
+__all__ = ["LogLikelihood", "Reply", "RollingLogLikelihood", "SteeredLM", "WeightsNeededError"]
 
 
 @register_model("steer_bench")
@@ -24,6 +25,7 @@ class SteeredLM(GeneratingLM):
     Besides the arguments of `hf`: `arms` (a file of RUN/arms/), a default steering `arm`, `source`, `concept`, `factor`;
     `layer` (only to check it is the file's), `positions` (text, generated, all), `strength` (scaled: factor times the
     target's median centred residual norm; raw: factor times the vector as stored), `records` (a SQLite file that keeps
-    finished replies and log-likelihoods) and `seed` (of sampled replies; see `sampling`). Raises ValueError for anything that
-    does not fit, before the model is loaded.
+    finished replies and log-likelihoods), `seed` (of sampled replies; see `sampling`), `alone` (no part in data parallelism) and
+    `weights` (False: answers come from the records only, and the first forward pass raises WeightsNeededError). Raises ValueError
+    for anything that does not fit, before the model is loaded.
     """

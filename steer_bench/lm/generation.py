@@ -77,6 +77,7 @@ class GeneratingLM(ScoringLM):
         known = self.records.get(keys.values())
         missing = [(key, row) for row, key in keys.items() if key not in known]
         missing.sort(key=lambda item: (-len(item[1].prompt), item[1].prompt))
+        missing = list(self._share(missing, lambda item: [item[0]]))
         with tqdm(
             total=len(missing), desc=f"replies of {self.name}", disable=quiet or self.rank != 0 or None, unit="reply"
         ) as bar:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,9 +12,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 import steer_bench
+from steer_bench import ranks
 from steer_bench.lm.requests import Generation, Scored
+from steer_bench.lm.weightless import model_without_weights
 from steer_bench.models import check_model, decoder_layers, encode, lean_head, model_path, read_config, revision
-from steer_bench.records import Records, record_key
+from steer_bench.records import Records, ShardRecords, record_key
 from steer_bench.steering import POSITIONS, STRENGTHS, Steerer, Steering, VectorBank
 from steer_bench.vectors import Arms
 
@@ -40,8 +42,10 @@ class SteeredHF(HFLM):
         layer: int | None = None,
         positions: str = "text",
         strength: str = "scaled",
-        records: str | None = None,
+        records: str | Records | None = None,
         seed: int = 0,
+        alone: bool = False,
+        weights: bool = True,
         **kwargs: Any,
     ) -> None:
         for given, known, name in ((positions, POSITIONS, "positions"), (strength, STRENGTHS, "strength")):
@@ -62,8 +66,11 @@ class SteeredHF(HFLM):
             if loaded_arms is not None:
                 _check_fit(loaded_arms, read_config(pretrained), layer, pretrained)
         self.name = pretrained if isinstance(pretrained, str) else type(pretrained).__name__
+        self._weights = weights
         super().__init__(pretrained=model_path(pretrained) if isinstance(pretrained, str) else pretrained, **kwargs)
         lean_head(self.model)
+        alone = alone or not isinstance(pretrained, str) or bool(kwargs.get("tp_plan"))
+        self._rank, self._world_size = ranks.place(self.rank, self.world_size, alone=alone)
         if loaded_arms is not None:
             config = self.model.config.get_text_config(decoder=True)
             _check_fit(
@@ -74,10 +81,31 @@ class SteeredHF(HFLM):
             )
             self._blocks = list(decoder_layers(self.model))[: loaded_arms.layer + 1]
             self.steerer = Steerer(self._blocks[-1])
-        self.records = Records(records)
+        self.records = records if isinstance(records, Records) else Records(records)
         self._rows_at_once: dict[str, int] = {}
         self._trunk_checked: bool | None = None
         self._fingerprint = self._describe()
+
+    def _create_model(self, pretrained: str, dtype: Any = "auto", **kwargs: Any) -> None:
+        """As `hf`; without weights a model of the same shape that fails at its first forward pass."""
+        if self._weights:
+            super()._create_model(pretrained, dtype=dtype, **kwargs)
+        else:
+            self._model = model_without_weights(self.AUTO_MODEL_CLASS, pretrained, dtype)
+
+    # ------------------------------------------------------------------------------------------ among other ranks
+
+    def all_gather(self, tensor: Any) -> Any:
+        """The tensors of all ranks, concatenated; a single number counts as a tensor of one."""
+        return ranks.all_gather(tensor) if self.world_size > 1 else tensor
+
+    def gather_object(self, obj: Any, dst: int = 0) -> Any:
+        """lm-eval's samples and metrics of all ranks, as one rank alone would have them, on rank `dst`."""
+        return ranks.gather(obj, dst) if self.world_size > 1 else [obj]
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        ranks.wait(self.world_size)
 
     # ------------------------------------------------------------------------------------------ what this model is
 
@@ -172,6 +200,13 @@ class SteeredHF(HFLM):
             starts = starts + torch.tensor(padding)
         rows = self.bank.rows([row.steering for row in batch])
         return self.steerer.steering(rows, starts if starts.any() else None)
+
+    def _share(self, items: Sequence[T], keys: Callable[[T], Iterable[str]], limit: int | None = None) -> Sequence[T]:
+        """All items, about to be run in batches; in a shard of a run those of its batches."""
+        if not isinstance(self.records, ShardRecords):
+            return items
+        size = AUTO_ROWS if self.batch_size == "auto" else int(self.batch_size)
+        return self.records.mine(items, min(size, limit or size), keys)
 
     def _in_batches(
         self,

@@ -118,12 +118,17 @@ class ScoringLM(SteeredHF):
             start=start,
         )
 
+    def _one_key(self, row: Scored) -> list[str]:
+        return [self._score_key(row)]
+
     def _score_unsteered(self, rows: Sequence[Scored], keep: Callable[..., None]) -> None:
         """As lm-eval's `hf` computes it, batch by batch in the same order, so that the numbers are the same bits."""
         groups: dict[tuple[int, ...], list[Scored]] = {}
         for row in rows:
             groups.setdefault(row.input, []).append(row)
         ordered = sorted(groups, key=lambda ids: (-len(ids), (*groups[ids][0].context, *groups[ids][0].continuation)))
+
+        mine = self._share(ordered, lambda ids: map(self._score_key, groups[ids]))
 
         def run(batch: Sequence[tuple[int, ...]]) -> list[tuple[float, bool]]:
             width = max(map(len, batch))
@@ -144,7 +149,7 @@ class ScoringLM(SteeredHF):
             return answers
 
         self._in_batches(
-            "score", ordered, run, lambda batch, answers: keep([row for ids in batch for row in groups[ids]], answers)
+            "score", mine, run, lambda batch, answers: keep([row for ids in batch for row in groups[ids]], answers)
         )
 
     def _score_steered(self, rows: Sequence[Scored], keep: Callable[..., None]) -> None:
@@ -154,13 +159,12 @@ class ScoringLM(SteeredHF):
             groups.setdefault((row.input, row.start), []).append(row)
         alone = [group[0] for group in groups.values() if len(group) == 1]
         alone.sort(key=lambda row: -len(row.input))
-        self._in_batches("steered", alone, self._padded, keep)
+        self._in_batches("steered", self._share(alone, self._one_key), self._padded, keep)
         several = [group for group in groups.values() if len(group) > 1]
         several.sort(key=lambda group: (-len(group[0].input), group[0].input))
-        self._in_batches(
-            "trunk", [row for group in several for row in group], self._on_trunk, keep,
-            limit=self._rows_of_logits(max((len(row.continuation) for group in several for row in group), default=1)),
-        )  # fmt: skip
+        limit = self._rows_of_logits(max((len(row.continuation) for group in several for row in group), default=1))
+        together = self._share([row for group in several for row in group], self._one_key, limit)
+        self._in_batches("trunk", together, self._on_trunk, keep, limit=limit)
         self._kept_trunk = None
 
     def _rows_of_logits(self, n: int) -> int:
