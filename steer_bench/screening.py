@@ -142,7 +142,7 @@ def screen(
     texts: Sequence[str],
     bank: Tensor,
     *,
-    points: int = 3,
+    points: int = 1,
     top: int = 20,
     sample: int = 20,
     seed: int = 0,

@@ -24,7 +24,7 @@ def screen(
     arm: ArmNames = None,
     top: Annotated[int, typer.Option(help="Best vectors that are run exactly.")] = 20,
     sample: Annotated[int, typer.Option(help="Random vectors that are run exactly, for the rank correlation.")] = 20,
-    points: Annotated[int, typer.Option(help="Gradients along the factor; each costs a pass over the texts.")] = 3,
+    points: Annotated[int, typer.Option(help="Gradients along the factor; each costs two passes over the texts.")] = 1,
     limit: Annotated[int | None, typer.Option(help="Only so many texts.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
     model: Model = None,
