@@ -25,6 +25,8 @@ if __name__ == "__main__":
     cells = [Steering(arm, "", name, factor) for arm in arms for name in names for factor in factors]
     lm = SteeredLM(arms=bank, batch_size="auto", **given.hf)
     asked = prompts(4)
+    if lm.tokenizer.chat_template is not None:  # without it an instruct model ends many replies at once
+        asked = [lm.apply_chat_template([{"role": "user", "content": prompt}]) for prompt in asked]
     jobs = [ask("generate_until", prompt, SETTINGS, spec(cell)) for cell in cells for prompt in asked]
 
     def ours(requests=jobs):
@@ -50,10 +52,14 @@ if __name__ == "__main__":
             steered.hook_to_steer = {f"layers.{bank.layer}": lambda acts, v=vector: added(acts, v, None)}
             steered.generate_until([ask("generate_until", prompt, SETTINGS) for prompt in asked], disable_tqdm=True)
 
-    ours(jobs[:8])
+    replies = ours()
+    full = sum(reply.n_tokens == SETTINGS["max_gen_toks"] for reply in replies)
+    note = (
+        f"{full} of {len(replies)} replies are 24 tokens long, {sum(reply.n_tokens for reply in replies)} tokens in all"
+    )
     compare(
         "sweep of 8 concepts x 3 arms x 4 factors x 4 prompts, 24 new tokens, against lm-eval's `steered` in one process",
-        ours, cell_by_cell, given, "4 times faster", times=len(cells) / CELLS, note=f"other side: {CELLS} of {len(cells)} cells, multiplied",
+        ours, cell_by_cell, given, "4 times faster", times=len(cells) / CELLS, note=f"other side: {CELLS} of {len(cells)} cells, multiplied; {note}",
     )  # fmt: skip
     del steered
     hf = HFLM(batch_size=32, **given.hf)

@@ -76,11 +76,11 @@ def test_our_greedy_loop_gives_the_tokens_of_generate_whatever_finishes_when(fam
         spec, _ = lm._steering(ask("generate_until", prompt, {}, steering))
         rows.append(Generation(tuple(ids), spec, lm._start(ids, len(ids)), False))
     plain = lm._settings({"until": [], "max_gen_toks": max_new_tokens, "do_sample": False})
-    every = lm._sampled(rows, plain, [])
+    every = lm._by_generate(rows, plain, [])
     common = {reply[len(reply) // 2] for reply in every[::5]}  # these end some replies early and others not at all
     model.generation_config.eos_token_id = sorted(common | {2})
     stops = set(lm._stop_ids(()))
-    theirs, ours = lm._sampled(rows, plain, []), lm._greedy(rows, plain, stops, [])
+    theirs, ours = lm._by_generate(rows, plain, []), lm._greedy(rows, plain, stops, [])
     lengths = set()
     for their, our in zip(theirs, ours, strict=True):
         end = next((i + 1 for i, token in enumerate(their) if token in stops), len(their))
