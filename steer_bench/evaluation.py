@@ -367,7 +367,7 @@ class SteerTask(ConfigurableTask):
         replies = [
             Reply(_row_id(one.doc), one.doc["text"], str(one.resps[0]), one.resps[0].perplexity)
             for one in instances
-            if "padding" not in one.doc
+            if "padding" not in one.doc and not one.resps[0].invalid
         ]
         unsteered = [reply for reply in replies if reply.key[0] == UNSTEERED]
         protocol, folder = self.plan.protocol, self.plan.options.get("judgements")
@@ -406,6 +406,8 @@ class SteerTask(ConfigurableTask):
             if not math.isfinite(total):
                 return row(value=None, tokens=answer.n_tokens, reason="non_finite")
             return row(value=total / answer.n_tokens, tokens=answer.n_tokens)
+        if answer.invalid:
+            return row(value=None, tokens=answer.n_tokens, reason=answer.invalid)
         numbers = {"distinct_2": distinct_2(str(answer))}
         if answer.perplexity is not None:
             numbers["perplexity"] = answer.perplexity

@@ -8,6 +8,7 @@ once into the cache folder. Any other name is a local folder or a Hugging Face n
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib.util
@@ -158,7 +159,7 @@ def prepare_models(names: Sequence[str]) -> None:
 def revision(name: str) -> str:
     """What identifies the weights: the commit of a hub model, else a hash over config and weight files of the folder.
 
-    The hash takes each file's name, size, first and last mebibyte: quick, and the same on every machine.
+    The hash takes each file's name and whole content, so it is the same on every machine; see `_content` for its cost.
     """
     path = Path(model_path(name))
     if not path.is_dir():
@@ -169,13 +170,30 @@ def revision(name: str) -> str:
         return ref.read_text().strip() if ref.is_file() else "unknown"
     digest = hashlib.sha256()
     for file in sorted(path.glob("*.safetensors")) + sorted(path.glob("*.bin")) + [path / "config.json"]:
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}:".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(1 << 20))
-            stream.seek(max(0, size - (1 << 20)))
-            digest.update(stream.read())
+        digest.update(f"{file.name}:{_content(file)}:".encode())
     return "sha256:" + digest.hexdigest()[:16]
+
+
+def _content(file: Path) -> str:
+    """SHA-256 of a weights file; read once, and remembered in the cache folder for as long as size and time of change stay."""
+    state = file.stat()
+    key = hashlib.sha256(f"{file.resolve()}:{state.st_size}:{state.st_mtime_ns}:{state.st_ino}".encode()).hexdigest()
+    known = cache_folder() / "hashes" / key
+    try:
+        found = known.read_text()
+        if len(found) == 64:
+            return found
+    except OSError:
+        pass
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if state.st_size > 1 << 20:  # a config is read faster than looked up
+        part = known.with_name(f".{key}.{os.getpid()}")
+        with contextlib.suppress(OSError):  # a cache that can not be written costs time, nothing else
+            known.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(digest)
+            part.replace(known)
+    return digest
 
 
 def read_config(name: str) -> dict[str, Any]:

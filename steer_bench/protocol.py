@@ -55,7 +55,7 @@ class Protocol:
                 f"{path}: no such file; it says what is measured and belongs to the arms file's run (steer-bench fit RUN writes "
                 "it); give another with --metadata protocol=FILE"
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{path}: not a protocol of steer-bench ({error}); make it again with steer-bench fit RUN"
             ) from error

@@ -1,20 +1,27 @@
 """Records: every finished reply and log-likelihood on disk before the next batch starts, so that a run can be continued.
 
 One SQLite file (WAL) a run; a record is text under a key that hashes everything its value depends on. Records are added and
-read, never changed. Several processes of one machine may write one file; SQLite is not shared over a network, so a shard of a
-run writes a file of its own, and files are merged. Knows nothing of models.
+read, never changed. Each carries a digest: one whose bytes were changed on disk is computed again, never believed. Several
+processes of one machine may write one file; SQLite is not shared over a network, so a shard of a run writes a file of its own,
+and files are merged. Knows nothing of models.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_TABLE = "CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, value TEXT NOT NULL, digest TEXT NOT NULL)"
 
 
 def record_key(**parts: Any) -> str:
@@ -26,36 +33,78 @@ def record_key(**parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+def _digest(key: str, value: str) -> str:
+    return hashlib.sha256(f"{key}\0{value}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 class Records:
-    """Key-value records in a SQLite file, or in memory only (path None)."""
+    """Key-value records in a SQLite file, or in memory only (path None).
+
+    Raises ValueError, saying how to go on, for a file that is damaged or not ours.
+    """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.path = None if path is None else Path(path)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.execute("CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        self._db.text_factory = lambda data: data.decode(
+            "utf-8", "replace"
+        )  # damaged text fails its digest, not the query
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(_TABLE)
+            self._db.execute("SELECT key, value, digest FROM records LIMIT 1").fetchall()
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise self._explained(error) from error
+
+    def _explained(self, error: sqlite3.DatabaseError) -> Exception:
+        """A damaged file as a ValueError with the way on; a full disk, a lock and the like as they are."""
+        damaged = not isinstance(error, sqlite3.OperationalError) or "no such column" in str(error)
+        if self.path is None or not damaged:
+            return error
+        return ValueError(
+            f"{self.path}: damaged, or not a records file of this steer-bench ({error}); what it holds can not be read. Move it "
+            f"and its -wal and -shm files away (mv {self.path} {self.path}.damaged) and run the same command again: it is computed "
+            "again"
+        )
 
     def get(self, keys: Iterable[str]) -> dict[str, Any]:
-        """The values of those keys that are recorded."""
-        found, wanted = {}, list(dict.fromkeys(keys))
-        for start in range(0, len(wanted), 500):
-            part = wanted[start : start + 500]
-            marks = ",".join("?" * len(part))
-            rows = self._db.execute(f"SELECT key, value FROM records WHERE key IN ({marks})", part)
-            found.update({key: json.loads(value) for key, value in rows})
+        """The values of those keys that are recorded, whole and unchanged."""
+        found, damaged, wanted = {}, [], list(dict.fromkeys(keys))
+        try:
+            for start in range(0, len(wanted), 500):
+                part = wanted[start : start + 500]
+                marks = ",".join("?" * len(part))
+                rows = self._db.execute(f"SELECT key, value, digest FROM records WHERE key IN ({marks})", part)
+                for key, value, digest in rows:
+                    if isinstance(value, str) and digest == _digest(key, value):
+                        found[key] = json.loads(value)
+                    else:
+                        damaged.append(key)
+            if damaged:  # so that what is computed again can take their place
+                logger.warning("%s: %d records are damaged and computed again", self.path, len(damaged))
+                with contextlib.suppress(sqlite3.OperationalError):  # opened to be read only
+                    self._db.executemany("DELETE FROM records WHERE key = ?", [(key,) for key in damaged])
+        except sqlite3.DatabaseError as error:
+            raise self._explained(error) from error
         return found
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Record values, all or none; a key that is there already keeps its value."""
-        rows = [(key, json.dumps(value, allow_nan=False)) for key, value in values.items()]
-        self._db.execute("BEGIN IMMEDIATE")
+        texts = [(key, json.dumps(value, allow_nan=False)) for key, value in values.items()]
+        rows = [(key, text, _digest(key, text)) for key, text in texts]
         try:
-            self._db.executemany("INSERT OR IGNORE INTO records VALUES (?, ?)", rows)
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT OR IGNORE INTO records VALUES (?, ?, ?)", rows)
             self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
+        except BaseException as error:
+            if self._db.in_transaction:  # a full disk has rolled back already
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.DatabaseError):
+                raise self._explained(error) from error
             raise
 
     def merge(self, path: Path) -> None:

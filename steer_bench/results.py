@@ -5,6 +5,7 @@
 Knows nothing of models or judges; what a run did stands in its provenance, `Results.run`.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -21,6 +22,8 @@ VERSION = 1
 TEXT_COLUMNS = ("task", "target", "source", "arm", "concept", "item", "role", "reason")
 COLUMNS = ("task", "target", "source", "arm", "concept", "factor", "item", "role", "value", "tokens", "reason")
 """The order of Row's fields."""
+INVALID = "non_finite"
+"""Reason of a row whose logits held NaN or Inf: it has no value, and its reply is not rated."""
 RATING = "ratings."
 """Prefix of the columns that hold ratings, e.g. `ratings.fluency`; null where a row has no such rating."""
 
@@ -164,8 +167,9 @@ def _check_columns(path: str | Path, columns: Mapping[str, Any]) -> None:
     unknown = [name for name in columns if name not in COLUMNS and not name.startswith(RATING)]
     if unknown:
         raise ValueError(f"{path} has an unknown column {unknown[0]!r} in 'rows'; report the run again")
+    n_rows = len(columns["task"]) if isinstance(columns["task"], list) else 0
     for name, values in columns.items():
-        if not isinstance(values, list) or len(values) != len(columns["task"]):
+        if not isinstance(values, list) or len(values) != n_rows:
             raise ValueError(f"{path}: column {name!r} is not a list as long as 'task'; report the run again")
         wrong = set(map(type, values)) - _types(name)
         if wrong:
@@ -206,26 +210,38 @@ def load_rows(folder: str | Path) -> list[Row]:
     return sorted(rows, key=lambda row: row.key)
 
 
+def newest_samples(folder: str | Path) -> dict[str, Path]:
+    """Task -> the newest samples file of it that lm-eval wrote under `folder`."""
+    newest: dict[str, Path] = {}
+    for file in sorted(Path(folder).rglob("samples_*.jsonl"), key=lambda path: path.name):
+        newest[file.name.removeprefix("samples_").rsplit("_", 1)[0]] = file
+    return newest
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def read_samples(folder: str | Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """(lm-eval's sample, our row in it) of the newest samples file of each task under `folder`.
 
     A row may hold, beyond Row's fields, `words`: the judge's own words by aspect.
     """
-    newest: dict[str, Path] = {}
-    for file in sorted(Path(folder).rglob("samples_*.jsonl"), key=lambda path: path.name):
-        newest[file.name.removeprefix("samples_").rsplit("_", 1)[0]] = file
+    newest = newest_samples(folder)
     if not newest:
         raise ValueError(
             f"{folder}: no samples_*.jsonl of lm-eval; run steer-bench evaluate, or lm_eval with --log_samples"
         )
     for file in newest.values():
-        with file.open(encoding="utf-8") as lines:
+        with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     sample = json.loads(line)
                     row = sample[sample["metrics"][0]]
                     Row(**{key: value for key, value in row.items() if key != WORDS})
-                except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+                except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
                     raise ValueError(
                         f"{file}:{number}: not a sample of a steer-bench task ({error!r}); evaluate again"
                     ) from error

@@ -7,11 +7,23 @@ Exit codes: 0 complete, 2 bad input and nothing run, 3 finished but too much uns
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import typer
 
-from steer_bench.cli import banks, checks, judging, lmeval, pages, planning, stages, vectors  # noqa: F401 (each adds its commands)
-from steer_bench.cli.app import Fault, app
+from steer_bench.cli import (  # noqa: F401 (each adds its commands)
+    banks,
+    checks,
+    doctor,
+    judging,
+    lmeval,
+    pages,
+    planning,
+    stages,
+    vectors,
+)
+from steer_bench.cli.app import app
+from steer_bench.cli.faults import Fault, explained, printable
 
 
 def main() -> None:
@@ -24,14 +36,23 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("interrupted; what is finished is saved, the same command continues", err=True)
         sys.exit(130)
-    except Fault as fault:
+    except Exception as error:
         if debug:
             raise
-        typer.echo(f"error: {fault}", err=True)
-        sys.exit(4)
-    except ValueError as error:
-        if debug:
-            raise
-        for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
-        sys.exit(2)
+        for line in _said(error):
+            typer.echo(printable(f"error: {line}"), err=True)
+        sys.exit(2 if isinstance(error, ValueError | FileNotFoundError) else 4)
+
+
+def _said(error: Exception) -> list[str]:
+    """An error as lines, one a fault."""
+    if isinstance(error, ValueError | Fault):
+        return str(error).splitlines() or [type(error).__name__]
+    if isinstance(error, FileNotFoundError):
+        return [f"{error.filename}: no such file or folder; check the path"]
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return [f"{where}{explained(error, Path.cwd())}"]
+    return [
+        f"{explained(error, Path.cwd())}; this is a fault of steer-bench: the same command with --debug shows where"
+    ]

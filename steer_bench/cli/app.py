@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steer_bench.cli.faults import Fault, explained, printable
+
 if TYPE_CHECKING:
     from steer_bench.experiment import Run
 
-app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    help="Does a steering vector learned on one language model still steer another, and at what cost? "
+    "Anywhere in a command, --debug shows the traceback of an error.",
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="An experiment (shipped name or YAML) or a run folder.")
@@ -25,33 +34,50 @@ Unscored = Annotated[
 Figures = Annotated[bool, typer.Option("--figures/--no-figures", help="Draw figures (needs the extra [plots]).")]
 
 
-class Fault(Exception):
-    """A run that stopped and can be continued."""
-
-
 def run_stages(
     run: Run, names: tuple[str, ...], *, stages: Mapping[str, Any] | None = None, **options: Any
 ) -> list[Path]:
-    """Run stages in order, an engine's or those of this process; a fault in one leaves what is saved and says how to go on."""
+    """Run stages in order, an engine's or those of this process, under the run's lock.
+
+    A stop or a fault leaves what is saved and says how to go on.
+    """
     from steer_bench.experiment import STAGES, MissingStageError
+    from steer_bench.experiment.lock import run_lock
+    from steer_bench.stopping import stoppable
 
     files: list[Path] = []
-    for name in names:
-        try:
-            stage = {**STAGES, **(stages or {})}[name]
-            files = stage(run, **_taken(stage, options))
-        except MissingStageError:
-            raise
-        except Exception as error:
-            raise Fault(
-                f"{name} stopped: {error}; what is finished is saved, continue with: steer-bench run {run.folder}"
-            ) from error
+    resume = f"steer-bench run {plain(run.folder)}"
+    with Faults("the run", run.folder, resume, passed=(MissingStageError,)), run_lock(run.folder), stoppable():
+        for name in names:
+            with Faults(name, run.folder, resume, passed=(MissingStageError,)):
+                stage = {**STAGES, **(stages or {})}[name]
+                files = stage(run, **_taken(stage, options))
     return files
 
 
 def _taken(stage: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Those of the options that a stage takes."""
     return {name: value for name, value in options.items() if name in inspect.signature(stage).parameters}
+
+
+class Faults:
+    """Turns what a stage raises into a Fault with the way on, and Ctrl-C into exit code 130."""
+
+    def __init__(self, name: str, folder: Path, resume: str, *, passed: tuple[type[Exception], ...] = ()) -> None:
+        self.name, self.folder, self.resume, self.passed = name, folder, resume, passed
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        from steer_bench.experiment.lock import RunLockedError
+
+        if isinstance(error, KeyboardInterrupt):
+            typer.echo(f"interrupted; what is finished is saved, continue with: {self.resume}", err=True)
+            raise typer.Exit(130) from error
+        if isinstance(error, Exception) and not isinstance(error, (Fault, RunLockedError, typer.Exit, *self.passed)):
+            said = f"{self.name} stopped: {explained(error, self.folder)}"
+            raise Fault(f"{said}; what is finished is saved, continue with: {self.resume}") from error
 
 
 def print_files(files: list[Path]) -> None:
@@ -62,7 +88,7 @@ def print_files(files: list[Path]) -> None:
 
 def show(opened: Run, files: list[Path]) -> None:
     """The leaderboard's tables, then where everything lies."""
-    typer.echo((opened.folder / "leaderboard.md").read_text())
+    typer.echo(printable((opened.folder / "leaderboard.md").read_text()))
     print_files(files)
     for target in opened.targets:
         print_files(sorted(opened.evaluation(target).rglob("results_*.json"))[-1:])

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steer_bench import shipped
+from steer_bench.concepts import safe_name
+from steer_bench.places import Places, read_places, read_yaml
 
 DEFAULT_TASKS = ("concept_likelihood", "steered_perplexity", "concept_steering", "rule_following")
 TASKS = (*DEFAULT_TASKS, "specificity")
 GRID = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
 SPECIFICITY_FACTORS = (0.3,)
+_BY_FLAG = "load such a model with lm_eval's own flag --trust_remote_code (steer-bench lm-eval ...)"
+FLAGS = {"trust_remote_code": _BY_FLAG, "confirm_run_unsafe_code": "lm_eval has a flag --confirm_run_unsafe_code"}
+"""Keys that no YAML may hold -> the flag that there is."""
+
+
+__all__ = ["Experiment", "find_experiment", "load_experiment", "read_yaml"]
 
 
 class _Strict(BaseModel):
@@ -131,14 +139,14 @@ class Experiment(_Strict):
     positions: Literal["text", "generated", "all"] = "text"
     dtype: str = "auto"
     device: str | None = None
-    batch_size: int | Literal["auto"] = 32
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
     damage_limit: float = Field(default=1.3, gt=1)
     """Largest perplexity ratio on neutral text at which likelihoods are compared."""
     equivalence_margin: float = Field(default=0.1, gt=0, lt=1)
     """How far from native, as a share of its effect, an arm may be and count as equivalent."""
     map_pairs: int = Field(default=50_000, ge=100)
     """Pairs kept for maps without a closed form."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     cluster: ClusterConfig = ClusterConfig()
 
     def grid(self, task: str) -> tuple[float, ...]:
@@ -161,51 +169,66 @@ class Experiment(_Strict):
         return [tuple(pair) for pair in self.pairs]  # type: ignore[misc]
 
 
-class _NoDuplicateKeys(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys silently; here it is an error."""
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise ValueError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice")
-        seen.add(key)
-    return loader.construct_mapping(node, deep)
-
-
-_NoDuplicateKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def read_yaml(path: Path) -> Any:
-    """YAML by the safe loader, duplicate keys refused. Raises ValueError naming the file."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_NoDuplicateKeys)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-
-
 def load_experiment(path: Path) -> Experiment:
-    """Read and check an experiment. Raises one ValueError with all faults, each naming its key."""
-    content = read_yaml(path)
+    """Read and check an experiment. Raises one ValueError with all faults, a line each: FILE:LINE, key, what is wrong."""
+    experiment, _, wrong = read_experiment(path)
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return experiment
+
+
+def read_experiment(path: Path) -> tuple[Experiment, Places, list[str]]:
+    """An experiment, where its keys stand, and its faults; the experiment then lacks what is faulty.
+
+    Raises ValueError where nothing usable is left.
+    """
+    content, places = read_places(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: an experiment is a mapping of keys; see steer_bench/experiments/quickstart.yaml")
-    content.pop("resolved", None)
+    content = {key: value for key, value in content.items() if key != "resolved"}
     try:
-        experiment = Experiment.model_validate(content)
+        experiment, wrong = Experiment.model_validate(content), []
     except ValidationError as error:
-        raise ValueError("\n".join(f"{path}: {_explained(fault)}" for fault in error.errors())) from error
-    faults = list(_faults(experiment))
-    if faults:
-        raise ValueError("\n".join(f"{path}: {fault}" for fault in faults))
-    return experiment
+        wrong = [(fault["loc"], _explained(fault)) for fault in error.errors()]
+        sound = _without(content, [loc for loc, _ in wrong])
+        if sound is None:
+            raise ValueError("\n".join(_lines(places, wrong))) from error
+        experiment = sound
+    return experiment, places, _lines(places, [*wrong, *_faults(experiment)])
+
+
+def _lines(places: Places, wrong: Iterable[tuple[tuple[Any, ...], str]]) -> list[str]:
+    return list(dict.fromkeys(f"{places.of(loc)}: {said}" for loc, said in wrong))
+
+
+def _without(content: dict[Any, Any], locs: Sequence[tuple[Any, ...]]) -> Experiment | None:
+    """The experiment with its faulty keys left out, to find what else is wrong; None where they can not be left out."""
+    kept = copy.deepcopy(content)
+    for loc in locs:
+        *path, last = loc
+        inner: Any = kept
+        for part in path:
+            inner = inner[part] if isinstance(inner, dict) and part in inner else None
+        if isinstance(inner, dict):
+            inner.pop(last, None)
+        elif loc:
+            kept.pop(loc[0], None)
+    try:
+        return Experiment.model_validate(kept)
+    except ValidationError:
+        return None
 
 
 def _explained(fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "missing":
+        return f"{key}: this key is missing"
     if fault["type"] != "extra_forbidden":
-        return f"{key}: {fault['msg']} (found {fault['input']!r})"
+        found = repr(fault["input"])
+        return f"{key}: {fault['msg']} (found {found if len(found) <= 80 else found[:77] + '...'})"
+    last = str(fault["loc"][-1])
+    if last in FLAGS:
+        return f"{key}: no file can switch this on, for it runs code that comes with a model; {FLAGS[last]}"
     known: set[str] = set()
     for model in (
         Experiment,
@@ -218,39 +241,53 @@ def _explained(fault: Any) -> str:
         ResourceConfig,
     ):
         known |= set(model.model_fields)
-    near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+    near = difflib.get_close_matches(last, known, n=1)
     return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
-def _faults(experiment: Experiment) -> Iterator[str]:
-    """What types do not say."""
+def _faults(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What types do not say: (key, what is wrong)."""
+    try:
+        safe_name(experiment.name)
+    except ValueError as error:
+        yield ("name",), f"name: {error}"
     names = [model.name for model in experiment.models]
-    for name in {name for name in names if names.count(name) > 1}:
-        yield f"models: {name!r} is given twice"
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        yield ("models",), f"models: {name!r} is given twice"
     for pair in experiment.directed:
         for name in pair:
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1)
-                yield f"pairs: {name!r} is not one of the models" + (f"; did you mean {near[0]!r}?" if near else "")
-    for task in {*experiment.tasks, *(experiment.factors if isinstance(experiment.factors, dict) else ())}:
+                hint = f"; did you mean {near[0]!r}?" if near else f"; they are {', '.join(names)}"
+                yield ("pairs",), f"pairs: {name!r} is not one of the models{hint}"
+    grids = experiment.factors if isinstance(experiment.factors, dict) else {}
+    for key, task in [*(("tasks", task) for task in experiment.tasks), *(("factors", task) for task in grids)]:
         if task not in TASKS:
             near = difflib.get_close_matches(task, TASKS, n=1)
-            yield f"tasks: unknown task {task!r}; " + (
-                f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(TASKS)}"
-            )
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(TASKS)}"
+            yield (key, task), f"{key}: unknown task {task!r}; {hint}"
     for task in experiment.tasks:
         grid = experiment.grid(task) if task in TASKS else (1.0,)
         if not grid or any(not 0 < factor < float("inf") for factor in grid):
-            yield f"factors of {task}: {list(grid)}; give factors above 0 (unsteered, factor 0, is always measured)"
+            yield (
+                ("factors", task),
+                f"factors of {task}: {list(grid)}; give factors above 0 (unsteered, factor 0, is always measured)",
+            )
     for task, limits in experiment.tasks.items():
         if (limits.n_samples or 1) > 1 and not limits.temperature:
-            yield f"tasks.{task}: n_samples {limits.n_samples} at temperature 0 gives equal replies; set a temperature"
+            yield (
+                ("tasks", task, "n_samples"),
+                f"tasks.{task}: n_samples {limits.n_samples} at temperature 0 gives equal replies; set a temperature",
+            )
     if "native" not in experiment.adapters:
-        yield "adapters: 'native' is missing; it is the baseline that every transfer is measured against"
+        yield ("adapters",), "adapters: 'native' is missing; it is the baseline that every transfer is measured against"
     if "rule_following" in experiment.tasks and not experiment.rules:
-        yield "tasks: rule_following needs rules; give rules: [all-lower-case, ...] or leave the task out"
+        yield (
+            ("tasks", "rule_following"),
+            "tasks: rule_following needs rules; give rules: [all-lower-case, ...] or leave the task out",
+        )
     if experiment.dtype != "auto" and experiment.dtype not in ("float32", "bfloat16", "float16"):
-        yield f"dtype: {experiment.dtype!r}; there are auto, float32, bfloat16, float16"
+        yield ("dtype",), f"dtype: {experiment.dtype!r}; there are auto, float32, bfloat16, float16"
 
 
 def find_experiment(name: str) -> Path:

@@ -21,7 +21,7 @@ from typing import Any
 from steer_bench.experiment.run import MissingStageError, Run, protocol
 from steer_bench.judge import ASPECTS, CheckRow, JudgeError, check_judge, judge_id, load_judge
 from steer_bench.judge.replies import FOLDER, Key, Ratings, Reply, inputs_of, judge_for, load_ratings, rate_replies
-from steer_bench.results import Row, write_atomic
+from steer_bench.results import INVALID, Row, write_atomic
 from steer_bench.vectors import UNSTEERED
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,8 @@ def replies_of(run: Run, target: str) -> list[Reply]:
             sample = json.loads(line)
             doc, row = sample["doc"], sample[sample["metrics"][0]]
             key = (doc["arm"], doc["source"], doc["concept"], float(doc["factor"]), doc["item"])
+            if row["reason"] == INVALID:  # picked from NaN: nothing to be rated
+                continue
             replies.append(Reply(key, doc["text"], sample["resps"][0][0], row["ratings"].get("perplexity")))
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise ValueError(f"{files[-1]}:{number}: not a sample of {JUDGED} ({error!r}); evaluate again") from error

@@ -5,8 +5,11 @@ Started on several ranks (torchrun, `--processes`), each measures a shard of eve
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ from steer_bench import shipped
 from steer_bench.experiment.judging import raise_stopped
 from steer_bench.experiment.run import MissingStageError, Run, digest, protocol, versions
 from steer_bench.judge.replies import FOLDER
-from steer_bench.results import write_atomic
+from steer_bench.records import Records
+from steer_bench.results import file_digest, newest_samples, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +71,9 @@ def inputs_of(run: Run, target: str) -> str:
 
 def is_measured(run: Run, target: str) -> bool:
     """Whether a target's evaluation is finished, for the same inputs."""
-    marker = run.evaluation(target) / "complete.json"
-    if not (marker.is_file() and run.arms_file(target).is_file() and (run.folder / "protocol.json").is_file()):
+    if not (run.arms_file(target).is_file() and (run.folder / "protocol.json").is_file()):
         return False
-    return json.loads(marker.read_text()).get("inputs") == inputs_of(run, target)
+    return is_complete(run.evaluation(target), inputs_of(run, target))
 
 
 def evaluate_target(run: Run, target: str, predict_only: bool = False) -> Path:
@@ -80,6 +83,8 @@ def evaluate_target(run: Run, target: str, predict_only: bool = False) -> Path:
 
     if is_measured(run, target):
         return run.evaluation(target)
+    if (run.folder / "records.sqlite").is_file():
+        Records(run.folder / "records.sqlite").close()  # a damaged file is found before a model is loaded
     dtype = merge(run, target)
     if dtype is not None:
         try:
@@ -152,6 +157,33 @@ def _evaluate_target(run: Run, target: str, predict_only: bool, **options: Any) 
     tracker.save_results_aggregated(results=results, samples=samples)
     for task, of_task in samples.items():
         tracker.save_results_samples(task_name=task, samples=of_task)
-    done = {"inputs": inputs_of(run, target), "samples": {task: len(rows) for task, rows in samples.items()}}
+    counts = {task: len(rows) for task, rows in samples.items()}
+    done = {"inputs": inputs_of(run, target), "samples": counts, "files": _saved(folder, counts)}
     write_atomic(folder / "complete.json", json.dumps(done))
     return folder
+
+
+def _saved(folder: Path, counts: Mapping[str, int]) -> dict[str, str]:
+    """SHA-256 of the samples file of each task. Raises OSError where lm-eval, which only logs such a fault, did not write one whole."""
+    files = newest_samples(folder)
+    for task, count in counts.items():
+        path = files.get(task)
+        lines = path.read_bytes().count(b"\n") if path is not None else 0
+        if lines != count:
+            place = path or folder
+            full = shutil.disk_usage(folder).free < 1 << 20
+            raise OSError(
+                errno.ENOSPC if full else errno.EIO, f"lm-eval saved {lines} of {count} samples of {task}", str(place)
+            )
+    return {str(files[task].relative_to(folder)): file_digest(files[task]) for task in counts}
+
+
+def is_complete(folder: Path, inputs: str | None = None) -> bool:
+    """Whether a target is evaluated (for these inputs), and its samples are still the files that were written."""
+    try:
+        known = json.loads((folder / "complete.json").read_text())
+        return (inputs is None or known["inputs"] == inputs) and all(
+            file_digest(folder / name) == digest for name, digest in known["files"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False

@@ -9,6 +9,7 @@ from typing import Any
 from steer_bench.concepts import load_prompts
 from steer_bench.experiment.config import read_yaml
 from steer_bench.experiment.judging import all_ratings, find_judge, judging_facts, saved_check, with_ratings
+from steer_bench.experiment.measuring import is_complete
 from steer_bench.experiment.run import MissingStageError, Run, digest, few_shot_sizes, versions
 
 
@@ -26,9 +27,10 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
     rows, complete, created = [], True, ""
     for target in run.targets:
         folder = run.evaluation(target)
-        if not (folder / "complete.json").is_file():
+        if not is_complete(folder):
             raise MissingStageError(
-                f"{target} is not evaluated in {run.folder}; run steer-bench evaluate {run.folder} first"
+                f"{target} is not evaluated in {run.folder}, or its samples were changed since; run steer-bench evaluate "
+                f"{run.folder} first (what is recorded is not computed again)"
             )
         found = load_rows(folder)
         expected = sum(json.loads((folder / "complete.json").read_text())["samples"].values())

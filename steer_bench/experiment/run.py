@@ -30,11 +30,13 @@ from steer_bench.concepts import (
     split_concepts,
     text_key,
 )
-from steer_bench.experiment.config import Experiment, find_experiment, load_experiment, read_yaml
-from steer_bench.models import check_model, read_config
+from steer_bench.experiment.config import Experiment, find_experiment, load_experiment, read_experiment
+from steer_bench.models import read_config
+from steer_bench.places import Places
 from steer_bench.protocol import Protocol
 from steer_bench.results import write_atomic
 from steer_bench.rules import rule_concept
+from steer_bench.rules.table import named_rule
 from steer_bench.transfer.adapters import Adapter, load_adapters
 
 HALF = 16
@@ -78,10 +80,15 @@ class Run:
         raise ValueError(f"{name}: no such file, beside {self.base} or in the shipped tasks/data")
 
     @cached_property
+    def topics(self) -> list[Concept]:
+        """The concepts of the source."""
+        config = self.experiment.concepts
+        return load_concepts(self.data(config.source), limit=config.limit)
+
+    @cached_property
     def concepts(self) -> dict[str, Concept]:
         """Topics and rules by id, with all their texts."""
-        config = self.experiment.concepts
-        topics = load_concepts(self.data(config.source), limit=config.limit)
+        topics = self.topics
         texts = load_texts(self.data(self.experiment.neutral.perplexity))
         texts = [*texts, *(text for text in topics[0].negatives if text not in texts)][: self.experiment.rule_texts]
         rules = [rule_concept(rule, texts) for rule in self.experiment.rules]
@@ -222,15 +229,19 @@ def open_run(name: str, folder: Path | None = None, *, judge: Mapping[str, Any] 
     given = Path(name)
     if (given / "experiment.yaml").is_file():
         path, folder = given / "experiment.yaml", given
-        base = Path(read_yaml(path).get("resolved", {}).get("base", given))
     else:
         path = find_experiment(name)
-        base = path.resolve().parent
-    experiment = load_experiment(path)
+    experiment, places, wrong = read_experiment(path)
+    resolved = places.content.get("resolved") if path.parent == given else None
+    base = Path(str(resolved.get("base", given))) if isinstance(resolved, dict) else path.resolve().parent
     if judge is not None:
         experiment = experiment.model_copy(update={"judge": dict(judge)})
-    run = Run(experiment, base, folder or Path("runs") / safe_name(experiment.name))
+    if not wrong:
+        folder = folder or Path("runs") / safe_name(experiment.name)
+    run = Run(experiment, base, folder or Path("runs"))
     known = run.folder / "experiment.yaml"
+    if wrong:
+        _check(run, places, wrong)
     if known.is_file() and (known != path or judge is not None):
         old, new = load_experiment(known).model_dump(), experiment.model_dump()
         differing = [key for key in new if old.get(key) != new[key] and key != "cluster"]
@@ -239,29 +250,75 @@ def open_run(name: str, folder: Path | None = None, *, judge: Mapping[str, Any] 
                 f"{run.folder} holds the run of another experiment (differing: {', '.join(differing)}); "
                 "choose another folder with --out, or remove it"
             )
-    _check(run)
+    _check(run, places, [])
     return run
 
 
-def _check(run: Run) -> None:
-    """Everything that can be wrong before a model is loaded."""
-    _ = run.splits, run.divided, run.adapters, run.map_texts
-    if run.halves and (short := next((key for key in run.divided if key not in run.halved), None)):
-        raise ValueError(
-            f"concepts.halves: concept {short!r} has one text a side and so no halves; give more, or halves: false"
-        )
-    load_prompts(run.data(run.experiment.prompts))
-    if not run.splits.test:
-        raise ValueError("splits.test: no test concept; a run measures at least one")
+def _check(run: Run, places: Places, wrong: Sequence[str]) -> None:
+    """Everything that can be wrong before a model is loaded; all faults in one ValueError, each with its place in the YAML."""
     from steer_bench.judge import load_judge
 
-    load_judge(run.experiment.judge, references={})
-    for config in run.experiment.models:
-        model_file_name(config.name)
-        check_model(config.name)
-        depth = read_config(config.name).get("num_hidden_layers")
-        if depth is not None:
-            run.layer(config.name, depth)
+    found = dict.fromkeys(wrong)
+
+    def check(*key: object) -> Faults:
+        return Faults(places.of(key), found)
+
+    experiment = run.experiment
+    for index, rule in enumerate(experiment.rules):
+        with check("rules", index):
+            named_rule(rule)
+    for index, adapter in enumerate(experiment.adapters):
+        with check("adapters", index):
+            load_adapters([adapter], base=run.base)
+    with check("judge"):
+        load_judge(experiment.judge, references={})
+    with check("prompts"):
+        load_prompts(run.data(experiment.prompts))
+    with check("neutral", "perplexity"):
+        load_texts(run.data(experiment.neutral.perplexity))
+    for index, config in enumerate(experiment.models):
+        with check("models", index):
+            model_file_name(config.name)
+            depth = read_config(config.name).get("num_hidden_layers")
+            if depth is not None:
+                run.layer(config.name, depth)
+    with check("concepts"):
+        _ = run.topics
+    if not found:  # these need the ones above
+        with check("adapters"):
+            _ = run.adapters
+        with check("concepts"):
+            _ = run.concepts
+        with check("splits"):
+            if not run.splits.test:
+                raise ValueError("splits.test: no test concept; a run measures at least one")
+            _ = run.divided
+        with check("concepts"):
+            if run.halves and (short := next((key for key in run.divided if key not in run.halved), None)):
+                raise ValueError(
+                    f"concepts.halves: concept {short!r} has one text a side and so no halves; give more, or halves: false"
+                )
+        with check("neutral", "map"):
+            _ = run.map_texts
+    if found:
+        raise ValueError("\n".join(found))
+
+
+class Faults:
+    """Keeps a ValueError raised inside, with the place in front of it, instead of letting it through."""
+
+    def __init__(self, place: str, found: dict[str, Any]) -> None:
+        self._place, self._found = place, found
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if not isinstance(error, ValueError):
+            return False
+        for line in str(error).splitlines():
+            self._found[f"{self._place}: {line}"] = None
+        return True
 
 
 def start(run: Run) -> None:

@@ -79,11 +79,13 @@ def greedy(
     added: Tensor | None = None,
     starts: Tensor | None = None,
     blocks: Sequence[torch.nn.Module] = (),
+    bad: dict[int, int] | None = None,
 ) -> list[list[int]]:
     """New tokens of each row, the one that finished it included.
 
     added: (rows, 1, d_model), what steers each row, or None; starts: first steered position of each row without padding;
-    blocks: 0 to the steered one, which are run once a distinct prompt.
+    blocks: 0 to the steered one, which are run once a distinct prompt; bad: takes, of each row whose logits were once NaN or +Inf,
+    the first such step.
     """
     distinct = list(dict.fromkeys(prompts))
     place = {prompt: i for i, prompt in enumerate(distinct)}
@@ -118,9 +120,11 @@ def greedy(
     running = list(range(len(prompts)))  # rows of the batch that are not finished
     for step in range(max_new_tokens):
         tokens = logits[:, -1].argmax(dim=-1)
-        chosen = tokens.tolist()
+        chosen, finite = tokens.tolist(), torch.isfinite(logits[:, -1].amax(dim=-1)).tolist()
         for row in running:
             replies[rows[row]].append(chosen[row])
+            if bad is not None and not finite[row]:
+                bad.setdefault(rows[row], step)
         running = [row for row in running if not is_finished(replies[rows[row]])]
         if not running or step == max_new_tokens - 1:
             break

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -17,12 +18,14 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from steer_bench.finite import NonFiniteWatch
 from steer_bench.likelihood import head_at
 from steer_bench.lm.decoding import forward, greedy, is_plain, left_padded, new_cache
 from steer_bench.lm.requests import Generation, Reply, Scored, Settings
 from steer_bench.lm.sampling import WARPERS, row_seed, samplers
 from steer_bench.lm.scoring import ScoringLM, log_likelihoods
 from steer_bench.records import record_key
+from steer_bench.results import INVALID
 from steer_bench.steering import Steering
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ class GeneratingLM(ScoringLM):
             mine = [i for i, (other, _) in enumerate(jobs) if other == settings]
             for i, reply in zip(mine, self._generate([jobs[i][1] for i in mine], settings, disable_tqdm), strict=True):
                 replies[i] = reply
+                self._refuse_non_finite([requests[i]], [math.nan if reply.invalid else 0.0])
                 self.cache_hook.add_partial("generate_until", requests[i].args, reply)
         return [reply for reply in replies if reply is not None]
 
@@ -78,6 +82,7 @@ class GeneratingLM(ScoringLM):
         missing = [(key, row) for row, key in keys.items() if key not in known]
         missing.sort(key=lambda item: (-len(item[1].prompt), item[1].prompt))
         missing = list(self._share(missing, lambda item: [item[0]]))
+        self._test_once(row for _, row in missing)
         with tqdm(
             total=len(missing), desc=f"replies of {self.name}", disable=quiet or self.rank != 0 or None, unit="reply"
         ) as bar:
@@ -107,13 +112,12 @@ class GeneratingLM(ScoringLM):
         return row_seed(self.seed, row.prompt, vector, row.sample, row.repeat)
 
     def _continue(self, batch: Sequence[Generation], settings: Settings) -> list[list[Any]]:
-        """[text, perplexity under the unsteered model or None, number of tokens] of each reply."""
+        """[text, perplexity under the unsteered model or None, number of tokens] of each reply, and why it is invalid, if it is."""
         strings = [stop for stop in settings.until if self._stop_id(stop) is None]
         stop_ids = set(self._stop_ids(settings.until))
         plain = not settings.sampling and json.loads(settings.kwargs) == {"do_sample": False} and self._is_plain
-        new_tokens = (
-            self._greedy(batch, settings, stop_ids, strings) if plain else self._by_generate(batch, settings, strings)
-        )
+        decode = partial(self._greedy, stop_ids=stop_ids) if plain else self._by_generate
+        new_tokens, bad_steps = decode(batch, settings, strings)
         texts, tokens = [], []
         for generated in new_tokens:
             end = next((i for i, token in enumerate(generated) if token in stop_ids), len(generated))
@@ -123,7 +127,14 @@ class GeneratingLM(ScoringLM):
             texts.append(text)
             tokens.append(tuple(generated[:end]))
         perplexities = self._reply_perplexities(batch, tokens)
-        return [[text, perplexity, len(ids)] for text, perplexity, ids in zip(texts, perplexities, tokens, strict=True)]
+        answers: list[list[Any]] = []
+        for row, text, perplexity, reply, bad in zip(batch, texts, perplexities, tokens, bad_steps, strict=True):
+            picked_from_nan = bad is not None and bad <= len(
+                reply
+            )  # what comes after the stop token is not the reply's
+            unmeasured = row.perplexity and bool(reply) and perplexity is None
+            answers.append([text, perplexity, len(reply), *([INVALID] if picked_from_nan or unmeasured else [])])
+        return answers
 
     @cached_property
     def _is_plain(self) -> bool:
@@ -141,9 +152,9 @@ class GeneratingLM(ScoringLM):
         return 0 if pad is None else int(pad)
 
     def _greedy(
-        self, batch: Sequence[Generation], settings: Settings, stop_ids: set[int], strings: Sequence[str]
-    ) -> list[list[int]]:
-        """New tokens of each row by our own loop (see `decoding`)."""
+        self, batch: Sequence[Generation], settings: Settings, strings: Sequence[str], *, stop_ids: set[int]
+    ) -> tuple[list[list[int]], list[int | None]]:
+        """New tokens of each row by our own loop (see `decoding`), and the first step at which its logits were no numbers."""
         tail = max((len(stop.encode()) for stop in strings), default=0) + 2  # tokens in which a stop string can lie
 
         def is_finished(reply: list[int]) -> bool:
@@ -160,13 +171,17 @@ class GeneratingLM(ScoringLM):
                 "starts": torch.tensor([row.start for row in batch]),
                 "blocks": self._blocks,
             }
-        return greedy(
+        bad: dict[int, int] = {}
+        replies = greedy(
             self.model, [row.prompt for row in batch], max_new_tokens=settings.max_new_tokens, is_finished=is_finished,
-            pad=self._pad, device=self.device, **options,
+            pad=self._pad, device=self.device, bad=bad, **options,
         )  # fmt: skip
+        return replies, [bad.get(i) for i in range(len(batch))]
 
-    def _by_generate(self, batch: Sequence[Generation], settings: Settings, strings: Sequence[str]) -> list[list[int]]:
-        """New tokens of each row by transformers' `generate`, with whatever settings it takes."""
+    def _by_generate(
+        self, batch: Sequence[Generation], settings: Settings, strings: Sequence[str]
+    ) -> tuple[list[list[int]], list[int | None]]:
+        """As `_greedy`, by transformers' `generate`, with whatever settings it takes."""
         ids, mask = left_padded([row.prompt for row in batch], self._pad, self.device)
         width = ids.shape[1]
         call = dict(
@@ -178,12 +193,13 @@ class GeneratingLM(ScoringLM):
             call["logits_processor"] = samplers(json.loads(settings.sampling), seeds)
         if strings:
             call["stopping_criteria"] = stop_sequences_criteria(self.tokenizer, list(strings), width, len(batch))
-        if any(row.steering.is_steered for row in batch):
-            with self._steered(batch, [width - len(row.prompt) for row in batch]):
+        with NonFiniteWatch(self.model) as watch:
+            if any(row.steering.is_steered for row in batch):
+                with self._steered(batch, [width - len(row.prompt) for row in batch]):
+                    out = self.model.generate(**call)
+            else:
                 out = self.model.generate(**call)
-        else:
-            out = self.model.generate(**call)
-        return out[:, width:].tolist()
+        return out[:, width:].tolist(), watch.first(len(batch))
 
     def _reply_perplexities(
         self, batch: Sequence[Generation], replies: Sequence[tuple[int, ...]]

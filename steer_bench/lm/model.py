@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,11 +14,14 @@ from lm_eval.models.huggingface import HFLM
 
 import steer_bench
 from steer_bench import ranks
+from steer_bench.fingerprint import model_digests, weights_digest
 from steer_bench.lm.requests import Generation, Scored
 from steer_bench.lm.weightless import model_without_weights
 from steer_bench.models import check_model, decoder_layers, encode, lean_head, model_path, read_config, revision
 from steer_bench.records import Records, ShardRecords, record_key
+from steer_bench.selftest import self_test
 from steer_bench.steering import POSITIONS, STRENGTHS, Steerer, Steering, VectorBank
+from steer_bench.stopping import whole
 from steer_bench.vectors import Arms
 
 logger = logging.getLogger(__name__)
@@ -84,7 +88,8 @@ class SteeredHF(HFLM):
         self.records = records if isinstance(records, Records) else Records(records)
         self._rows_at_once: dict[str, int] = {}
         self._trunk_checked: bool | None = None
-        self._fingerprint = self._describe()
+        self._self_tested = False
+        self._fingerprint = self._describe(kwargs, exact=records is not None)
 
     def _create_model(self, pretrained: str, dtype: Any = "auto", **kwargs: Any) -> None:
         """As `hf`; without weights a model of the same shape that fails at its first forward pass."""
@@ -109,18 +114,22 @@ class SteeredHF(HFLM):
 
     # ------------------------------------------------------------------------------------------ what this model is
 
-    def _describe(self) -> dict[str, Any]:
-        """Everything a result depends on, but the request itself and its vector."""
+    def _describe(self, options: Mapping[str, Any], *, exact: bool) -> dict[str, Any]:
+        """Everything a result depends on, but the request itself and its vector.
+
+        `exact`: results are kept by it, so a model that was given as an object is hashed too.
+        """
         import transformers
 
         own = isinstance(self.name, str) and isinstance(self.pretrained_name, str)
         return {
             "model": self.name,
-            "revision": revision(self.name) if own else "in memory",
+            "revision": revision(self.name) if own else weights_digest(self.model) if exact else "in memory",
             "dtype": str(self.model.dtype),
             "layer": self.bank.arms.layer if self.bank else None,
             "positions": self.positions,
             "max_length": self.max_length,
+            **model_digests(self.model, self.tokenizer, options),
             "transformers": transformers.__version__,
             "torch": torch.__version__,
             "steer_bench": steer_bench.__version__,
@@ -154,6 +163,8 @@ class SteeredHF(HFLM):
         database = getattr(cache_hook, "dbdict", None)
         if database is None:
             return
+        if self._fingerprint["revision"] == "in memory":
+            self._fingerprint["revision"] = weights_digest(self.model)
         key = "__steer_bench_fingerprint__"
         known = database.get(key)
         if (known is None and len(database)) or (known is not None and known != self.fingerprint):
@@ -222,8 +233,9 @@ class SteeredHF(HFLM):
             size = self._rows_at_once.get(kind) or (AUTO_ROWS if self.batch_size == "auto" else int(self.batch_size))
             batch = items[done : done + min(size, limit or size)]
             try:
-                with torch.inference_mode():
+                with whole(), torch.inference_mode():  # a stop waits until the batch is recorded
                     answers = run(batch)
+                    keep(batch, answers)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error) or len(batch) == 1:
                     raise
@@ -232,8 +244,28 @@ class SteeredHF(HFLM):
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 continue
-            keep(batch, answers)
             done += len(batch)
+
+    def _test_once(self, rows: Iterable[Scored | Generation]) -> None:
+        """Before the first steered batch: the self-test, which stops the run where steering is not what it should be."""
+        first = next((row.steering for row in rows if row.steering.is_steered), None)
+        if self._self_tested or first is None or self.bank is None:
+            return
+        self._self_tested = True
+        self_test(self.model, self.tokenizer, self._blocks[-1], self.steerer, self.bank, first)
+
+    def _refuse_non_finite(self, requests: Sequence[Instance], values: Sequence[float]) -> None:
+        """Stop where a request of a task that knows no invalid samples got NaN or Inf: lm-eval would make a score of it.
+
+        Our own tasks say their steering in the last argument, and show such a sample as invalid.
+        """
+        ours = [isinstance(request.args[-1], Mapping) and "steer" in request.args[-1] for request in requests]
+        bad = sum(not own and not math.isfinite(value) for own, value in zip(ours, values, strict=True))
+        if bad:
+            raise FloatingPointError(
+                f"{bad} of {len(requests)} results are not finite: the model's activations overflow under this steering, and "
+                "lm-eval would count them as wrong or right; give a smaller factor, or dtype=float32"
+            )
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -14,14 +14,16 @@ class Reply(str):
     perplexity: float | None = None
     """Of the generated tokens under the unsteered model; None when not asked for or there is no token."""
     n_tokens: int = 0
+    invalid: str = ""
+    """Why the reply must not be scored: `non_finite` where it was picked from logits that are no numbers."""
 
-    def __new__(cls, text: str, perplexity: float | None = None, n_tokens: int = 0) -> Reply:  # noqa: D102
+    def __new__(cls, text: str, perplexity: float | None = None, n_tokens: int = 0, invalid: str = "") -> Reply:  # noqa: D102
         reply = super().__new__(cls, text)
-        reply.perplexity, reply.n_tokens = perplexity, n_tokens
+        reply.perplexity, reply.n_tokens, reply.invalid = perplexity, n_tokens, invalid
         return reply
 
-    def __getnewargs__(self) -> tuple[str, float | None, int]:  # type: ignore[override]
-        return str(self), self.perplexity, self.n_tokens
+    def __getnewargs__(self) -> tuple[str, float | None, int, str]:  # type: ignore[override]
+        return str(self), self.perplexity, self.n_tokens, self.invalid
 
 
 class LogLikelihood(tuple[float, bool]):

@@ -38,6 +38,7 @@ class ScoringLM(SteeredHF):
             rows.append(self._scored(context_ids, continuation_ids, steering))
         scores = self._score(rows, "log-likelihoods", disable_tqdm)
         answers = [LogLikelihood(*score, len(row.continuation)) for score, row in zip(scores, rows, strict=True)]
+        self._refuse_non_finite(requests, [answer[0] for answer in answers])
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("loglikelihood", request.args, answer)
         return answers
@@ -75,6 +76,7 @@ class ScoringLM(SteeredHF):
             totals[index] += value
             lengths[index] += len(row.continuation)
         answers = [RollingLogLikelihood(total, n) for total, n in zip(totals, lengths, strict=True)]
+        self._refuse_non_finite(requests, answers)
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, answer)
         return answers
@@ -91,6 +93,7 @@ class ScoringLM(SteeredHF):
         keys = {row: self._score_key(row) for row in dict.fromkeys(rows)}
         known = self.records.get(keys.values())
         missing = [row for row, key in keys.items() if key not in known]
+        self._test_once(missing)
         with tqdm(
             total=len(missing), desc=f"{what} of {self.name}", disable=quiet or self.rank != 0 or None, unit="row"
         ) as bar:

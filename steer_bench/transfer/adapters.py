@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from steer_bench import shipped
 from steer_bench.concepts import check_id
+from steer_bench.places import read_yaml
 
 KINDS = ("baseline", "transfer", "control", "ceiling")
 METHODS = {
@@ -59,10 +58,7 @@ def load_adapter(name_or_path: str, *, base: Path | None = None, options: Mappin
         near = difflib.get_close_matches(name_or_path, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}, or give a path to a YAML file"
         raise ValueError(f"unknown adapter {name_or_path!r}; {hint}")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if options and isinstance(content, dict):
         content["options"] = {**(content.get("options") or {}), **options}
     return _checked(content, path)

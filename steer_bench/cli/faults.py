@@ -1,0 +1,75 @@
+"""What a fault looks like to the user: one line, what happened, where, how to go on; no key and no escape sequence in it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|.?)|[\x00-\x08\x0b-\x1f\x7f-\x9f]", re.DOTALL
+)
+
+
+class Fault(Exception):
+    """A run that stopped and can be continued: exit code 4."""
+
+
+class Incomplete(Exception):
+    """A run that finished, with too much unscored: exit code 3."""
+
+
+def printable(text: str) -> str:
+    r"""The text without escape sequences and control characters, which a model's reply may hold, and without keys.
+
+    >>> printable("a\x1b]0;title\x07b\x1b[31mc\rd\te")
+    'abcd\te'
+    """
+    return redacted(_ESCAPES.sub("", text))
+
+
+def redacted(text: str) -> str:
+    """The text without what looks like a key, and without the values of the environment's keys and tokens."""
+    from steer_bench.judge.calls import redact
+
+    names = [name for name in os.environ if re.search(r"(?:_KEY|_TOKEN|_SECRET|_PASSWORD)$", name)]
+    return redact(text, [os.environ[name] for name in names])
+
+
+def explained(error: BaseException, folder: Path) -> str:
+    """What stopped a stage, on one line. `folder`: where it wrote."""
+    for cause in _chain(error):
+        if _is_disk_full(cause):
+            named = getattr(cause, "filename", None)
+            where = Path(named if isinstance(named, str) else folder)
+            return f"disk full: {where} could not be written ({free_bytes(folder):,} bytes free there); free space"
+    said = " ".join(str(error).split())
+    plain = isinstance(error, ValueError) or type(error).__module__.startswith("steer_bench.")
+    return said if plain and said else f"{type(error).__name__}: {said}".rstrip(": ")
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes on the disk of a folder, or of the nearest parent that exists."""
+    place = folder.resolve()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return isinstance(error, sqlite3.OperationalError) and bool(re.search("disk is full|disk I/O error", str(error)))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,147 @@
+"""One run folder on tiny models, prepared once (vectors and arms) and copied for each fault; a judge that answers alike each time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fakes.judge_server import JudgeServer, ok
+from fault_child import Child, Plan, start
+from pytest_httpserver import HTTPServer
+from steered import sharpened
+from tiny import save_tiny, tiny_llama, tiny_tokenizer
+
+from steer_bench import experiment as stages
+from steer_bench.concepts import load_concepts
+from steer_bench.judge.prompts import PROBE
+
+DATA = Path(__file__).parents[2] / "tasks" / "data"
+CANARY = "sk-canary-7c41e09b5d"
+
+
+@pytest.fixture(scope="session")
+def judge() -> Iterator[JudgeServer]:
+    """Rates by a hash of the question: the same answer whenever it is asked."""
+
+    def rate(request: Any, body: dict[str, Any]) -> Any:
+        text = body["messages"][-1]["content"]
+        return ok(f"Rating: [[{hashlib.sha256(text.encode()).digest()[0] % 3}]]")(request, body)
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    with HTTPServer(host="127.0.0.1", threaded=True) as server:
+        yield JudgeServer(server, default=rate)
+
+
+@pytest.fixture(scope="session")
+def prepared(judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder before `evaluate`: two tiny Llamas, one target, every kind of task."""
+    os.environ["STEER_JUDGE_API_KEY"] = CANARY
+    os.environ["NO_PROXY"] = "127.0.0.1"
+    folder = tmp_path_factory.mktemp("prepared")
+    texts = [text for concept in load_concepts(DATA / "concepts.jsonl")[:4] for text in concept.positives]
+    names = [
+        save_tiny(
+            folder / name, sharpened(tiny_llama(width, seed=width)), tiny_tokenizer(texts, vocab_size=448 + width)
+        )
+        for name, width in (("source", 32), ("target", 48))
+    ]
+    content = {
+        "name": "faults",
+        "models": [{"name": name, "layer": 2} for name in names],
+        "pairs": [names],
+        "concepts": {"source": "concepts.jsonl", "limit": 6, "held_out": 4},
+        "splits": {"fit": 3, "test": 2},
+        "rules": ["question"],
+        "rule_texts": 8,
+        "neutral": {"map": "neutral_map.jsonl", "map_limit": 20, "perplexity": "neutral.jsonl"},
+        "adapters": ["native", "identity", "linear", "random"],
+        "factors": [0.2, 0.4],
+        "tasks": {
+            "concept_likelihood": {"max_texts": 2, "max_neutral": 3, "max_words": 8},
+            "steered_perplexity": {"max_neutral": 2, "max_words": 8},
+            "concept_steering": {"max_concepts": 1, "max_prompts": 1, "max_new_tokens": 4},
+            "rule_following": {"max_prompts": 1, "max_new_tokens": 4},
+        },
+        "judge": {"kind": "openai", "base_url": judge.base_url, "model": "fake", "concurrency": 1},
+        "dtype": "float32",
+        "device": "cpu",
+        "batch_size": 8,
+    }
+    (folder / "faults.yaml").write_text(yaml.safe_dump(content))
+    run = stages.open_run(str(folder / "faults.yaml"), folder / "run")
+    stages.extract(run)
+    stages.fit(run)
+    return run.folder
+
+
+class Trial:
+    """A copy of the prepared run, and the children that work on it."""
+
+    def __init__(self, prepared: Path, folder: Path, judge: JudgeServer) -> None:
+        self.folder, self.judge, self.root = folder / "run", judge, folder
+        shutil.copytree(prepared, self.folder)
+        self.children = 0
+
+    def start(self, **plan: Any) -> Child:
+        self.children += 1
+        command = plan.pop("command", ("run", str(self.folder), "--no-figures"))
+        return start(Plan(command, str(self.root / "log"), **plan), self.root / f"out{self.children}")
+
+    def run(self, **plan: Any) -> tuple[int, str]:
+        """Exit code and output of a whole child."""
+        child = self.start(**plan)
+        return child.wait(), child.said
+
+    def asked(self) -> int:
+        """Questions that came to the judge so far, but for the one before a run that only asks whether it is there."""
+        return sum(PROBE.case.reply not in call.prompt for call in self.judge.calls)
+
+    def noted(self, what: str) -> list[str]:
+        """Keys computed or rated so far, as often as it happened, by all children."""
+        log = self.root / "log"
+        lines = log.read_text().splitlines() if log.is_file() else []
+        return [line.split()[1] for line in lines if line.startswith(what)]
+
+    def records(self) -> dict[str, str]:
+        """Everything in records.sqlite, by key."""
+        with sqlite3.connect(self.folder / "records.sqlite") as db:
+            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            rows = dict(db.execute("SELECT key, value FROM records"))
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'judgements'").fetchone():
+                rows |= {f"judged {k}": v for k, v in db.execute("SELECT key, ratings || raw FROM judgements")}
+        return rows
+
+    def reports(self) -> dict[str, bytes]:
+        """The report's files."""
+        files = [self.folder / "results.json", *self.folder.glob("leaderboard*")]
+        return {file.name: file.read_bytes() for file in files if file.is_file()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of results.json."""
+        columns = json.loads((self.folder / "results.json").read_text())["rows"]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+@pytest.fixture
+def trial(prepared: Path, tmp_path: Path, judge: JudgeServer) -> Trial:
+    return Trial(prepared, tmp_path, judge)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory, judge: JudgeServer) -> Trial:
+    """The same run without a fault, finished."""
+    whole = Trial(prepared, tmp_path_factory.mktemp("undisturbed"), judge)
+    before = whole.asked()
+    code, said = whole.run()
+    assert code == 0, said
+    whole.judge_calls = whole.asked() - before  # type: ignore[attr-defined]
+    return whole
