@@ -34,7 +34,7 @@ from steer_bench.experiment.config import Experiment, find_experiment, load_expe
 from steer_bench.models import check_model, read_config
 from steer_bench.protocol import Protocol
 from steer_bench.results import write_atomic
-from steer_bench.rules import rule_concept
+from steer_bench.rules import add_rule, declared_rule, rule_concept
 from steer_bench.transfer.adapters import Adapter, load_adapters
 
 HALF = 16
@@ -82,10 +82,24 @@ class Run:
         """Topics and rules by id, with all their texts."""
         config = self.experiment.concepts
         topics = load_concepts(self.data(config.source), limit=config.limit)
+        texts = self.rule_texts(topics)
+        for declared in self.declared_rules:
+            add_rule(declared_rule(declared))
+        rules = [rule_concept(rule, texts) for rule in self.experiment.rule_names]
+        suppressed = [rule_concept(rule, texts, kind="suppress") for rule in self.experiment.suppress]
+        return {concept.id: concept for concept in (*topics, *rules, *suppressed)}
+
+    @property
+    def declared_rules(self) -> list[dict[str, Any]]:
+        """Rules that the YAML declares itself."""
+        return [rule for rule in self.experiment.rules if not isinstance(rule, str)]
+
+    def rule_texts(self, topics: Sequence[Concept]) -> list[str]:
+        """Texts that are rewritten to obey the rules."""
+        if self.experiment.rule_source is not None:
+            return load_texts(self.data(self.experiment.rule_source))[: self.experiment.rule_texts]
         texts = load_texts(self.data(self.experiment.neutral.perplexity))
-        texts = [*texts, *(text for text in topics[0].negatives if text not in texts)][: self.experiment.rule_texts]
-        rules = [rule_concept(rule, texts) for rule in self.experiment.rules]
-        return {concept.id: concept for concept in (*topics, *rules)}
+        return [*texts, *(text for text in topics[0].negatives if text not in texts)][: self.experiment.rule_texts]
 
     @cached_property
     def splits(self) -> Splits:
@@ -104,15 +118,13 @@ class Run:
         used = {*self.splits.fit, *self.splits.select, *self.splits.test}
         n, seed = self.experiment.concepts.held_out, self.experiment.seed
         return {
-            key: held_out(concept, n, seed)
-            for key, concept in self.concepts.items()
-            if key in used or concept.kind == "rule"
+            key: held_out(concept, n, seed) for key, concept in self.concepts.items() if key in used or concept.has_rule
         }
 
     @property
     def measured(self) -> list[str]:
-        """Concepts that arms are made for: test topics and rules."""
-        return [*self.splits.test, *(key for key, concept in self.concepts.items() if concept.kind == "rule")]
+        """Concepts that arms are made for: test topics and rules, followed or suppressed."""
+        return [*self.splits.test, *(key for key, concept in self.concepts.items() if concept.has_rule)]
 
     @cached_property
     def adapters(self) -> list[Adapter]:
@@ -251,6 +263,8 @@ def _check(run: Run) -> None:
             f"concepts.halves: concept {short!r} has one text a side and so no halves; give more, or halves: false"
         )
     load_prompts(run.data(run.experiment.prompts))
+    for entry in run.experiment.vectors:
+        run.data(entry.file)
     if not run.splits.test:
         raise ValueError("splits.test: no test concept; a run measures at least one")
     from steer_bench.judge import load_judge
@@ -326,4 +340,5 @@ def protocol(run: Run) -> Protocol:
         factors={task: run.experiment.grid(task) for task in run.experiment.tasks},
         judge=run.experiment.judge,
         chat=run.experiment.chat,
+        rules=tuple(run.declared_rules),
     )

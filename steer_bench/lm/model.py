@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +46,7 @@ class SteeredHF(HFLM):
         seed: int = 0,
         alone: bool = False,
         weights: bool = True,
+        keep_non_finite: bool = False,
         **kwargs: Any,
     ) -> None:
         for given, known, name in ((positions, POSITIONS, "positions"), (strength, STRENGTHS, "strength")):
@@ -82,6 +83,7 @@ class SteeredHF(HFLM):
             self._blocks = list(decoder_layers(self.model))[: loaded_arms.layer + 1]
             self.steerer = Steerer(self._blocks[-1])
         self.records = records if isinstance(records, Records) else Records(records)
+        self.keep_non_finite = keep_non_finite
         self._rows_at_once: dict[str, int] = {}
         self._trunk_checked: bool | None = None
         self._fingerprint = self._describe()
@@ -136,6 +138,13 @@ class SteeredHF(HFLM):
         """The steering of requests that bring none."""
         return self._default
 
+    @default.setter
+    def default(self, steering: Steering) -> None:
+        if steering.is_steered:  # raises ValueError for an unknown arm, source or concept
+            assert self.bank is not None
+            self.bank.vector(steering)
+        self._default = steering
+
     @property
     def fingerprint(self) -> str:
         """Hash of the model, its settings and its default steering: what lm-eval's own cache does not key."""
@@ -167,10 +176,8 @@ class SteeredHF(HFLM):
 
     def _steering(self, request: Instance) -> tuple[Steering, bool]:
         """The steering of a request and whether it wants its reply's perplexity."""
-        given = request.args[
-            -1
-        ]  # (context, continuation or settings, steering), and of a rolling request (text, steering)
-        if not isinstance(given, Mapping) or "steer" not in given:
+        given = extra_of(request)
+        if given is None:
             return self._default, False
         steering = Steering.from_mapping(given["steer"])
         if steering.is_steered and self.bank is None:
@@ -234,6 +241,12 @@ class SteeredHF(HFLM):
                 continue
             keep(batch, answers)
             done += len(batch)
+
+
+def extra_of(request: Instance) -> dict[str, Any] | None:
+    """What our tasks add to a request's arguments, {"steer": …}; None where it is a request of another task."""
+    last = request.args[-1]
+    return last if isinstance(last, dict) and "steer" in last else None
 
 
 def _out_of_memory(error: BaseException) -> bool:
