@@ -25,13 +25,13 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 from steer_bench import register
-from steer_bench.concepts import Concept, Prompt
+from steer_bench.concepts import KINDS, Concept, Prompt
 from steer_bench.judge import JudgeError, Judgement, Reply, distinct_2, judge_id, rate_replies
 from steer_bench.judge.replies import Key
 from steer_bench.protocol import Protocol
 from steer_bench.ranks import PADDING, all_gather_list
 from steer_bench.results import WORDS, Row
-from steer_bench.rules import check_rule
+from steer_bench.rules import add_rule, ask_for_rule, check_rule, check_suppressed, declared_rule
 from steer_bench.stats import SAMPLE_MARK, measure_generation, measure_likelihood, nan_mean, specificity
 from steer_bench.vectors import UNSTEERED, load_card
 
@@ -106,6 +106,8 @@ class Plan:
         if entries is None or protocol is None:
             entries, asked, protocol = self._read(task, options)
         self.protocol, self._asked = protocol, asked or {}
+        for declared in protocol.rules:
+            add_rule(declared_rule(declared))
         self.factors = options.numbers("factors") or protocol.factors.get(task) or ()
         if not self.factors:
             raise ValueError(f"task {task}: no factors; give --metadata 'factors=[0.1,0.2]'")
@@ -140,7 +142,7 @@ class Plan:
 
     def concepts(self, kind: str) -> list[Concept]:
         """Test concepts of a kind, as many as the option `max_concepts` (or, for rules, `max_rules`) allows."""
-        limit = self.options.limit("max_rules" if kind == "rule" else "max_concepts")
+        limit = self.options.limit("max_concepts" if kind == "topic" else "max_rules")
         return [concept for concept in self.protocol.concepts.values() if concept.kind == kind][:limit]
 
     def cells(self, concepts: Sequence[Concept]) -> Iterator[Cell]:
@@ -202,10 +204,10 @@ def likelihood_rows(plan: Plan) -> Iterator[JSON]:
 
 
 def perplexity_rows(plan: Plan) -> Iterator[JSON]:
-    """Neutral texts under every cell, and unsteered."""
+    """Neutral texts under every cell, of topics and of rules, and unsteered."""
     for item, text in plan.neutral():
         yield _doc(Cell(UNSTEERED, "", "", 0.0), item, "neutral", text)
-    for cell in plan.cells(plan.concepts("topic")):
+    for cell in plan.cells([concept for kind in KINDS for concept in plan.concepts(kind)]):
         yield from (_doc(cell, item, "neutral", text) for item, text in plan.neutral())
 
 
@@ -224,14 +226,18 @@ def instruction_rows(plan: Plan, kind: str) -> Iterator[JSON]:
     """Every prompt under every cell, and unsteered for every concept (the reply is the same, its rating is not).
 
     Of several samples a prompt each is an item: prompt-01#0, prompt-01#1, ...
+    A concept to suppress is asked for in the instruction; its vector is subtracted (see `SteerTask.steering_of`).
     """
     concepts, prompts = plan.concepts(kind), plan.prompts()
     unsteered = [Cell(UNSTEERED, "", concept.id, 0.0) for concept in concepts]
+    asking = plan.asking(concepts) if kind != "suppress" else ()
     n_samples = plan.options.limit("n_samples") or 1
-    for cell in (*unsteered, *plan.asking(concepts), *plan.cells(concepts)):
+    for cell in (*unsteered, *asking, *plan.cells(concepts)):
+        rule = plan.protocol.concepts[cell.concept].rule
         for prompt, sample in product(prompts, range(n_samples)):
             item = prompt.id if n_samples == 1 else f"{prompt.id}{SAMPLE_MARK}{sample}"
             asked = plan.asked(cell, prompt.instruction)
+            asked = ask_for_rule(rule, asked) if kind == "suppress" else asked
             yield {**_doc(cell, item, prompt.role, prompt.instruction), "asked": asked, "sample": sample}
 
 
@@ -241,7 +247,9 @@ BUILDERS: dict[str, Callable[[Plan], Iterator[JSON]]] = {
     "specificity": specificity_rows,
     "concept_steering": partial(instruction_rows, kind="topic"),
     "rule_following": partial(instruction_rows, kind="rule"),
+    "rule_suppression": partial(instruction_rows, kind="suppress"),
 }
+RULE_CHECKS = {"rule_following": check_rule, "rule_suppression": check_suppressed}
 
 
 def as_prompt(instruction: str, template: Callable[..., str] | None) -> str:
@@ -332,16 +340,25 @@ class SteerTask(ConfigurableTask):
     def construct_requests(self, doc: JSON, ctx: Any, **kwargs: Any) -> Any:
         """lm-eval's request with the row's steering as its last argument, so that it is in every cache key."""
         made = super().construct_requests(doc, ctx, **kwargs)
-        extra: JSON = {"steer": {key: doc[key] for key in ("arm", "source", "concept", "factor")}}
-        if doc["factor"] == 0:  # unsteered, whatever the concept
-            extra = {"steer": {"arm": UNSTEERED, "source": "", "concept": "", "factor": 0.0}}
-        if self.measure == "concept_steering":
+        extra: JSON = {"steer": self.steering_of(doc)}
+        if self.OUTPUT_TYPE == "generate_until":
             extra["perplexity"] = True
+        if self.measure == "steered_perplexity":
+            extra["kl"] = True
         if doc.get("sample"):
             extra["sample"] = doc["sample"]
         for request in made if isinstance(made, list) else [made]:
             request.arguments = (*request.args, extra)
         return made
+
+    def steering_of(self, doc: JSON) -> JSON:
+        """How the row's request is steered: as it says, but a concept to suppress by its vector times minus the factor."""
+        if doc["factor"] == 0:  # unsteered, whatever the concept
+            return {"arm": UNSTEERED, "source": "", "concept": "", "factor": 0.0}
+        steering = {key: doc[key] for key in ("arm", "source", "concept", "factor")}
+        if self.plan.protocol.concepts[doc["concept"]].kind == "suppress":
+            steering["factor"] = -steering["factor"]
+        return steering
 
     def build_all_requests(self, *, tokenizer_name: str = "", **kwargs: Any) -> None:
         """As lm-eval, with a hash of all rows in the key of its request cache, which knows no task options."""
@@ -405,14 +422,18 @@ class SteerTask(ConfigurableTask):
             total = answer[0] if isinstance(answer, tuple) else float(answer)
             if not math.isfinite(total):
                 return row(value=None, tokens=answer.n_tokens, reason="non_finite")
-            return row(value=total / answer.n_tokens, tokens=answer.n_tokens)
+            kl = getattr(answer, "kl", None)
+            ratings = {"kl": kl} if kl is not None and math.isfinite(kl) else {}
+            return row(value=total / answer.n_tokens, tokens=answer.n_tokens, ratings=ratings)
         if answer.invalid:
             return row(value=None, tokens=answer.n_tokens, reason=answer.invalid)
         numbers = {"distinct_2": distinct_2(str(answer))}
         if answer.perplexity is not None:
             numbers["perplexity"] = answer.perplexity
-        if self.measure == "rule_following":
-            value = check_rule(self.plan.protocol.concepts[doc["concept"]].rule, str(answer))
+        if self.measure in RULE_CHECKS:
+            rule = self.plan.protocol.concepts[doc["concept"]].rule
+            cut = answer.n_tokens >= self.config.generation_kwargs["max_gen_toks"]
+            value = RULE_CHECKS[self.measure](rule, str(answer), cut=cut)
             return row(
                 value=value, tokens=answer.n_tokens, reason="" if value is not None else "undetectable", ratings=numbers
             )

@@ -31,6 +31,8 @@ class Protocol:
     judge: Mapping[str, Any]
     chat: bool = True
     """Whether instructions go through a target's chat template, where it has one."""
+    rules: tuple[Mapping[str, Any], ...] = ()
+    """Rules that the experiment declared (see steer_bench.rules.declared_rule)."""
 
     def save(self, path: Path) -> None:
         """Write the protocol as JSON."""
@@ -49,7 +51,10 @@ class Protocol:
             }
             prompts = tuple(Prompt(**prompt) for prompt in content["prompts"])
             factors = {task: tuple(grid) for task, grid in content["factors"].items()}
-            return cls(concepts, content["neutral"], prompts, factors, content["judge"], content["chat"])
+            return cls(
+                concepts, content["neutral"], prompts, factors, content["judge"], content["chat"],
+                tuple(content.get("rules", ())),
+            )  # fmt: skip
         except FileNotFoundError:
             raise ValueError(
                 f"{path}: no such file; it says what is measured and belongs to the arms file's run (steer-bench fit RUN writes "

@@ -17,6 +17,7 @@ from steer_bench.rules import (
     add_rule,
     check_rule,
     check_suppressed,
+    declared_rule,
     ifeval_ids,
     ifeval_rule,
     rule_concept,
@@ -384,6 +385,89 @@ def _real_replies() -> list[str]:
 
     data = pd.read_parquet(AXBENCH / "concept10" / "prod_2b_l10_v1" / "train_data.parquet")
     return list(dict.fromkeys(data.loc[data.concept_genre == "text", "output"]))
+
+
+REAL = [json.loads(line) for line in (Path(__file__).parent / "files" / "real_replies.jsonl").read_text().splitlines()]
+"""Replies of the two offline models, greedy, as they were given: plain ones, and ones after examples that obey."""
+
+
+@pytest.mark.parametrize("given", REAL, ids=lambda given: f"{given['rule']}-{given['obeys']}")
+def test_a_real_reply_is_checked(given: dict) -> None:
+    assert check_rule(given["rule"], given["reply"]) == float(given["obeys"])
+
+
+def test_every_rule_has_a_real_reply_that_obeys_and_one_that_does_not() -> None:
+    assert sorted((given["rule"], given["obeys"]) for given in REAL) == sorted(
+        (rule, obeys) for rule in rule_names() for obeys in (True, False)
+    )
+
+
+# --- replies that were cut -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "reply", "whole", "cut"),
+    [
+        ("exclamation", "Great! So good! And then we", 0.0, 1.0),
+        ("exclamation", "Great. So good! And then we", 0.0, 0.0),
+        ("exclamation", "And then we", 0.0, 0.0),
+        ("question", "Why? Who is it? It is", 0.0, 1.0),
+        ("question", "Why? It is. And", 0.0, 0.0),
+        ("one-sentence", "One. And then", 0.0, 0.0),
+        ("all-lower-case", "one. and Then", 0.0, 0.0),
+    ],
+)
+def test_a_cut_reply_is_not_failed_for_its_unfinished_sentence(rule: str, reply: str, whole: float, cut: float) -> None:
+    assert (check_rule(rule, reply), check_rule(rule, reply, cut=True)) == (whole, cut)
+    assert check_suppressed(rule, reply, cut=True) == 1 - cut
+
+
+# --- declared rules --------------------------------------------------------------------------------------------------
+
+
+def test_a_declared_rule_is_equal_to_itself_declared_again_and_makes_texts_obey() -> None:
+    given = {
+        "name": "cheers-2",
+        "description": "it ends in Cheers!",
+        "pattern": r"Cheers!\s*\Z",
+        "rewrite": {"append": " Cheers!"},
+    }
+    add_rule(rule := declared_rule(given))
+    try:
+        add_rule(declared_rule(dict(given)))
+        assert rule_concept("cheers-2", ["Cats purr."]).positives == ("Cats purr. Cheers!",)
+        assert (rule.score("Yes. Cheers!<eos>"), rule.score("Cheers! Yes."), rule.score("")) == (1.0, 0.0, 0.0)
+        assert rule_concept("cheers-2", ["Cats purr."], kind="suppress").id == "suppress-cheers-2"
+    finally:
+        del RULES[rule.name]
+
+
+def test_an_ifeval_instruction_is_declared_with_its_options() -> None:
+    given = {"ifeval": "keywords:existence", "options": {"keywords": ["tide"]}, "rewrite": {"append": " High tide."}}
+    rule = declared_rule(given)
+    assert rule == declared_rule(given)
+    assert (rule.score("High tide."), rule.score("Low water.")) == (1.0, 0.0)
+    assert rule.rewrite is not None
+    assert rule.rewrite("Cats.") == "Cats. High tide."
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pattern": "("}, "no regular expression"),
+        ({"pattern": None, "name": None}, "no regular expression|name is missing"),
+        ({"patern": "x"}, "unknown key 'patern'"),
+        ({"ifeval": "punctuation:no_comma"}, "one of the two"),
+        ({"least": 0}, "least is 0"),
+        ({"rewrite": {"apend": "x"}}, "rewrite is"),
+        ({"rewrite": {"replace": {"a": r"\9"}}}, "replacement"),
+        ({"description": ""}, "description is missing"),
+    ],
+)
+def test_a_declaration_that_makes_no_sense_is_said_in_one_line(changes: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        declared_rule({"name": "x", "description": "y", "pattern": "z", **changes})
+    assert "\n" not in str(caught.value)
 
 
 # --- what went wrong elsewhere -------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Reads JSON Lines, AxBench data (Wu et al. 2025, arXiv 2501.17148) and Hugging Fa
 Knows nothing of models: light to import, and everything here is decided by the texts and a seed.
 """
 
-from steer_bench.concepts.concept import Concept, Prompt, check_id, safe_name, text_key
+from steer_bench.concepts.concept import KINDS, Concept, Prompt, check_id, safe_name, text_key
 from steer_bench.concepts.load import load_concepts, load_prompts, load_texts
 from steer_bench.concepts.splits import (
     NEAR_DUPLICATE,
@@ -19,6 +19,7 @@ from steer_bench.concepts.splits import (
 )
 
 __all__ = [
+    "KINDS",
     "NEAR_DUPLICATE",
     "Concept",
     "Prompt",

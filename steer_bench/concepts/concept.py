@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 ROLES = ("select", "score")
+KINDS = ("topic", "rule", "suppress")
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,17 @@ class Concept:
     negatives: tuple[str, ...]
     """Texts of the same genre without the concept."""
     kind: str = "topic"
-    """"topic", or "rule": then `rule` names a row of rules.RULES."""
+    """"topic"; "rule": then `rule` names a row of rules.RULES; "suppress": the instruction asks for that rule, the vector,
+    subtracted, forbids it."""
     rule: str = ""
 
     def __post_init__(self) -> None:
         check_id(self.id)
         for name in ("description", "genre"):
             check_text(getattr(self, name), name)
-        if self.kind not in ("topic", "rule"):
-            raise ValueError(f"kind is {self.kind!r}; it can be 'topic' or 'rule'")
-        if self.kind == "rule":
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}; it can be 'topic', 'rule' or 'suppress'")
+        if self.has_rule:
             check_text(self.rule, "rule")
         elif self.rule:
             raise ValueError(f'rule is {self.rule!r} but kind is \'topic\'; a rule concept needs "kind": "rule"')
@@ -43,8 +45,13 @@ class Concept:
             for i, text in enumerate(texts):
                 place = f"{side}[{i}]"
                 check_text(text, place)
-                if (first := seen.setdefault(text if self.kind == "rule" else text_key(text), place)) != place:
+                if (first := seen.setdefault(text if self.has_rule else text_key(text), place)) != place:
                     raise ValueError(f"{place} is the same text as {first}; each text can stand once, on one side")
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether replies are checked by a rule, followed or suppressed: no text of it stands in a split."""
+        return self.kind != "topic"
 
 
 @dataclass(frozen=True)

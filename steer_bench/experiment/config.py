@@ -8,14 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from steer_bench import shipped
 from steer_bench.concepts import safe_name
 from steer_bench.places import Places, read_places, read_yaml
+from steer_bench.rules import declared_rule
 
 DEFAULT_TASKS = ("concept_likelihood", "steered_perplexity", "concept_steering", "rule_following")
-TASKS = (*DEFAULT_TASKS, "specificity")
+TASKS = (*DEFAULT_TASKS, "specificity", "rule_suppression")
 GRID = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
 SPECIFICITY_FACTORS = (0.3,)
 _BY_FLAG = "load such a model with lm_eval's own flag --trust_remote_code (steer-bench lm-eval ...)"
@@ -110,6 +111,37 @@ class ClusterConfig(_Strict):
     """Also merging and writing; give it a GPU for a local judge."""
 
 
+class CapabilityConfig(_Strict):
+    """Any lm-eval tasks, run under chosen arms: what steering costs beside perplexity. `capability: [hellaswag]` is short for it."""
+
+    tasks: list[str] = Field(min_length=1)
+    """Names of lm-eval's tasks or of ours (capability_choices needs no network), or the path of a YAML."""
+    arms: list[str] | None = None
+    """Adapters; all when left out. Unsteered is always run."""
+    factor: float = Field(default=0.2, gt=0)
+    """One factor for all arms: this is a cost, not a score to tune."""
+    max_concepts: int = Field(default=1, ge=1)
+    """Test concepts whose vectors are used, the first ones."""
+    limit: int | None = Field(default=None, ge=1)
+    """Questions a task."""
+
+
+class ImportConfig(_Strict):
+    """Vectors made elsewhere, as an arm of the model they are of and, through every linear map, of the models it is a source for."""
+
+    file: str
+    """A file of any format that `steer-bench convert` reads."""
+    model: str
+    name: str
+    """Name of the arm."""
+    concepts: dict[str, str] | None = None
+    """Id in the file -> concept of this experiment; when left out the ids are the concepts."""
+    ids: str | None = None
+    layer: int | None = None
+    concept: str | None = None
+    """What the one vector of a file without ids is of."""
+
+
 class Experiment(_Strict):
     """One YAML. Unknown keys are errors."""
 
@@ -118,9 +150,16 @@ class Experiment(_Strict):
     pairs: Literal["all"] | list[tuple[str, str]] = "all"
     concepts: ConceptConfig
     splits: SplitConfig
-    rules: list[str] = []
+    rules: list[str | dict[str, Any]] = []
+    """Names of rules, or rules of one's own, declared (see steer_bench.rules.declared_rule)."""
+    suppress: list[str] = []
+    """Rules that an instruction asks for and a vector, subtracted, is to forbid."""
     rule_texts: int = Field(default=40, ge=2)
     """Texts that a rule's vector is made from, each as it stands and rewritten to obey."""
+    rule_source: str | None = None
+    """File of those texts, {"id", "text"} a line; when left out the neutral texts and the first concept's negatives."""
+    vectors: list[ImportConfig] = []
+    capability: CapabilityConfig | None = None
     neutral: NeutralConfig
     prompts: str = "instructions.jsonl"
     adapters: list[str | dict[str, dict[str, Any]]] = [
@@ -148,6 +187,16 @@ class Experiment(_Strict):
     """Pairs kept for maps without a closed form."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("capability", mode="before")
+    @classmethod
+    def _short_capability(cls, given: Any) -> Any:
+        return {"tasks": given} if isinstance(given, list) else given
+
+    @property
+    def rule_names(self) -> list[str]:
+        """Names of the rules, declared ones too."""
+        return [rule if isinstance(rule, str) else declared_rule(rule).name for rule in self.rules]
 
     def grid(self, task: str) -> tuple[float, ...]:
         """The factors of a task."""
@@ -239,6 +288,8 @@ def _explained(fault: Any) -> str:
         TaskConfig,
         ClusterConfig,
         ResourceConfig,
+        CapabilityConfig,
+        ImportConfig,
     ):
         known |= set(model.model_fields)
     near = difflib.get_close_matches(last, known, n=1)
@@ -286,8 +337,33 @@ def _faults(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], str]]:
             ("tasks", "rule_following"),
             "tasks: rule_following needs rules; give rules: [all-lower-case, ...] or leave the task out",
         )
+    if "rule_suppression" in experiment.tasks and not experiment.suppress:
+        yield (
+            ("tasks", "rule_suppression"),
+            "tasks: rule_suppression needs rules to suppress; give suppress: [numbered-list, ...] or leave the task out",
+        )
+    if experiment.suppress and "rule_suppression" not in experiment.tasks:
+        yield ("suppress",), "suppress: nothing measures it; add rule_suppression to the tasks"
+    yield from _import_faults(experiment)
     if experiment.dtype != "auto" and experiment.dtype not in ("float32", "bfloat16", "float16"):
         yield ("dtype",), f"dtype: {experiment.dtype!r}; there are auto, float32, bfloat16, float16"
+
+
+def _import_faults(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Imported vectors and capability arms that belong to nothing in the experiment."""
+    names = [model.name for model in experiment.models]
+    arms = [Path(given if isinstance(given, str) else next(iter(given), "")).stem for given in experiment.adapters]
+    for entry in experiment.vectors:
+        if entry.model not in names:
+            yield ("vectors",), f"vectors: {entry.file} is of {entry.model!r}, which is not one of the models"
+        if entry.name in arms or [other.name for other in experiment.vectors].count(entry.name) > 1:
+            yield ("vectors",), f"vectors: {entry.name!r} is the name of another arm; give it one of its own"
+    known = (*arms, *(entry.name for entry in experiment.vectors))
+    for arm in (experiment.capability.arms or []) if experiment.capability else []:
+        if not any(arm == name or arm.startswith(f"{name}-") for name in known):  # few-shot-8, linear-published
+            near = difflib.get_close_matches(arm, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            yield ("capability", "arms"), f"capability.arms: {arm!r} is not one of the adapters{hint}"
 
 
 def find_experiment(name: str) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer_bench.concepts import safe_name
+from steer_bench.experiment.imports import import_digests, imported_vectors
 from steer_bench.experiment.pair_files import Made, Transferred, is_fitted, load_pair, pair_file, save_pair
 from steer_bench.experiment.run import (
     MissingStageError,
@@ -150,8 +151,9 @@ def _inputs(run: Run, names: Sequence[str]) -> str:
     digests = {name: (stores.native[name].card["sha256"], stores.source[name].card["sha256"]) for name in names}
     adapters = [(a.name, a.kind, a.method, dict(a.options)) for a in run.adapters]
     return digest(
-        digests, adapters, run.map_texts, run.experiment.seed, run.experiment.map_pairs, run.measured, run.splits.fit
-    )
+        digests, adapters, run.map_texts, run.experiment.seed, run.experiment.map_pairs, run.measured, run.splits.fit,
+        *([import_digests(run)] if run.experiment.vectors else []),
+    )  # fmt: skip
 
 
 def _few_shot(run: Run, name: str) -> dict[int, dict[str, Tensor]]:
@@ -189,11 +191,12 @@ def _fit_pair(run: Run, first: Loaded, second: Loaded, stores: Stores) -> tuple[
             continue
         for adapter in recipes:
             try:
-                made[adapter.name, source, target] = (
-                    _relayed(run, adapter, loaded[source], loaded[target], stores)
+                found = (
+                    {adapter.name: _relayed(run, adapter, loaded[source], loaded[target], stores)}
                     if adapter.method == "text-relay"
                     else _fit_one(run, adapter, pair, loaded[source], stores.source[source].layer)
                 )
+                made |= {(arm, source, target): one for arm, one in found.items()}
             except ValueError as error:  # too few concepts, say: a row with the reason, not the end of the run
                 logger.warning("adapter %s refused for %s -> %s: %s", adapter.name, source, target, error)
                 made[adapter.name, source, target] = Transferred({}, {"refused": str(error)})
@@ -206,8 +209,8 @@ def _needs_source(adapter: Adapter) -> bool:
     return adapter.method not in (*ROWS, "few-shot")
 
 
-def _fit_one(run: Run, adapter: Adapter, pair: Any, source: Loaded, layer: int) -> Transferred:
-    """One adapter on one pair: the map's file, and the vectors of the measured concepts through it."""
+def _fit_one(run: Run, adapter: Adapter, pair: Any, source: Loaded, layer: int) -> dict[str, Transferred]:
+    """One adapter on one pair: the map's file, and by arm the vectors through it, imported ones too where it takes directions."""
     from steer_bench.activations import mean_activations
     from steer_bench.transfer.fits import FITS, transfer
     from steer_bench.transfer.maps import DirectionMap
@@ -223,15 +226,21 @@ def _fit_one(run: Run, adapter: Adapter, pair: Any, source: Loaded, layer: int) 
     }
     folder = run.folder / "maps" / f"{model_file_name(pair.source.model)}--{model_file_name(pair.target.model)}"
     save_tensors(folder / f"{safe_name(adapter.name)}.safetensors", fitted.map.tensors(), card)
-    pushed = None
-    if not isinstance(fitted.map, DirectionMap):
+    pushed, imported = None, {}
+    if isinstance(fitted.map, DirectionMap):
+        mine = imported_vectors(run, pair.source.model, layer, pair.source.d_model)
+        imported = {
+            f"{adapter.name}-{name}": Transferred(transfer(fitted.map, of_arm, None), {})
+            for name, of_arm in mine.items()
+        }
+    else:
         groups = sides(run, run.measured, "one" if run.halves else "all")
         means = mean_activations(
             source, layer, groups, maps={"f": fitted.map}, desc=f"push {source.name} through {adapter.name}"
         )["f"]
         pushed = {key: means[f"+{key}"].value - means[f"-{key}"].value for key in run.measured}
     vectors = {key: pair.source.vectors[key] for key in run.measured}
-    return Transferred(transfer(fitted.map, vectors, pushed), fitted.report)
+    return {adapter.name: Transferred(transfer(fitted.map, vectors, pushed), fitted.report), **imported}
 
 
 def _relayed(run: Run, adapter: Adapter, source: Loaded, target: Loaded, stores: Stores) -> Transferred:
@@ -269,11 +278,14 @@ def _save_arms(run: Run, side: Side, stores: Stores, made: Made, inputs: str) ->
             transferred = made[adapter.name, source, target]
             if transferred.vectors:
                 by_arm[adapter.name, source] = transferred.vectors
+                named = [f"{adapter.name}-{entry.name}" for entry in run.experiment.vectors]
+                by_arm |= {(n, source): made[n, source, target].vectors for n in named if (n, source, target) in made}
                 reports.append({"arm": adapter.name, "source": source, **transferred.report})
             else:
                 refused.append(
                     {"arm": adapter.name, "source": source, "target": target, "reason": transferred.report["refused"]}
                 )
+    by_arm |= {(name, ""): own for name, own in imported_vectors(run, target, store.layer, store.d_model).items()}
     native = {key: side.vectors[key] for key in run.splits.test}
     native_mean = torch.stack(
         [torch.nn.functional.normalize(side.vectors[key], dim=0) for key in run.splits.fit or run.splits.test]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steer_bench import shipped
+from steer_bench.experiment.capability import measure_capability
 from steer_bench.experiment.judging import raise_stopped
 from steer_bench.experiment.run import MissingStageError, Run, digest, protocol, versions
 from steer_bench.judge.replies import FOLDER
@@ -66,7 +67,8 @@ def inputs_of(run: Run, target: str) -> str:
     from steer_bench.vectors import load_card
 
     protocol_text = (run.folder / "protocol.json").read_text()
-    return digest(load_card(run.arms_file(target))["inputs"], protocol_text, _limits(run), versions())
+    capability = [run.experiment.capability.model_dump()] if run.experiment.capability else []
+    return digest(load_card(run.arms_file(target))["inputs"], protocol_text, _limits(run), versions(), *capability)
 
 
 def is_measured(run: Run, target: str) -> bool:
@@ -153,6 +155,9 @@ def _evaluate_target(run: Run, target: str, predict_only: bool, **options: Any) 
             apply_chat_template=chat, bootstrap_iters=0, metadata=_metadata(run, target), random_seed=experiment.seed,
             batch_size=experiment.batch_size, predict_only=predict_only,
         )  # fmt: skip
+    if experiment.capability is not None:
+        concepts = [key for key in run.measured if run.concepts[key].kind != "suppress"]
+        measure_capability(lm, experiment.capability, concepts, folder, experiment.seed)
     samples = results.pop("samples")
     tracker.save_results_aggregated(results=results, samples=samples)
     for task, of_task in samples.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steer_bench.concepts import load_prompts
+from steer_bench.experiment.capability import load_capability
 from steer_bench.experiment.config import read_yaml
 from steer_bench.experiment.judging import all_ratings, find_judge, judging_facts, saved_check, with_ratings
 from steer_bench.experiment.measuring import is_complete
@@ -24,7 +25,7 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
     from steer_bench.stats import unapplied
 
     replies: list[Any] = []
-    rows, complete, created = [], True, ""
+    rows, capability, complete, created = [], [], True, ""
     for target in run.targets:
         folder = run.evaluation(target)
         if not is_complete(folder):
@@ -37,6 +38,7 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
         complete &= len(found) == expected
         rows.extend(found)
         replies.extend(load_samples(folder))
+        capability.extend(load_capability(folder))
     still = unapplied(rows)
     if still:
         task, target, arm = still[0]
@@ -47,13 +49,15 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
     ratings, shown = all_ratings(run), find_judge(run, judge)
     rows = with_ratings(rows, ratings.get(shown, {}))
     created = read_yaml(run.folder / "experiment.yaml")["resolved"]["created"]
-    provenance = _provenance(run, created, complete, len(rows)) | judging_facts(run, ratings)
+    provenance = _provenance(run, created, complete, len(rows) + len(capability)) | judging_facts(run, ratings)
+    if capability:
+        provenance["capability"] = {"tasks": sorted({row.task for row in capability})}
     if shown in ratings:
         card = next(iter(ratings[shown].values())).card
         provenance["judge"] = {"name": card["name"], **card["judge"]}
     if checked := saved_check(run, shown):
         provenance["judge"]["check"] = checked
-    results = Results(provenance, tuple(rows))
+    results = Results(provenance, (*rows, *capability))
     save_results(run.folder / "results.json", results)
     files = [run.folder / "results.json", run.folder / "samples.json"]
     judge = str(results.run["judge"]["name"])
@@ -67,6 +71,13 @@ def _origins(run: Run) -> dict[str, Any]:
 
     learned = {key: run.divided[key][0] for key in run.measured}
     return {key: origin(c.description, c.genre, c.positives, c.negatives) for key, c in learned.items()}
+
+
+def _imported(run: Run) -> dict[str, dict[str, str]]:
+    """Arms of imported vectors, as they are and through a map: each makes a claim, as a transfer does."""
+    names = [entry.name for entry in run.experiment.vectors]
+    mapped = {f"{a.name}-{name}": {"kind": a.kind, "method": a.method} for a in run.adapters for name in names}
+    return {name: {"kind": "transfer", "method": "imported"} for name in names} | mapped
 
 
 def _provenance(run: Run, created: str, complete: bool, n_rows: int) -> dict[str, Any]:
@@ -105,7 +116,8 @@ def _provenance(run: Run, created: str, complete: bool, n_rows: int) -> dict[str
             name: {"kind": a.kind, "method": a.method}
             for a in run.adapters
             for name in ([f"{a.name}-{n}" for n in few_shot_sizes(run)] if a.method == "few-shot" else [a.name])
-        },
+        }
+        | _imported(run),
         "refused": [entry for card in cards.values() for entry in card["refused"]],
         "geometry": [line for card in cards.values() for line in card["geometry"]],
         "complete": complete,

@@ -35,8 +35,7 @@ from steer_bench.models import read_config
 from steer_bench.places import Places
 from steer_bench.protocol import Protocol
 from steer_bench.results import write_atomic
-from steer_bench.rules import rule_concept
-from steer_bench.rules.table import named_rule
+from steer_bench.rules import add_rule, declared_rule, named_rule, rule_concept
 from steer_bench.transfer.adapters import Adapter, load_adapters
 
 HALF = 16
@@ -89,10 +88,24 @@ class Run:
     def concepts(self) -> dict[str, Concept]:
         """Topics and rules by id, with all their texts."""
         topics = self.topics
+        texts = self.rule_texts(topics)
+        for declared in self.declared_rules:
+            add_rule(declared_rule(declared))
+        rules = [rule_concept(rule, texts) for rule in self.experiment.rule_names]
+        suppressed = [rule_concept(rule, texts, kind="suppress") for rule in self.experiment.suppress]
+        return {concept.id: concept for concept in (*topics, *rules, *suppressed)}
+
+    @property
+    def declared_rules(self) -> list[dict[str, Any]]:
+        """Rules that the YAML declares itself."""
+        return [rule for rule in self.experiment.rules if not isinstance(rule, str)]
+
+    def rule_texts(self, topics: Sequence[Concept]) -> list[str]:
+        """Texts that are rewritten to obey the rules."""
+        if self.experiment.rule_source is not None:
+            return load_texts(self.data(self.experiment.rule_source))[: self.experiment.rule_texts]
         texts = load_texts(self.data(self.experiment.neutral.perplexity))
-        texts = [*texts, *(text for text in topics[0].negatives if text not in texts)][: self.experiment.rule_texts]
-        rules = [rule_concept(rule, texts) for rule in self.experiment.rules]
-        return {concept.id: concept for concept in (*topics, *rules)}
+        return [*texts, *(text for text in topics[0].negatives if text not in texts)][: self.experiment.rule_texts]
 
     @cached_property
     def splits(self) -> Splits:
@@ -111,15 +124,13 @@ class Run:
         used = {*self.splits.fit, *self.splits.select, *self.splits.test}
         n, seed = self.experiment.concepts.held_out, self.experiment.seed
         return {
-            key: held_out(concept, n, seed)
-            for key, concept in self.concepts.items()
-            if key in used or concept.kind == "rule"
+            key: held_out(concept, n, seed) for key, concept in self.concepts.items() if key in used or concept.has_rule
         }
 
     @property
     def measured(self) -> list[str]:
-        """Concepts that arms are made for: test topics and rules."""
-        return [*self.splits.test, *(key for key, concept in self.concepts.items() if concept.kind == "rule")]
+        """Concepts that arms are made for: test topics and rules, followed or suppressed."""
+        return [*self.splits.test, *(key for key, concept in self.concepts.items() if concept.has_rule)]
 
     @cached_property
     def adapters(self) -> list[Adapter]:
@@ -266,7 +277,13 @@ def _check(run: Run, places: Places, wrong: Sequence[str]) -> None:
     experiment = run.experiment
     for index, rule in enumerate(experiment.rules):
         with check("rules", index):
+            named_rule(rule) if isinstance(rule, str) else declared_rule(rule)
+    for index, rule in enumerate(experiment.suppress):
+        with check("suppress", index):
             named_rule(rule)
+    for index, entry in enumerate(experiment.vectors):
+        with check("vectors", index):
+            run.data(entry.file)
     for index, adapter in enumerate(experiment.adapters):
         with check("adapters", index):
             load_adapters([adapter], base=run.base)
@@ -383,4 +400,5 @@ def protocol(run: Run) -> Protocol:
         factors={task: run.experiment.grid(task) for task in run.experiment.tasks},
         judge=run.experiment.judge,
         chat=run.experiment.chat,
+        rules=tuple(run.declared_rules),
     )

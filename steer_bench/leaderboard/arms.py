@@ -5,14 +5,14 @@ entries -> [arm tables]
 
 from collections.abc import Mapping, Sequence
 
-from steer_bench.leaderboard.entries import KINDS, RULES, STEERING, Cell, Entry
+from steer_bench.leaderboard.entries import KINDS, RULES, STEERING, SUPPRESSION, Cell, Entry
 from steer_bench.leaderboard.table import MISSING, Line, Table, Text, interval, number
 from steer_bench.stats import LIKELIHOOD, UNSTEERED
 
 CLAIMS = ("transfers", "equivalent to native")
 UNSCORED_GAP = 0.05
 """Arms whose unscored shares differ by more than this are not comparable without a word."""
-SHORT = {LIKELIHOOD: "likelihood", STEERING: "steering", RULES: "rules"}
+SHORT = {LIKELIHOOD: "likelihood", STEERING: "steering", RULES: "rules", SUPPRESSION: "suppression"}
 NOTHING = Text("-")
 
 
@@ -74,7 +74,7 @@ def _arm_table(title: str, lines: Sequence[Entry], with_source: bool, places: Ma
 
 def _tasks(lines: Sequence[Entry]) -> list[str]:
     present = {task for entry in lines for task in entry.cells}
-    first = [task for task in (LIKELIHOOD, STEERING, RULES) if task in present]
+    first = [task for task in (LIKELIHOOD, STEERING, RULES, SUPPRESSION) if task in present]
     return first + sorted(present - set(first))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from steer_bench.leaderboard.arms import SHORT, arm_tables, recovered_text
+from steer_bench.leaderboard.costs import costs_table
 from steer_bench.leaderboard.details import details_table, refused_table, specificity_table
 from steer_bench.leaderboard.entries import Entry, entries
 from steer_bench.leaderboard.header import COLUMNS, Facts, facts_of, notes_of
@@ -45,7 +46,7 @@ def build_board(results: Iterable[Results]) -> Board:
     tables = arm_tables(found, several=len(results) > 1)
     used = {column for table in tables for column in table.columns}
     beside = (details_table(found), specificity_table(results), refused_table(results))
-    further = (_matrix(found), *beside, _geometry(results), _agreement(results))
+    further = (_matrix(found), costs_table(results), *beside, _geometry(results), _agreement(results))
     return Board(
         facts=tuple((name, facts_of(result)) for name, result in zip(names, results, strict=True)),
         tables=(*tables, *(table for table in further if table is not None)),

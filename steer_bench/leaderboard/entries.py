@@ -35,7 +35,7 @@ from steer_bench.stats import (
     verdicts,
 )
 
-STEERING, RULES = "concept_steering", "rule_following"
+STEERING, RULES, SUPPRESSION = "concept_steering", "rule_following", "rule_suppression"
 HEADLINES = (LIKELIHOOD, RULES, STEERING)
 """The first of these tasks in a run gives its verdicts: those without a judge come first."""
 KINDS = ("unsteered", "baseline", "transfer", "control", "ceiling")
@@ -126,6 +126,15 @@ def kind_of(run: Mapping, arm: str) -> str:
     return "control" if arm in _CONTROLS or arm.startswith("random-") else "transfer"
 
 
+def capability_tasks(run: Mapping) -> tuple[str, ...]:
+    """Tasks that are run for their cost: they have a column of the table of costs, and no score.
+
+    >>> capability_tasks({"capability": {"tasks": ["hellaswag"]}}), capability_tasks({})
+    (('hellaswag',), ())
+    """
+    return tuple((run.get("capability") or {}).get("tasks", ()))
+
+
 def headline_task(results: Results) -> str:
     """The task that gives the verdicts of a run."""
     tasks = {row.task for row in results.rows}
@@ -192,9 +201,11 @@ def _cells(
     by_task: dict[str, list[Row]] = {}
     for row in rows:
         by_task.setdefault(row.task, []).append(row)
-    costs = curves or likelihood_curves(by_task.get(PERPLEXITY, []), target, PERPLEXITY)
+    costs = likelihood_curves(by_task.get(PERPLEXITY, []), target, PERPLEXITY)  # rules have no texts: only these
+    for arm, by_concept in curves.items():
+        costs[arm] = {**costs.get(arm, {}), **by_concept}
     cells = {}
-    for task in sorted(by_task.keys() - {PERPLEXITY, SPECIFICITY}):
+    for task in sorted(by_task.keys() - {PERPLEXITY, SPECIFICITY, *capability_tasks(run)}):
         if task == LIKELIHOOD:
             limit = float(run.get("damage_limit", DAMAGE_LIMIT))
             measured = measure_likelihood([], target, limit, curves=curves)

@@ -16,6 +16,7 @@ COLUMNS = {
     "neutral texts (concept_likelihood)",
     "steering": "concept score, harmonic mean of the judge's three ratings, 0 to 2 (concept_steering)",
     "rules": "share of replies that obey the rule without being asked (rule_following)",
+    "suppression": "share of replies that do not obey a rule that the instruction asks for, its vector subtracted (rule_suppression)",
     "recovered": "the arm's effect over native's, sums over concepts, not clipped; native is 1 by definition",
     "cost": "perplexity of neutral text, steered over unsteered (geometric mean over concepts), at the factor that was used "
     "(median over concepts): the matched one for likelihood, the selected one for other tasks",

@@ -25,7 +25,8 @@ class SteeredLM(GeneratingLM):
     Besides the arguments of `hf`: `arms` (a file of RUN/arms/), a default steering `arm`, `source`, `concept`, `factor`;
     `layer` (only to check it is the file's), `positions` (text, generated, all), `strength` (scaled: factor times the
     target's median centred residual norm; raw: factor times the vector as stored), `records` (a SQLite file that keeps
-    finished replies and log-likelihoods), `seed` (of sampled replies; see `sampling`), `alone` (no part in data parallelism) and
-    `weights` (False: answers come from the records only, and the first forward pass raises WeightsNeededError). Raises ValueError
-    for anything that does not fit, before the model is loaded.
+    finished replies and log-likelihoods), `seed` (of sampled replies; see `sampling`), `alone` (no part in data parallelism),
+    `weights` (False: answers come from the records only, and the first forward pass raises WeightsNeededError) and
+    `keep_non_finite` (hand NaN to tasks of others, which take it for an answer, instead of raising). Raises ValueError for
+    anything that does not fit, before the model is loaded.
     """

@@ -32,6 +32,10 @@ AUTO_ROWS = 64
 """Rows of a batch when batch_size is auto; halved when memory runs out, and remembered."""
 
 
+MARK_INVALID = frozenset({"capability_choices"})
+"""Tasks without a steering of their own that mark samples with a non-finite log-likelihood as invalid."""
+
+
 class SteeredHF(HFLM):
     """lm-eval's `hf` with a bank of vectors, a steerer and records; the request loops are in `scoring` and `generation`."""
 
@@ -50,6 +54,7 @@ class SteeredHF(HFLM):
         seed: int = 0,
         alone: bool = False,
         weights: bool = True,
+        keep_non_finite: bool = False,
         **kwargs: Any,
     ) -> None:
         for given, known, name in ((positions, POSITIONS, "positions"), (strength, STRENGTHS, "strength")):
@@ -86,6 +91,7 @@ class SteeredHF(HFLM):
             self._blocks = list(decoder_layers(self.model))[: loaded_arms.layer + 1]
             self.steerer = Steerer(self._blocks[-1])
         self.records = records if isinstance(records, Records) else Records(records)
+        self.keep_non_finite = keep_non_finite
         self._rows_at_once: dict[str, int] = {}
         self._trunk_checked: bool | None = None
         self._self_tested = False
@@ -145,6 +151,13 @@ class SteeredHF(HFLM):
         """The steering of requests that bring none."""
         return self._default
 
+    @default.setter
+    def default(self, steering: Steering) -> None:
+        if steering.is_steered:  # raises ValueError for an unknown arm, source or concept
+            assert self.bank is not None
+            self.bank.vector(steering)
+        self._default = steering
+
     @property
     def fingerprint(self) -> str:
         """Hash of the model, its settings and its default steering: what lm-eval's own cache does not key."""
@@ -178,10 +191,8 @@ class SteeredHF(HFLM):
 
     def _steering(self, request: Instance) -> tuple[Steering, bool]:
         """The steering of a request and whether it wants its reply's perplexity."""
-        given = request.args[
-            -1
-        ]  # (context, continuation or settings, steering), and of a rolling request (text, steering)
-        if not isinstance(given, Mapping) or "steer" not in given:
+        given = extra_of(request)
+        if given is None:
             return self._default, False
         steering = Steering.from_mapping(given["steer"])
         if steering.is_steered and self.bank is None:
@@ -259,13 +270,23 @@ class SteeredHF(HFLM):
 
         Our own tasks say their steering in the last argument, and show such a sample as invalid.
         """
-        ours = [isinstance(request.args[-1], Mapping) and "steer" in request.args[-1] for request in requests]
-        bad = sum(not own and not math.isfinite(value) for own, value in zip(ours, values, strict=True))
+        ours = [extra_of(request) is not None or request.task_name in MARK_INVALID for request in requests]
+        bad = (
+            0
+            if self.keep_non_finite
+            else sum(not own and not math.isfinite(value) for own, value in zip(ours, values, strict=True))
+        )
         if bad:
             raise FloatingPointError(
                 f"{bad} of {len(requests)} results are not finite: the model's activations overflow under this steering, and "
-                "lm-eval would count them as wrong or right; give a smaller factor, or dtype=float32"
+                "lm-eval would count them as wrong or right; give a smaller factor, or dtype=float32 (keep_non_finite=True keeps them)"
             )
+
+
+def extra_of(request: Instance) -> dict[str, Any] | None:
+    """What our tasks add to a request's arguments, {"steer": …}; None where it is a request of another task."""
+    last = request.args[-1]
+    return last if isinstance(last, dict) and "steer" in last else None
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -44,14 +44,16 @@ class RollingLogLikelihood(float):
     """The log-likelihood of a whole text, with the number of tokens it is the sum over."""
 
     n_tokens: int
+    kl: float | None = None
+    """Mean over tokens of KL(unsteered || steered), nats; None when not asked for or not steered."""
 
-    def __new__(cls, value: float, n_tokens: int) -> RollingLogLikelihood:  # noqa: D102
+    def __new__(cls, value: float, n_tokens: int, kl: float | None = None) -> RollingLogLikelihood:  # noqa: D102
         answer = super().__new__(cls, value)
-        answer.n_tokens = n_tokens
+        answer.n_tokens, answer.kl = n_tokens, kl
         return answer
 
-    def __getnewargs__(self) -> tuple[float, int]:  # type: ignore[override]
-        return float(self), self.n_tokens
+    def __getnewargs__(self) -> tuple[float, int, float | None]:  # type: ignore[override]
+        return float(self), self.n_tokens, self.kl
 
 
 class Scored(NamedTuple):
@@ -62,6 +64,8 @@ class Scored(NamedTuple):
     steering: Steering
     start: int
     """First position that is steered."""
+    kl: bool = False
+    """Whether the divergence from the unsteered model is wanted as well."""
 
     @property
     def input(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steer_bench.likelihood import head_at, right_padded, token_scores
-from steer_bench.lm.model import SteeredHF
+from steer_bench.lm.model import SteeredHF, extra_of
 from steer_bench.lm.requests import LogLikelihood, RollingLogLikelihood, Scored
 from steer_bench.records import record_key
 from steer_bench.steering import Steering, run_to, shared_trunk
@@ -37,7 +38,10 @@ class ScoringLM(SteeredHF):
             context_ids, continuation_ids = self._split(context, continuation)
             rows.append(self._scored(context_ids, continuation_ids, steering))
         scores = self._score(rows, "log-likelihoods", disable_tqdm)
-        answers = [LogLikelihood(*score, len(row.continuation)) for score, row in zip(scores, rows, strict=True)]
+        answers = [
+            LogLikelihood(value, greedy, len(row.continuation))
+            for (value, greedy, *_), row in zip(scores, rows, strict=True)
+        ]
         self._refuse_non_finite(requests, [answer[0] for answer in answers])
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("loglikelihood", request.args, answer)
@@ -62,20 +66,26 @@ class ScoringLM(SteeredHF):
         rows, owners = [], []
         for index, request in enumerate(requests):
             steering, _ = self._steering(request)
+            kl = steering.is_steered and bool((extra_of(request) or {}).get("kl"))
             ids = self.tok_encode(request.args[0])
             ids = ids[1:] if ids[:1] == [self.prefix_token_id] else ids
             windows = utils.get_rolling_token_windows(
                 ids, self.prefix_token_id, max_seq_len=self.max_length, context_len=1
             )
             for context, continuation in map(utils.make_disjoint_window, windows):
-                rows.append(self._scored(context, continuation, steering))
+                rows.append(self._scored(context, continuation, steering)._replace(kl=kl))
                 owners.append(index)
         totals, lengths = [0.0] * len(requests), [0] * len(requests)
+        divergences = [0.0] * len(requests)
         scores = self._score(rows, "rolling log-likelihoods", disable_tqdm)
-        for index, row, (value, _) in zip(owners, rows, scores, strict=True):
+        for index, row, (value, _, *divergence) in zip(owners, rows, scores, strict=True):
             totals[index] += value
             lengths[index] += len(row.continuation)
-        answers = [RollingLogLikelihood(total, n) for total, n in zip(totals, lengths, strict=True)]
+            divergences[index] += divergence[0] if divergence else math.nan
+        means = [
+            total / n if n and math.isfinite(total) else None for total, n in zip(divergences, lengths, strict=True)
+        ]
+        answers = [RollingLogLikelihood(*answer) for answer in zip(totals, lengths, means, strict=True)]
         self._refuse_non_finite(requests, answers)
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, answer)
@@ -86,10 +96,13 @@ class ScoringLM(SteeredHF):
     ) -> list[tuple[float, bool]]:
         """lm-eval's inner interface, for callers that tokenise themselves: all under the default steering."""
         rows = [self._scored(context, continuation, self._default) for _, context, continuation in requests]
-        return self._score(rows, "log-likelihoods", disable_tqdm)
+        return [(value, greedy) for value, greedy, *_ in self._score(rows, "log-likelihoods", disable_tqdm)]
 
-    def _score(self, rows: Sequence[Scored], what: str, quiet: bool) -> list[tuple[float, bool]]:
-        """Score rows in any order of computation; equal rows once; each result recorded before the next batch."""
+    def _score(self, rows: Sequence[Scored], what: str, quiet: bool) -> list[tuple[Any, ...]]:
+        """(log-likelihood, is greedy) of each row, and its KL where asked for.
+
+        Rows are computed in any order; equal rows once; each result recorded before the next batch.
+        """
         keys = {row: self._score_key(row) for row in dict.fromkeys(rows)}
         known = self.records.get(keys.values())
         missing = [row for row, key in keys.items() if key not in known]
@@ -98,15 +111,18 @@ class ScoringLM(SteeredHF):
             total=len(missing), desc=f"{what} of {self.name}", disable=quiet or self.rank != 0 or None, unit="row"
         ) as bar:
 
-            def keep(done: Sequence[Scored], answers: Iterable[tuple[float, bool]]) -> None:
-                values = {keys[row]: [value, greedy] for row, (value, greedy) in zip(done, answers, strict=True)}
-                self.records.add({key: [_plain(value), greedy] for key, (value, greedy) in values.items()})
+            def keep(done: Sequence[Scored], answers: Iterable[tuple[Any, ...]]) -> None:
+                values = {keys[row]: list(answer) for row, answer in zip(done, answers, strict=True)}
+                self.records.add(
+                    {key: [_plain(value), greedy, *map(_plain, kl)] for key, (value, greedy, *kl) in values.items()}
+                )
                 known.update(values)
                 bar.update(len(done))
 
             self._score_unsteered([row for row in missing if not row.steering.is_steered], keep)
             self._score_steered([row for row in missing if row.steering.is_steered], keep)
-        return [(float(known[keys[row]][0]), bool(known[keys[row]][1])) for row in rows]
+        found = [known[keys[row]] for row in rows]
+        return [(float(value), bool(greedy), *map(float, kl)) for value, greedy, *kl in found]
 
     def _score_key(self, row: Scored) -> str:
         vector = self.bank.digest(row.steering) if self.bank and row.steering.is_steered else ""
@@ -119,6 +135,7 @@ class ScoringLM(SteeredHF):
             split=split,
             vector=vector,
             start=start,
+            **({"kl": True} if row.kl else {}),
         )
 
     def _one_key(self, row: Scored) -> list[str]:
@@ -175,13 +192,16 @@ class ScoringLM(SteeredHF):
         vocabulary = self.model.config.get_text_config(decoder=True).vocab_size
         return max(1, LOGITS_BYTES // (self.model.dtype.itemsize * n * vocabulary))
 
-    def _padded(self, batch: Sequence[Scored]) -> list[tuple[float, bool]]:
+    def _padded(self, batch: Sequence[Scored]) -> list[tuple[Any, ...]]:
         """Different texts in one right-padded batch, each under its own steering; logits only where they are scored."""
         steered = self._steered(batch) if any(row.steering.is_steered for row in batch) else nullcontext()
-        with torch.inference_mode(), steered:
-            return self._scored_where_wanted(right_padded([row.input for row in batch]), batch)
+        ids = right_padded([row.input for row in batch])
+        with torch.inference_mode():
+            plain = self._logits(ids, batch) if any(row.kl for row in batch) else None
+            with steered:
+                return _scores(self._logits(ids, batch), batch, plain, batch)
 
-    def _on_trunk(self, batch: Sequence[Scored]) -> list[tuple[float, bool]]:
+    def _on_trunk(self, batch: Sequence[Scored]) -> list[tuple[Any, ...]]:
         """Texts under many steerings: blocks up to the steered one are computed once a text (see `shared_trunk`).
 
         Consecutive batches begin with the text that the last one ended with, and its trunk is kept.
@@ -192,10 +212,19 @@ class ScoringLM(SteeredHF):
             if self._kept_trunk is None or self._kept_trunk[0] != texts:
                 ids = right_padded(texts).to(self.device)
                 self._kept_trunk = texts, run_to(self._blocks[-1], lambda: self.model(input_ids=ids, use_cache=False))
-            with shared_trunk(self._blocks, self._kept_trunk[1], rows), self._steered(batch):
-                return self._scored_where_wanted(right_padded([row.input for row in batch]), batch)
+            trunk, plain = self._kept_trunk[1], None
+            once = list(
+                {(row.input, len(row.continuation)): row for row in batch}.values()
+            )  # each text as it is scored
+            if any(row.kl for row in batch):
+                of = torch.tensor([texts.index(row.input) for row in once], device=self.device)
+                with shared_trunk(self._blocks, trunk, of):
+                    plain = self._logits(right_padded([row.input for row in once]), once)
+            with shared_trunk(self._blocks, trunk, rows), self._steered(batch):
+                return _scores(self._logits(right_padded([row.input for row in batch]), batch), batch, plain, once)
 
-    def _scored_where_wanted(self, ids: Tensor, batch: Sequence[Scored]) -> list[tuple[float, bool]]:
+    def _logits(self, ids: Tensor, batch: Sequence[Scored]) -> Tensor:
+        """(n, vocab): at the positions that predict the rows' continuations, row after row"""
         rows: list[int] = []
         positions: list[int] = []
         for i, row in enumerate(batch):
@@ -203,8 +232,23 @@ class ScoringLM(SteeredHF):
             rows.extend([i] * n)
             positions.extend(range(end - n, end))
         with head_at(self.model, torch.tensor(rows), torch.tensor(positions)):
-            logits = self.model(input_ids=ids.to(self.device), use_cache=False).logits[0]
-        return log_likelihoods(logits, batch)
+            return self.model(input_ids=ids.to(self.device), use_cache=False).logits[0]
+
+
+def _scores(
+    logits: Tensor, batch: Sequence[Scored], plain: Tensor | None, plain_rows: Sequence[Scored]
+) -> list[tuple[Any, ...]]:
+    """Scores of rows, with the KL of those that ask for it; `plain`: unsteered logits of `plain_rows`, which have all texts."""
+    kept = logits.split([len(row.continuation) for row in batch]) if plain is not None else ()
+    divergences: dict[int, float] = {}
+    if plain is not None:
+        parts = plain.split([len(row.continuation) for row in plain_rows])
+        of_text = {(row.input, len(row.continuation)): part for row, part in zip(plain_rows, parts, strict=True)}
+        for i, row in enumerate(batch):
+            if row.kl:
+                divergences[i] = divergence_sum(of_text[row.input, len(row.continuation)], kept[i])
+    scores = log_likelihoods(logits, batch)
+    return [(*score, divergences[i]) if i in divergences else score for i, score in enumerate(scores)]
 
 
 def log_likelihoods(logits: Tensor, rows: Sequence[Scored]) -> list[tuple[float, bool]]:
@@ -216,6 +260,15 @@ def log_likelihoods(logits: Tensor, rows: Sequence[Scored]) -> list[tuple[float,
         (float(value.sum()), bool(greedy.all()))
         for value, greedy in zip(values.split(lengths), same.split(lengths), strict=True)
     ]
+
+
+def divergence_sum(plain: Tensor, steered: Tensor) -> float:
+    """Sum over positions of KL(plain || steered), nats: logits (n, vocab) each, a few positions at a time."""
+    total = 0.0
+    for p, q in zip(plain.split(64), steered.split(64), strict=True):
+        log_p, log_q = p.float().log_softmax(dim=-1), q.float().log_softmax(dim=-1)
+        total += float((log_p.exp() * (log_p - log_q)).sum(dim=-1).double().sum())
+    return total
 
 
 def _plain(value: float) -> float | str:

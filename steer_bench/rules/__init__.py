@@ -6,12 +6,14 @@ No model and no judge: the same reply has the same score everywhere. A rule with
 (`rule_concept`), so a vector for it is learned, transferred and scored like any other. Cheap to import.
 """
 
+from steer_bench.rules.declared import declared_rule
 from steer_bench.rules.ifeval import ifeval_ids, ifeval_rule
 from steer_bench.rules.rule import Rule, strip_special_tokens
 from steer_bench.rules.sentences import split_sentences
 from steer_bench.rules.table import (
     RULES,
     add_rule,
+    ask_for_rule,
     check_rule,
     check_suppressed,
     named_rule,
@@ -23,8 +25,10 @@ __all__ = [
     "RULES",
     "Rule",
     "add_rule",
+    "ask_for_rule",
     "check_rule",
     "check_suppressed",
+    "declared_rule",
     "ifeval_ids",
     "ifeval_rule",
     "named_rule",

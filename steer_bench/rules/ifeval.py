@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import json
 import sys
+from dataclasses import dataclass, field
 from typing import Any
 
 from steer_bench.rules.checks import detect_language
@@ -23,6 +24,23 @@ NEEDS_NLTK_DATA = frozenset({"length_constraints:number_sentences", "change_case
 _READS_LANGUAGE = frozenset(
     {"language:response_language", "change_case:english_capital", "change_case:english_lowercase"}
 )
+
+
+@dataclass(frozen=True)
+class IFEvalCheck:
+    """A checker of IFEval with its options. Equal for equal instruction and options."""
+
+    instruction_id: str
+    options: str
+    """As JSON."""
+    instruction: Any = field(compare=False, repr=False)
+    """lm-eval's checker, set to the options."""
+
+    def __call__(self, reply: str) -> float | None:
+        """1 or 0; None where it is followed but the language cannot be told."""
+        language = detect_language(reply) if self.instruction_id in _READS_LANGUAGE else ""  # also seeds langdetect
+        followed = bool(self.instruction.check_following(reply))
+        return None if followed and language is None else float(followed)
 
 
 def ifeval_rule(instruction_id: str, **kwargs: Any) -> Rule:
@@ -50,11 +68,7 @@ def ifeval_rule(instruction_id: str, **kwargs: Any) -> Rule:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"options {options} of IFEval instruction {instruction_id!r} do not fit: {error}") from error
 
-    def check(reply: str) -> float | None:
-        language = detect_language(reply) if instruction_id in _READS_LANGUAGE else ""  # also seeds langdetect
-        followed = bool(instruction.check_following(reply))
-        return None if followed and language is None else float(followed)
-
+    check = IFEvalCheck(instruction_id, json.dumps(options, sort_keys=True), instruction)
     return Rule(_name(instruction_id, options), description, check)
 
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from steer_bench.rules.sentences import finished_sentences
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,94}")
 _SPECIAL_TOKEN = re.compile(
     r"(?:<(?:start_of_turn|end_of_turn|bos|eos|pad|unk|unused\d+)>|</?s>|<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|\[/?INST\])\Z"
@@ -25,6 +27,8 @@ class Rule:
     """Reply -> score in [0, 1]; True and False count as 1 and 0; None where it cannot be told."""
     rewrite: Callable[[str], str] | None = None
     """Text -> a text that passes the check; None where no such function comes naturally."""
+    per_sentence: bool = False
+    """Whether every sentence has to obey: of a reply cut at the token limit the unfinished sentence is then left out."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -32,8 +36,10 @@ class Rule:
         if not self.description.strip():
             raise ValueError(f"rule {self.name!r} has no description; say what a reply that obeys looks like")
 
-    def score(self, reply: str) -> float | None:
+    def score(self, reply: str, *, cut: bool = False) -> float | None:
         """Score of a reply in [0, 1]; 0 for a reply with nothing to see in it; None where the rule cannot tell.
+
+        cut: the reply ended at its token limit, perhaps within a sentence.
 
         >>> Rule("short", "at most 5 characters", lambda reply: len(reply) <= 5).score("Yes.<end_of_turn>")
         1.0
@@ -41,6 +47,8 @@ class Rule:
         reply = strip_special_tokens(reply)
         if is_blank(reply):
             return 0.0
+        if cut and self.per_sentence:
+            reply = finished_sentences(reply)
         value = self.check(reply)
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"rule {self.name!r} scored {value}; its check has to return a number in [0, 1] or None")

@@ -14,6 +14,7 @@ WORD = re.compile(r"\w+(?:['’-]\w+)*")
 CLOSERS = "\"'”’»)]*_`）」』"
 """What may stand between the mark that ends a sentence and the next sentence."""
 
+_MARKS = (".", "!", "?", "…", "。", "！", "？")
 _MARKER = re.compile(r"[ \t]*(?:(?:[-*+•>]|#{1,6}|\d{1,3}[.)])[ \t]+)*")
 _END = re.compile(rf"[.!?…]+[{re.escape(CLOSERS)}]*(?=\s)|[。！？]+[{re.escape(CLOSERS)}]*")
 _LAST_TOKEN = re.compile(r"[^\s(\[\"'“]+\Z")
@@ -67,6 +68,16 @@ def split_sentences(text: str) -> list[str]:
     ['Title', 'one', 'two']
     """
     return [text[start:end] for start, end in sentence_spans(text)]
+
+
+def finished_sentences(text: str) -> str:
+    """The text up to the end of its last sentence with a mark; all of it where no sentence has one.
+
+    >>> finished_sentences("One! Two! And then"), finished_sentences("And then")
+    ('One! Two!', 'And then')
+    """
+    ends = [end for start, end in sentence_spans(text) if text[start:end].rstrip(CLOSERS).endswith(_MARKS)]
+    return text[: ends[-1]] if ends else text
 
 
 def map_sentences(text: str, change: Callable[[str], str]) -> str:

@@ -38,12 +38,14 @@ _SENTENCES = (
         "every sentence ends with an exclamation mark",
         partial(checks.sentences_end_in, marks="!！"),
         partial(rewrites.end_sentences, ending="!"),
+        per_sentence=True,
     ),
     Rule(
         "question",
         "every sentence is a question",
         partial(checks.sentences_end_in, marks="?？"),
         partial(rewrites.end_sentences, ending=", don't you think?"),
+        per_sentence=True,
     ),
     Rule(
         "final-question",
@@ -256,31 +258,43 @@ def named_rule(name: str) -> Rule:
     raise ValueError(f"no rule named {name!r}{hint} `steer_bench.rules.rule_names()` lists all")
 
 
-def check_rule(name: str, reply: str) -> float | None:
+def check_rule(name: str, reply: str, *, cut: bool = False) -> float | None:
     """Score of a reply under the rule, in [0, 1]; an empty reply scores 0; None: unscored.
+
+    cut: the reply ended at its token limit; rules about every sentence then leave its unfinished one out.
 
     >>> check_rule("all-capitals", "SURE THING.<|im_end|>"), check_rule("all-capitals", "Sure."), check_rule("json", "")
     (1.0, 0.0, 0.0)
     """
-    return named_rule(name).score(reply)
+    return named_rule(name).score(reply, cut=cut)
 
 
-def check_suppressed(name: str, reply: str) -> float | None:
+def check_suppressed(name: str, reply: str, *, cut: bool = False) -> float | None:
     """Score of a reply that should *not* obey the rule: 1 - score; an empty reply scores 0 here too.
 
     >>> check_suppressed("emoji", "Sure."), check_suppressed("emoji", "Sure 😊"), check_suppressed("emoji", " ")
     (1.0, 0.0, 0.0)
     """
-    score = check_rule(name, reply)
+    score = check_rule(name, reply, cut=cut)
     if score is None:
         return None
     return 0.0 if is_blank(strip_special_tokens(reply)) else 1.0 - score
 
 
-def rule_concept(rule_name: str, texts: Sequence[str]) -> Concept:
+def ask_for_rule(rule_name: str, instruction: str) -> str:
+    """The instruction, asking for the rule as well: what a suppressing vector has to work against.
+
+    >>> ask_for_rule("emoji", "Tell me about your day.")
+    'Tell me about your day. Write your reply so that this holds: there is an emoji.'
+    """
+    return f"{instruction.rstrip()} Write your reply so that this holds: {named_rule(rule_name).description}."
+
+
+def rule_concept(rule_name: str, texts: Sequence[str], *, kind: str = "rule") -> Concept:
     """The rule as a concept: positives are the texts rewritten to obey, negatives the same texts unchanged.
 
     A text that obeys as it stands, or is rewritten to what another one is, shows no contrast and is left out of both.
+    kind: "rule", or "suppress" for a concept of the same texts whose vector is subtracted.
 
     >>> rule_concept("all-capitals", ["Cats purr.", "DOGS BARK."]).positives
     ('CATS PURR.',)
@@ -300,11 +314,11 @@ def rule_concept(rule_name: str, texts: Sequence[str]) -> Concept:
     if not pairs:
         raise ValueError(f"none of the {len(texts)} texts breaks rule {rule_name!r}; give texts that do not obey it")
     return Concept(
-        id=f"rule-{rule_name}",
+        id=f"{kind}-{rule_name}",
         description=rule.description,
         genre="text",
         positives=tuple(pairs),
         negatives=tuple(pairs.values()),
-        kind="rule",
+        kind=kind,
         rule=rule_name,
     )

@@ -1,0 +1,104 @@
+"""Capability: any lm-eval tasks under chosen arms, in the process and with the model of the run; RUN/evaluation/TARGET/capability.jsonl.
+
+unsteered, arms x concepts at one factor -> lm-eval -> samples -> rows
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steer_bench import shipped
+from steer_bench.experiment.config import CapabilityConfig
+from steer_bench.results import Row, write_atomic
+
+if TYPE_CHECKING:
+    from steer_bench.lm import SteeredLM
+    from steer_bench.steering import Steering
+
+FILE = "capability.jsonl"
+PREFERRED = ("acc", "exact_match", "prompt_level_strict_acc")
+"""Metrics of a sample that are taken before others; else the first that is a number."""
+
+
+def measure_capability(lm: SteeredLM, config: CapabilityConfig, concepts: list[str], folder: Path, seed: int) -> Path:
+    """Run the tasks unsteered and under every chosen arm and concept, and write their rows.
+
+    concepts: those measured, in order. A sample with a log-likelihood that is not finite becomes a row without a value.
+    """
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    own = {path.stem for path in shipped("tasks").glob("*.yaml")}
+    tasks = [str(Path(task)) if task.endswith((".yaml", ".yml")) else task for task in config.tasks]
+    manager = TaskManager(include_path=str(shipped("tasks")), include_defaults=not {*tasks} <= own)
+    before = lm.default, lm.keep_non_finite
+    rows: list[Row] = []
+    try:
+        lm.keep_non_finite = True
+        for steering in _steerings(lm, config, concepts):
+            lm.default = steering
+            results = simple_evaluate(
+                model=lm, tasks=list(tasks), task_manager=manager, limit=config.limit, bootstrap_iters=0,
+                random_seed=seed, batch_size=lm.batch_size,
+            )  # fmt: skip
+            if results is not None:  # another rank writes
+                rows.extend(_rows(results, steering, lm.bank.arms.target if lm.bank else lm.name))
+    finally:
+        lm.default, lm.keep_non_finite = before
+    write_atomic(folder / FILE, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    return folder / FILE
+
+
+def load_capability(folder: Path) -> list[Row]:
+    """The rows that `measure_capability` wrote; none where it did not."""
+    file = folder / FILE
+    return [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def _steerings(lm: SteeredLM, config: CapabilityConfig, concepts: list[str]) -> Iterator[Steering]:
+    from steer_bench.steering import Steering
+
+    yield Steering()
+    known = list(lm.bank.arms.vectors) if lm.bank else []
+    arms = dict.fromkeys((key.arm, key.source) for key in known)
+    for arm, source in arms:
+        if config.arms is None or arm in config.arms:
+            mine = {key.concept for key in known if (key.arm, key.source) == (arm, source)}
+            for concept in [name for name in concepts if name in mine][: config.max_concepts]:
+                yield Steering(arm, source, concept, config.factor)
+
+
+def _rows(results: Mapping[str, Any], steering: Steering, target: str) -> Iterator[Row]:
+    groups = {task: group for group, members in results.get("group_subtasks", {}).items() for task in members}
+    for task, samples in results["samples"].items():
+        for sample in samples:
+            name = groups.get(task, task)
+            item = str(sample["doc_id"]) if name == task else f"{task}-{sample['doc_id']}"
+            value = _value(sample) if _finite(sample["resps"]) else None
+            yield Row(
+                task=name, target=target, source=steering.source, arm=steering.arm, concept=steering.concept,
+                factor=steering.factor, item=item, role="score", value=value, reason="" if value is not None else "non_finite",
+            )  # fmt: skip
+
+
+def _value(sample: Mapping[str, Any]) -> float | None:
+    """The sample's score by the metric that counts."""
+    numbers = {name: sample[name] for name in sample["metrics"] if isinstance(sample.get(name), bool | int | float)}
+    found = next((numbers[name] for name in (*PREFERRED, *numbers) if name in numbers), None)
+    return None if found is None or not math.isfinite(found) else float(found)
+
+
+def _finite(responses: Any) -> bool:
+    """Whether every number in nested lists of a sample's responses is finite.
+
+    >>> _finite([[(-1.0, True)], [(float("nan"), False)]]), _finite([["text"]])
+    (False, True)
+    """
+    if isinstance(responses, list | tuple):
+        return all(map(_finite, responses))
+    return not isinstance(responses, float) or math.isfinite(responses)

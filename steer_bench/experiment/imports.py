@@ -1,0 +1,65 @@
+"""Imported vectors: arms made elsewhere, of a model of the experiment and, through its linear maps, of its targets.
+
+vectors: [{file, model, name}] -> {concept: vector} -> an arm of that model, an arm of every target it is a source for
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steer_bench.experiment.config import ImportConfig
+from steer_bench.experiment.run import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Imported = dict[str, dict[str, "Tensor"]]
+"""Name of the arm -> concept -> (d_model,) float64."""
+
+
+def import_digests(run: Run) -> list[tuple[str, str]]:
+    """What the imported files hold: part of what arms are made from."""
+    return [
+        (entry.model_dump_json(), hashlib.sha256(Path(run.data(entry.file)).read_bytes()).hexdigest())
+        for entry in run.experiment.vectors
+    ]
+
+
+def imported_vectors(run: Run, model: str, layer: int, d_model: int) -> Imported:
+    """The imported vectors of a model, for concepts that are measured.
+
+    Raises ValueError for another model, layer or width than the experiment's, and where no id is a measured concept.
+    """
+    return {entry.name: _read(run, entry, layer, d_model) for entry in run.experiment.vectors if entry.model == model}
+
+
+def _read(run: Run, entry: ImportConfig, layer: int, d_model: int) -> dict[str, Tensor]:
+    import torch
+
+    from steer_bench.convert import read_vectors
+
+    ids = Path(run.data(entry.ids)) if entry.ids else None
+    vectors = read_vectors(run.data(entry.file), ids=ids, concept=entry.concept, layer=entry.layer)
+    where = f"vectors: {entry.file}"
+    if vectors.model not in ("", entry.model):
+        raise ValueError(f"{where}: is of {vectors.model}, not of {entry.model}; name its own model")
+    if vectors.layer is None:
+        raise ValueError(f"{where}: does not say its layer; give layer: in the experiment")
+    if (vectors.layer, vectors.d_model) != (layer, d_model):
+        raise ValueError(
+            f"{where}: is of layer {vectors.layer}, d_model {vectors.d_model}; the experiment steers {entry.model} at layer "
+            f"{layer}, d_model {d_model}: set the model's layer to the file's"
+        )
+    named = entry.concepts or {name: name for name in vectors.ids}
+    unknown = [name for name in named if name not in vectors.ids]
+    if unknown:
+        raise ValueError(f"{where}: concepts: no vector {unknown[0]!r}; there are: {', '.join(vectors.ids[:20])}")
+    measured = {concept: name for name, concept in named.items() if concept in run.measured}
+    if not measured:
+        raise ValueError(
+            f"{where}: none of its ids ({', '.join(list(named)[:5])}) is a measured concept ({', '.join(run.measured[:5])}, …); "
+            "say with concepts: {id: concept}"
+        )
+    return {concept: torch.from_numpy(vectors.vector(name)).double() for concept, name in measured.items()}

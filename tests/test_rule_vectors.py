@@ -1,0 +1,65 @@
+"""Rule vectors on a real model: DiffMean of rewritten texts makes SmolLM2 obey, natively, at a perplexity ratio below 2."""
+
+import json
+import math
+
+import pytest
+
+from steer_bench import shipped
+from steer_bench.concepts import load_texts
+from steer_bench.rules import check_rule, rule_concept
+
+RULES = ("all-lower-case", "exclamation", "emoji", "question")
+FACTOR, TOKENS, LAYER = 0.4, 32, 15
+
+
+@pytest.mark.real
+def test_vectors_of_four_rules_raise_rule_following_by_0_3_at_a_ratio_below_2():
+    from steered import replies, rolling, steer
+
+    from steer_bench.activations import centred_norm, mean_activations
+    from steer_bench.lm import SteeredLM
+    from steer_bench.models import load_model
+    from steer_bench.vectors import Arm, Arms
+
+    data = shipped("tasks") / "data"
+    texts = load_texts(data / "neutral.jsonl")
+    loaded = load_model("smollm2-135m-instruct", device="cpu")
+    concepts = {rule: rule_concept(rule, texts[:24]) for rule in RULES}
+    groups = {
+        f"{side}{rule}": getattr(c, name)
+        for rule, c in concepts.items()
+        for side, name in (("+", "positives"), ("-", "negatives"))
+    }
+    means = mean_activations(loaded, LAYER, groups)[""]
+    vectors = {
+        Arm("native", "", rule): (means[f"+{rule}"].value - means[f"-{rule}"].value).float().numpy() for rule in RULES
+    }
+    scale = centred_norm(loaded, LAYER, load_texts(data / "neutral_map.jsonl")[:30])
+    lm = SteeredLM(
+        loaded.model, tokenizer=loaded.tokenizer, arms=Arms("smollm2", LAYER, scale, vectors, {}), batch_size=32
+    )
+
+    held_out = [" ".join(text.split()[:32]) for text in texts[24:30]]
+    instructions = [json.loads(line)["instruction"] for line in (data / "instructions.jsonl").read_text().splitlines()][
+        ::8
+    ]
+    template = loaded.tokenizer.apply_chat_template
+    prompts = [
+        template([{"role": "user", "content": i}], tokenize=False, add_generation_prompt=True) for i in instructions
+    ]
+
+    def obeyed(rule, answers):
+        return sum(check_rule(rule, str(a), cut=a.n_tokens >= TOKENS) or 0.0 for a in answers) / len(answers)
+
+    plain = replies(lm, [(prompt,) for prompt in prompts], max_gen_toks=TOKENS)
+    plain_scores = rolling(lm, [(text,) for text in held_out])
+    for rule in RULES:
+        how = steer(concept=rule, factor=FACTOR)
+        scores = rolling(lm, [(text, how) for text in held_out])
+        ratio = math.exp((sum(plain_scores) - sum(scores)) / sum(score.n_tokens for score in scores))
+        gained = obeyed(rule, replies(lm, [(prompt, how) for prompt in prompts], max_gen_toks=TOKENS)) - obeyed(
+            rule, plain
+        )
+        assert gained >= 0.3, (rule, gained)
+        assert ratio < 2, (rule, ratio)
