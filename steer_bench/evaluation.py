@@ -343,7 +343,7 @@ class SteerTask(ConfigurableTask):
         extra: JSON = {"steer": self.steering_of(doc)}
         if self.OUTPUT_TYPE == "generate_until":
             extra["perplexity"] = True
-        if self.measure == "steered_perplexity":
+        if doc.get("role") == "neutral":  # of either task, so that a text both measure is one request
             extra["kl"] = True
         if doc.get("sample"):
             extra["sample"] = doc["sample"]

@@ -79,7 +79,10 @@ class GeneratingLM(ScoringLM):
     def _generate(self, rows: Sequence[Generation], settings: Settings, quiet: bool) -> list[Reply]:
         keys = {row: self._generation_key(row, settings) for row in dict.fromkeys(rows)}
         known = self.records.get(keys.values())
-        missing = [(key, row) for row, key in keys.items() if key not in known]
+        first: dict[str, Generation] = {}  # arms may share a vector
+        for row, key in keys.items():
+            first.setdefault(key, row)
+        missing = [(key, row) for key, row in first.items() if key not in known]
         missing.sort(key=lambda item: (-len(item[1].prompt), item[1].prompt))
         missing = list(self._share(missing, lambda item: [item[0]]))
         self._test_once(row for _, row in missing)

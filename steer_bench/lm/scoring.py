@@ -35,8 +35,8 @@ class ScoringLM(SteeredHF):
         for request in requests:
             context, continuation = request.args[:2]
             steering, _ = self._steering(request)
-            context_ids, continuation_ids = self._split(context, continuation)
-            rows.append(self._scored(context_ids, continuation_ids, steering))
+            kl = steering.is_steered and bool((extra_of(request) or {}).get("kl"))
+            rows.append(self._scored(*self._split(context, continuation), steering)._replace(kl=kl))
         scores = self._score(rows, "log-likelihoods", disable_tqdm)
         answers = [
             LogLikelihood(value, greedy, len(row.continuation))
@@ -105,7 +105,10 @@ class ScoringLM(SteeredHF):
         """
         keys = {row: self._score_key(row) for row in dict.fromkeys(rows)}
         known = self.records.get(keys.values())
-        missing = [row for row, key in keys.items() if key not in known]
+        first: dict[str, Scored] = {}  # arms may share a vector: the mean is one for all concepts
+        for row, key in keys.items():
+            first.setdefault(key, row)
+        missing = [row for key, row in first.items() if key not in known]
         self._test_once(missing)
         with tqdm(
             total=len(missing), desc=f"{what} of {self.name}", disable=quiet or self.rank != 0 or None, unit="row"
