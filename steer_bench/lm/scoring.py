@@ -13,7 +13,7 @@ from lm_eval.api.instance import Instance
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steer_bench.likelihood import head_at, right_padded, token_scores
+from steer_bench.likelihood import Divergence, head_at, right_padded, token_scores
 from steer_bench.lm.model import SteeredHF, extra_of
 from steer_bench.lm.requests import LogLikelihood, RollingLogLikelihood, Scored
 from steer_bench.records import record_key
@@ -242,36 +242,37 @@ def _scores(
     logits: Tensor, batch: Sequence[Scored], plain: Tensor | None, plain_rows: Sequence[Scored]
 ) -> list[tuple[Any, ...]]:
     """Scores of rows, with the KL of those that ask for it; `plain`: unsteered logits of `plain_rows`, which have all texts."""
-    kept = logits.split([len(row.continuation) for row in batch]) if plain is not None else ()
-    divergences: dict[int, float] = {}
-    if plain is not None:
-        parts = plain.split([len(row.continuation) for row in plain_rows])
-        of_text = {(row.input, len(row.continuation)): part for row, part in zip(plain_rows, parts, strict=True)}
-        for i, row in enumerate(batch):
-            if row.kl:
-                divergences[i] = divergence_sum(of_text[row.input, len(row.continuation)], kept[i])
-    scores = log_likelihoods(logits, batch)
-    return [(*score, divergences[i]) if i in divergences else score for i, score in enumerate(scores)]
+    lengths = [len(row.continuation) for row in batch]
+    scores = token_scores(logits, _wanted(batch).to(logits.device))
+    values = [
+        (float(log_p.sum()), bool(greedy.all()))
+        for log_p, greedy in zip(scores.log_p.split(lengths), scores.greedy.split(lengths), strict=True)
+    ]
+    if plain is None:
+        return list(values)
+    parts = plain.split([len(row.continuation) for row in plain_rows])
+    of_text = {(row.input, len(row.continuation)): part for row, part in zip(plain_rows, parts, strict=True)}
+    out: list[tuple[Any, ...]] = []
+    text, divergence = None, None
+    for row, value, part, log_z in zip(batch, values, logits.split(lengths), scores.log_z.split(lengths), strict=True):
+        if not row.kl:
+            out.append(value)
+            continue
+        if divergence is None or text != (row.input, len(row.continuation)):  # rows of one text stand together
+            text = row.input, len(row.continuation)
+            divergence = Divergence(of_text[text])
+        out.append((*value, divergence.sum(part, log_z)))
+    return out
 
 
 def log_likelihoods(logits: Tensor, rows: Sequence[Scored]) -> list[tuple[float, bool]]:
     """Scores of rows from logits (n, vocab), the positions that predict their continuations, row after row."""
-    wanted = torch.tensor([token for row in rows for token in row.continuation], device=logits.device)
-    values, same = token_scores(logits, wanted)
-    lengths = [len(row.continuation) for row in rows]
-    return [
-        (float(value.sum()), bool(greedy.all()))
-        for value, greedy in zip(values.split(lengths), same.split(lengths), strict=True)
-    ]
+    return [(value, greedy) for value, greedy, *_ in _scores(logits, rows, None, ())]
 
 
-def divergence_sum(plain: Tensor, steered: Tensor) -> float:
-    """Sum over positions of KL(plain || steered), nats: logits (n, vocab) each, a few positions at a time."""
-    total = 0.0
-    for p, q in zip(plain.split(64), steered.split(64), strict=True):
-        log_p, log_q = p.float().log_softmax(dim=-1), q.float().log_softmax(dim=-1)
-        total += float((log_p.exp() * (log_p - log_q)).sum(dim=-1).double().sum())
-    return total
+def _wanted(rows: Sequence[Scored]) -> Tensor:
+    """(n,): the tokens of all continuations, row after row"""
+    return torch.tensor([token for row in rows for token in row.continuation])
 
 
 def _plain(value: float) -> float | str:
