@@ -10,14 +10,17 @@ A failure stops the run: SelfTestError says which of these does not hold.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steer_bench.models import encode
 from steer_bench.steering import Steerer, Steering, VectorBank
+from steer_bench.vectors import unit
 
 PROMPTS = ("The weather was calm that morning, and", "Write a sentence.")
 STEPS = 3
@@ -38,8 +41,9 @@ def self_test(
     model: Any, tokenizer: Any, block: torch.nn.Module, steerer: Steerer, bank: VectorBank, steering: Steering
 ) -> None:
     """Raise SelfTestError unless `steering` works on `model`, whose hook `steerer` stands on `block`."""
-    row = bank.rows([steering])
-    checks = _Checks(model, tokenizer, block, steerer, row * (STRENGTH * bank.arms.scale / row.norm()))
+    found = bank.arms.find(steering.arm, steering.source, steering.concept)
+    row = torch.from_numpy(unit(found) * np.float32(math.copysign(STRENGTH * bank.arms.scale, steering.factor)))
+    checks = _Checks(model, tokenizer, block, steerer, row[None, None])
     hooks = len(block._forward_hooks)
     before = checks.logits(checks.ids[0])
     for check in (

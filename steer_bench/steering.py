@@ -25,6 +25,9 @@ POSITIONS = ("text", "generated", "all")
 """Which tokens are steered. text: every token but padding and BOS; generated: from the token that predicts the first
 generated one on; all: every token, BOS too (what lm-eval's `steered` does)."""
 STRENGTHS = ("scaled", "raw")
+LARGEST_NORM = 1e15
+"""Of what is added. The square of a larger one is Inf in float32, and a model's own norm then makes 0 of every activation: each token
+is equally likely, a finite number that means nothing."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,15 @@ class VectorBank:
         if not steering.is_steered:
             return np.zeros(self.arms.d_model, dtype=np.float32)
         found = self.arms.find(steering.arm, steering.source, steering.concept)
-        if self.strength == "raw":
-            return (np.float64(steering.factor) * found).astype(np.float32)
-        return (np.float64(steering.factor) * self.arms.scale * unit(found)).astype(np.float32)
+        by = np.float64(steering.factor) * (1.0 if self.strength == "raw" else self.arms.scale)
+        added = by * (found if self.strength == "raw" else unit(found))
+        norm = float(np.linalg.norm(added))
+        if not norm < LARGEST_NORM:
+            raise ValueError(
+                f"factor {steering.factor:g} of arm {steering.arm!r} adds a vector of norm {norm:.3g}, which a model can not compute "
+                "with; give a smaller factor"
+            )
+        return added.astype(np.float32)
 
     def rows(self, steerings: Sequence[Steering]) -> Tensor:
         """(rows, 1, d_model) float32"""
