@@ -167,7 +167,8 @@ class SteeredHF(HFLM):
 
     def get_model_info(self) -> dict[str, Any]:
         """lm-eval writes this into its results file."""
-        info = dict(super().get_model_info()) if self.pretrained_name else {}
+        told = super().get_model_info() if self.pretrained_name else {}
+        info = {key: str(value) if isinstance(value, torch.dtype) else value for key, value in told.items()}
         return {**info, "steer_bench": {**self._fingerprint, "scale": self.bank.arms.scale if self.bank else None}}
 
     def set_cache_hook(self, cache_hook: Any) -> None:
