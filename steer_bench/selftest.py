@@ -76,9 +76,11 @@ class _Checks:
 
     def factor_0_changes_nothing(self) -> None:
         ids = self.ids[0]
+        plain = self.logits(ids)
+        _require(bool(torch.isfinite(plain).all()), "the model's own logits are not finite")
         with self.steerer.steering(torch.zeros_like(self.row)):
             zero = self.logits(ids)
-        _require(torch.equal(zero, self.logits(ids)), "factor 0 changes the logits")
+        _require(torch.equal(zero, plain), "factor 0 changes the logits")
 
     def adds_the_vector_once(self) -> None:
         """The block's output is its unsteered output plus the vector, from the first steered position on, to the bit."""

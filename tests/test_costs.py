@@ -18,6 +18,7 @@ from steer_bench.concepts import load_texts
 from steer_bench.leaderboard.costs import costs_table
 from steer_bench.results import Results, Row, load_results
 from steer_bench.rules import ask_for_rule, check_rule
+from steer_bench.selftest import SelfTestError
 
 NAN = float("nan")
 
@@ -70,12 +71,17 @@ class TestNonFinite:
             model.model.norm.weight.fill_(NAN)
         return steered_lm(model, tokenizer, make_arms())
 
+    def test_a_model_that_is_broken_unsteered_is_stopped_by_the_self_test(self, broken):
+        with pytest.raises(SelfTestError, match="the model's own logits are not finite"):
+            likelihoods(broken, [("The sea", " was grey", steer())])
+
     def test_a_task_that_would_take_nan_for_an_answer_stops_with_a_line_that_says_so(self, broken):
         with pytest.raises(FloatingPointError, match=r"2 of 2 results are not finite.*give a smaller factor") as caught:
             likelihoods(broken, [("The sea", " was grey"), ("The sea", " is wide")])
         assert "\n" not in str(caught.value)
 
     def test_our_tasks_and_those_that_mark_such_samples_get_the_value(self, broken):
+        broken._self_tested = True  # it would stop a model that is broken unsteered
         assert math.isnan(likelihoods(broken, [("The sea", " was grey", steer())])[0][0])
         request = Instance("loglikelihood", {}, ("The sea", " was grey"), 0, metadata=("capability_choices", 0, 1))
         assert math.isnan(broken.loglikelihood([request])[0][0])

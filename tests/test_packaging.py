@@ -44,9 +44,9 @@ def test_the_entry_points_lead_to_the_model_and_the_command(wheel):
 
 @pytest.fixture(scope="module")
 def arms(tmp_path_factory):
-    """An arms file and protocol.json with one topic and one rule."""
+    """An arms file and protocol.json with one topic, one rule and one rule to suppress."""
     folder = tmp_path_factory.mktemp("run")
-    names = ("sea", "rule-question")
+    names = ("sea", "rule-question", "suppress-question")
     entries = [[arm, source, list(names)] for arm, source in (("native", ""), ("linear", "other"))]
     made = make_arms(concepts=names, card={"entries": entries})
     made.save(folder / "arms" / "tiny.safetensors")
@@ -54,6 +54,9 @@ def arms(tmp_path_factory):
     concepts = {
         "sea": Concept("sea", "the sea", "passage", texts, ("Something else.", "And more.")),
         "rule-question": Concept("rule-question", "questions", "passage", ("Is it?",), ("It is.",), "rule", "question"),
+        "suppress-question": Concept(
+            "suppress-question", "no questions", "passage", ("Was it?",), ("It was.",), "suppress", "question"
+        ),
     }
     prompts = (Prompt("p1", "Write.", "select"), Prompt("p2", "Tell.", "score"))
     neutral = {"n1": "The lid of the box is blue.", "n2": "It closes with a click."}
@@ -72,9 +75,12 @@ def test_lm_eval_reads_the_task_and_its_rows_are_as_many_as_the_formula_says(fil
     cells, texts, neutral, prompts = 2 * 2, 3, 2, 2  # arms x factors; one concept of each kind
     expected = {
         "concept_likelihood": (cells + 1) * (texts + neutral),
-        "steered_perplexity": (cells + 1) * neutral,
+        "steered_perplexity": (3 * cells + 1) * neutral,  # what a topic, a rule and its suppression cost
         "concept_steering": (cells + 1) * prompts,
         "rule_following": (cells + 1) * prompts,
+        "rule_suppression": (cells + 1) * prompts,
+        "specificity": (2 + 1) * 2,  # two arms at the largest factor, and unsteered, on two texts of the one topic
+        "capability_choices": 60,
     }
     assert len(task.test_docs()) == expected[file.stem]
     assert yaml.safe_load(file.read_text().replace("!function ", ""))["task"] == file.stem
