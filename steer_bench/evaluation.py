@@ -27,7 +27,7 @@ from lm_eval.api.task import ConfigurableTask
 from steer_bench import register
 from steer_bench.concepts import KINDS, Concept, Prompt
 from steer_bench.judge import JudgeError, Judgement, Reply, distinct_2, judge_id, rate_replies
-from steer_bench.judge.replies import Key
+from steer_bench.judge.replies import Key, spoken
 from steer_bench.protocol import Protocol
 from steer_bench.ranks import PADDING, all_gather_list
 from steer_bench.results import WORDS, Row
@@ -529,12 +529,3 @@ def _headline(rows: Sequence[JSON], *, measure: str, target: str) -> float:
 
 def _row_id(doc: JSON) -> Key:
     return doc["arm"], doc["source"], doc["concept"], doc["factor"], doc["item"]
-
-
-def spoken(judgement: Judgement | None) -> dict[str, str]:
-    """What the judge wrote, by aspect: its explanation; every reply where none of them gave a rating; nothing of a judge without words."""
-    if judgement is None:
-        return {}
-    answers = {aspect: "\n\n".join(texts) for aspect, texts in judgement.raw.items()}
-    words = {**(answers if judgement.reason else {}), **judgement.explanation}
-    return {aspect: text for aspect, text in words.items() if text}

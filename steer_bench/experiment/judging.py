@@ -16,12 +16,23 @@ from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from steer_bench.experiment.run import MissingStageError, Run, protocol
 from steer_bench.judge import ASPECTS, CheckRow, JudgeError, check_judge, judge_id, load_judge
-from steer_bench.judge.replies import FOLDER, Key, Ratings, Reply, inputs_of, judge_for, load_ratings, rate_replies
+from steer_bench.judge.replies import (
+    FOLDER,
+    Key,
+    Ratings,
+    Reply,
+    inputs_of,
+    judge_for,
+    load_ratings,
+    rate_replies,
+    spoken,
+)
 from steer_bench.results import INVALID, Row, write_atomic
+from steer_bench.samples import Sample
 from steer_bench.vectors import UNSTEERED
 
 logger = logging.getLogger(__name__)
@@ -148,16 +159,20 @@ def all_ratings(run: Run) -> dict[str, dict[str, Ratings]]:
     return found
 
 
-def with_ratings(rows: Sequence[Row], by_target: Mapping[str, Ratings]) -> list[Row]:
-    """The rows with the ratings of one judge in place of those lm-eval's samples hold; other tasks' rows as they are."""
+Rated = TypeVar("Rated", Row, Sample)
+
+
+def with_ratings(rows: Sequence[Rated], by_target: Mapping[str, Ratings]) -> list[Rated]:
+    """The rows or samples with the ratings of one judge in place of those lm-eval's samples hold; other tasks' as they are."""
     replaced = []
     for row in rows:
         if row.task == JUDGED and row.target in by_target:
             key: Key = (row.arm, row.source, row.concept, row.factor, row.item)
             judgement = by_target[row.target].judgements[key]
             measured = {name: value for name, value in row.ratings.items() if name not in ASPECTS}
+            said: dict[str, Any] = {"words": spoken(judgement)} if isinstance(row, Sample) else {}
             ratings = {**measured, **judgement.ratings}
-            row = replace(row, value=judgement.score, reason=judgement.reason, ratings=ratings)
+            row = replace(row, value=judgement.score, reason=judgement.reason, ratings=ratings, **said)
         replaced.append(row)
     return replaced
 

@@ -48,6 +48,7 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
         )
     ratings, shown = all_ratings(run), find_judge(run, judge)
     rows = with_ratings(rows, ratings.get(shown, {}))
+    replies = with_ratings(replies, ratings.get(shown, {}))
     created = read_yaml(run.folder / "experiment.yaml")["resolved"]["created"]
     provenance = _provenance(run, created, complete, len(rows) + len(capability)) | judging_facts(run, ratings)
     if capability:

@@ -158,6 +158,15 @@ def _reasked(rated: Mapping[Key, Judgement]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def spoken(judgement: Judgement | None) -> dict[str, str]:
+    """What the judge wrote, by aspect: its explanation; every reply where none of them gave a rating; nothing of a judge without words."""
+    if judgement is None:
+        return {}
+    answers = {aspect: "\n\n".join(texts) for aspect, texts in judgement.raw.items()}
+    words = {**(answers if judgement.reason else {}), **judgement.explanation}
+    return {aspect: text for aspect, text in words.items() if text}
+
+
 def save_ratings(file: Path, ratings: Ratings) -> None:
     """A line with the card, then a line a reply; the file is whole or not there.
 
