@@ -110,8 +110,8 @@ def test_replies_come_from_lm_evals_samples_with_the_judges_words(tmp_path):
 
 
 def test_what_a_judge_wrote_is_kept_and_all_of_it_where_it_gave_no_rating():
-    from steer_bench.judge.replies import spoken
     from steer_bench.judge import Judgement
+    from steer_bench.judge.replies import spoken
 
     rated = Judgement({"concept": 1.0}, "", {"concept": "Yes."}, {"concept": ("Yes. Rating: [[1]]",)})
     assert spoken(rated) == {"concept": "Yes."}
