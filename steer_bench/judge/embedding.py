@@ -41,6 +41,10 @@ PERPLEXITY_SPAN = 100.0
 of greedy replies, on SmolLM2-135M and Gemma-3-270M) and the same prose with its words shuffled (500 to 1000 times)."""
 DISTINCT_2_SPAN = (0.1, 0.5)
 """Repetition penalty: 0 at or below the first, 1 at or above the second. 99 % of AxBench's replies lie above 0.47 (code, mathematics)."""
+SCHEME = 3
+"""Changes whenever the same texts get other ratings."""
+UNSTEERED_QUANTILE = 0.9
+"""Of the unsteered replies' similarities to a concept: where its rating begins."""
 _MAX_TOKENS = 256
 _DIGITS = 4
 """Ratings are rounded, so that the last bits of a batched matrix product do not show."""
@@ -99,9 +103,10 @@ class EmbeddingJudge:
     """Rates by sentence embeddings and the unsteered target's perplexity. A proxy, quick, free and the same every time.
 
     Concept: similarity of the reply to the centroid of the concept's positives minus that of its negatives, plus a quarter of its
-    similarity to the description; 0 at the median of the negatives, 2 at the median of the positives (each left out of its own
-    centroid). Instruction: similarity of reply and instruction; 0 at the median of mismatched, 2 at that of matched unsteered
-    pairs. Fluency: `fluency_rating`. What it cannot see: irony, negation, facts, grammar that the target finds likely.
+    similarity to the description; 0 at the median of the negatives or, where it is higher, at the 0.9 quantile of the unsteered replies
+    (`above_unsteered`), 2 at the median of the positives (each reference is left out of its own centroid). Instruction: similarity of
+    reply and instruction; 0 at the median of mismatched, 2 at that of matched unsteered pairs. Fluency: `fluency_rating`. What it
+    cannot see: irony, negation, facts, grammar that the target finds likely.
     """
 
     def __init__(
@@ -125,11 +130,15 @@ class EmbeddingJudge:
         if str(model_path) != WHEEL_MODEL and "minilm-l6-v2" not in self.model_path.lower().replace("_", "-"):
             self.name = f"embedding ({Path(self.model_path).name}): a proxy"
         self._instruction = Scale(*INSTRUCTION_QUANTILES)
+        self._unsteered: tuple[str, ...] = ()
         self._concepts: dict[str, ConceptScale] = {}
         self._fingerprint = ""
 
     def calibrate(self, instruction_pairs: Sequence[tuple[str, str]]) -> None:
-        """Take the instruction scale from (instruction, unsteered reply) pairs, of at least two different instructions."""
+        """Take the instruction scale, and the zero of each concept, from (instruction, unsteered reply) pairs.
+
+        Of at least two different instructions: ValueError.
+        """
         pairs = [
             (instruction, reply) for instruction, reply in instruction_pairs if instruction.strip() and reply.strip()
         ]
@@ -146,6 +155,8 @@ class EmbeddingJudge:
         self._instruction = Scale(
             round(float(np.median(similarity[mismatched])), 6), round(float(np.median(np.diag(similarity))), 6)
         )
+        self._unsteered = tuple(sorted({reply for _, reply in pairs}))
+        self._concepts = {}
         self._fingerprint = ""
 
     def calibration(self) -> dict[str, Any]:
@@ -169,10 +180,12 @@ class EmbeddingJudge:
         }
 
     def fingerprint(self) -> str:
-        """Of the embedding model, the references and the instruction scale."""
+        """Of the embedding model, the references, the instruction scale and the unsteered replies."""
         if not self._fingerprint:
             model = _weights_digest(self.model_path)
-            self._fingerprint = digest(["embedding", 2, model, self.references, list(self._instruction)])
+            self._fingerprint = digest(
+                ["embedding", SCHEME, model, self.references, list(self._instruction), self._unsteered]
+            )
         return self._fingerprint
 
     def rate(self, cases: Sequence[Case]) -> list[Judgement]:
@@ -250,12 +263,30 @@ class EmbeddingJudge:
     def _concept(self, concept_id: str) -> ConceptScale:
         if concept_id not in self._concepts:
             reference = self.references[concept_id]
-            self._concepts[concept_id] = concept_scale(
+            direction, scale = concept_scale(
                 self.embedder.embed(reference.positives),
                 self.embedder.embed(reference.negatives),
                 self.embedder.embed([reference.description])[0],
             )
+            if self._unsteered:
+                scale = above_unsteered(scale, self.embedder.embed(self._unsteered) @ direction)
+            self._concepts[concept_id] = ConceptScale(direction, scale)
         return self._concepts[concept_id]
+
+
+def above_unsteered(scale: Scale, unsteered: "NDArray[np.float32]") -> Scale:
+    """The scale with its zero where nine of ten unsteered replies lie below it, for (n,) similarities of those.
+
+    Replies lie nearer to any concept than the reference negatives do, so what no steering has would count as some of it. At most half
+    of the way to the positives, so that a concept the model speaks of unasked still has a scale.
+
+    >>> above_unsteered(Scale(0.0, 1.0), np.array([-1.0, 0.25], dtype=np.float32))
+    Scale(zero=0.125, two=1.0)
+    >>> above_unsteered(Scale(0.0, 1.0), np.array([0.75, 0.75], dtype=np.float32))
+    Scale(zero=0.5, two=1.0)
+    """
+    most = float(np.quantile(unsteered, UNSTEERED_QUANTILE))
+    return Scale(round(min(max(scale.zero, most), max(scale.zero, (scale.zero + scale.two) / 2)), 6), scale.two)
 
 
 def concept_scale(

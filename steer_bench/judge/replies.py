@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from steer_bench.judge.embedding import EmbeddingJudge, Reference
+from steer_bench.judge.embedding import SCHEME, EmbeddingJudge, Reference
 from steer_bench.judge.load import judge_id, load_judge
 from steer_bench.judge.prompts import VERSION
 from steer_bench.judge.rating import Case, Judge, JudgeError, Judgement, digest
@@ -60,7 +60,13 @@ def inputs_of(config: Mapping[str, Any], concepts: Mapping[str, Concept], replie
     """Changes whenever ratings on disk are not of these replies, concepts and judge."""
     described = {key: [one.description, one.positives, one.negatives] for key, one in concepts.items()}
     return digest(
-        [VERSION, judge_id(config), described, [list(reply) for reply in sorted(replies, key=lambda reply: reply.key)]]
+        [
+            VERSION,
+            SCHEME,
+            judge_id(config),
+            described,
+            [list(reply) for reply in sorted(replies, key=lambda reply: reply.key)],
+        ]
     )[:16]
 
 
