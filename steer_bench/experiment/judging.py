@@ -328,4 +328,4 @@ UNSTEERED_REQUEST = {"steer": {"arm": UNSTEERED, "source": "", "concept": "", "f
 
 def _ask(*arguments: Any) -> Any:
     """A request, as far as SteeredLM looks at one."""
-    return SimpleNamespace(args=arguments)
+    return SimpleNamespace(args=arguments, task_name=JUDGED)
