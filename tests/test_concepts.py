@@ -112,7 +112,7 @@ def test_limit_keeps_the_first_and_still_checks_the_rest(tmp_path):
         ({"positives": ["\ud800"]}, r"line 2: positives\[0\] holds half a surrogate pair"),
         ({"positivs": ["Waves."]}, "line 2: unknown key 'positivs'; did you mean 'positives'?"),
         ({"zzz": 1}, "line 2: unknown key 'zzz'; known are id, description"),
-        ({"kind": "theme"}, "line 2: kind is 'theme'; it can be 'topic' or 'rule'"),
+        ({"kind": "theme"}, "line 2: kind is 'theme'; it can be 'topic', 'rule' or 'suppress'"),
         ({"kind": "rule"}, "line 2: rule is an empty text"),
         ({"rule": "upper_case"}, 'line 2: rule is .* needs "kind": "rule"'),
     ],

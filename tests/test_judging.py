@@ -64,7 +64,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "rules": ["question"],
         "rule_texts": 8,
         "neutral": {"map": "neutral_map.jsonl", "map_limit": 12, "perplexity": "neutral.jsonl"},
-        "adapters": ["native", "random", "prompt"],
+        "adapters": ["native", {"random": {"seeds": 1}}, "prompt"],
         "factors": [0.2, 0.4],
         "tasks": {
             "concept_steering": {"max_prompts": 1, "max_new_tokens": 5},
