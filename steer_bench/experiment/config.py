@@ -278,9 +278,8 @@ def _explained(fault: Any) -> str:
     last = str(fault["loc"][-1])
     if last in FLAGS:
         return f"{key}: no file can switch this on, for it runs code that comes with a model; {FLAGS[last]}"
-    known: set[str] = set()
-    for model in (
-        Experiment,
+    known = set(Experiment.model_fields) if len(fault["loc"]) == 1 else set()
+    inner: tuple[type[_Strict], ...] = (
         ModelConfig,
         ConceptConfig,
         SplitConfig,
@@ -290,9 +289,10 @@ def _explained(fault: Any) -> str:
         ResourceConfig,
         CapabilityConfig,
         ImportConfig,
-    ):
+    )
+    for model in inner if len(fault["loc"]) > 1 else ():
         known |= set(model.model_fields)
-    near = difflib.get_close_matches(last, known, n=1)
+    near = difflib.get_close_matches(last, known - {last}, n=1)
     return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
 
 

@@ -4,6 +4,7 @@ provenance of every run -> [facts, notes]
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from steer_bench.leaderboard.table import inline
 from steer_bench.results import Results
@@ -42,7 +43,7 @@ def facts_of(result: Results) -> Facts:
     judge = run.get("judge") or {}
     facts.append(("judge", str(judge.get("name") or "none")))
     if judge:
-        facts.append(("judge's check", inline(judge.get("check") or "none: how well it rates is not known")))
+        facts.append(("judge's check", inline(_rounded(judge.get("check")) or "none: how well it rates is not known")))
     splits = run.get("splits") or {}
     facts.append(
         ("concepts", ", ".join(f"{split} {_split(splits[split])}" for split in splits) or "no splits recorded")
@@ -101,3 +102,10 @@ def _factors(factors: object) -> str:
     for task, grid in factors.items():
         tasks.setdefault(inline(grid), []).append(inline(task))
     return "; ".join(f"{', '.join(names)}: {grid}" for grid, names in tasks.items()) or "none recorded"
+
+
+def _rounded(check: Any) -> Any:
+    """A judge's check with its figures at three decimals."""
+    if isinstance(check, Mapping):
+        return {key: _rounded(value) for key, value in check.items()}
+    return round(check, 3) if isinstance(check, float) else check
