@@ -7,8 +7,11 @@ import torch
 from lm_eval.models.hf_steered import SteeredModel
 from steered import PROMPTS, TEXTS, ask, hf_lm, likelihoods, make_arms, replies, rolling, steer, steered_lm, tiny_pair
 from tiny import save_tiny
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from steer_bench.lm import LogLikelihood, Reply, SteeredLM
+from steer_bench.lm.decoding import ROOM, RoomyLayer, grouped_heads
 from steer_bench.lm.requests import Generation
 from steer_bench.models import check_model, load_model
 from steer_bench.vectors import Arm, Arms
@@ -338,3 +341,43 @@ def test_on_the_real_models_mixed_batches_are_rows_alone_and_the_trunk_is_the_fu
         assert value == pytest.approx(likelihoods(alone, [pair])[0][0], abs=2e-3)
     assert said == [replies(alone, [job])[0] for job in jobs]
     json.dumps(alone.get_model_info())
+
+
+def test_a_cache_with_room_holds_what_transformers_own_holds_and_copies_only_new_tokens():
+    ours, theirs = RoomyLayer(), DynamicLayer()
+    random = torch.Generator().manual_seed(0)
+
+    def step(rows: int, tokens: int) -> None:
+        keys, values = torch.randn(2, rows, 2, tokens, 4, generator=random)
+        for found, expected in zip(ours.update(keys, values), theirs.update(keys, values), strict=True):
+            assert torch.equal(found, expected)
+
+    step(3, 5)
+    step(3, 1)
+    place = ours.keys.data_ptr()
+    step(3, 2)
+    assert ours.keys.data_ptr() == place
+    for layer in (ours, theirs):
+        layer.batch_select_indices(torch.tensor([2, 0]))
+    step(2, 1)
+    for layer in (ours, theirs):
+        layer.crop(-2)
+    step(2, ROOM + 3)
+    step(2, ROOM + 3)
+    assert ours.get_seq_length() == theirs.get_seq_length() == 5 + 1 + 2 + 1 - 2 + 2 * (ROOM + 3)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_heads_that_share_keys_attend_as_one_with_the_same_result_and_only_within_the_block(masked):
+    module = torch.nn.Module()
+    module.num_key_value_groups, module.is_causal = 3, True
+    query, key, value = torch.randn(4, 6, 1, 8), torch.randn(4, 2, 9, 8), torch.randn(4, 2, 9, 8)
+    mask = torch.arange(9)[None, None, None] >= torch.arange(4)[:, None, None, None] if masked else None
+    own = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    expected, _ = own(module, query, key, value, mask, scaling=0.3)
+    with grouped_heads():
+        found, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, scaling=0.3)
+        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is not own
+    assert found.shape == expected.shape == (4, 1, 6, 8)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is own

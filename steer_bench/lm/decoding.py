@@ -8,13 +8,16 @@ What transformers' `generate` gives for the same rows, token for token. Knows no
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from steer_bench.steering import Steerer, run_to, shared_trunk
 
@@ -24,6 +27,8 @@ PLAIN = {
 }  # fmt: skip
 """Keys of a generation config that say nothing about greedy decoding; any other leaves decoding to `generate`, unless off."""
 OFF = {"num_beams": 1, "num_return_sequences": 1, "num_beam_groups": 1, "repetition_penalty": 1, "length_penalty": 1}
+ROOM = 32
+"""Tokens that a cache's memory has room for beyond what it holds."""
 FULL = 0.75
 """A batch is made smaller when no more than this part of its rows still runs: dropping rows copies the cache."""
 
@@ -39,9 +44,45 @@ def is_plain(model: Any) -> bool:
     return all(value in (None, False, 0) or OFF.get(key) == value for key, value in given.items())
 
 
+class RoomyLayer(DynamicLayer):
+    """A block's cache as transformers has it, whose memory has room for ROOM more tokens: a step copies its own, not all before it.
+
+    Where anything else has changed `keys` (rows chosen, tokens cut), the next update takes them up as they are.
+    """
+
+    _memory: tuple[Tensor, Tensor] | None = None
+    _shown: tuple[Tensor, Tensor] | None = None
+    """`keys` and `values` as the last update left them, views of `_memory`."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """As DynamicLayer: all keys and values so far, (rows, heads, tokens, width) each."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before = self.get_seq_length()
+        after = before + key_states.shape[-2]
+        memory, ours = self._memory, self._shown is not None and self.keys is self._shown[0]
+        if memory is None or not ours or memory[0].shape[-2] < after:
+            memory = _with_room(self.keys, key_states, before), _with_room(self.values, value_states, before)
+        for room, states in zip(memory, (key_states, value_states), strict=True):
+            room[:, :, before:after] = states
+        shown = memory[0][:, :, :after], memory[1][:, :, :after]
+        self._memory, self._shown, (self.keys, self.values) = memory, shown, shown
+        return shown
+
+
+def _with_room(old: Tensor | None, new: Tensor, before: int) -> Tensor:
+    """Memory (rows, heads, before + new + ROOM, width) that begins with the `before` old ones."""
+    memory = new.new_empty(*new.shape[:2], before + new.shape[-2] + ROOM, new.shape[-1])
+    if before and old is not None:
+        memory[:, :, :before] = old
+    return memory
+
+
 def new_cache(model: Any) -> Any:
     """An empty cache with a layer a block."""
-    return DynamicCache(config=model.config.get_text_config(decoder=True))
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 @cache
@@ -57,6 +98,39 @@ def forward(model: Any, ids: Tensor, mask: Tensor, past: Any, *, keep: int = 1) 
     return model(
         input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=keep, **named
     ).logits
+
+
+@contextmanager
+def grouped_heads() -> Iterator[None]:
+    """Within the block, query heads that share keys and values attend as one, where there is one query a row, on a CPU.
+
+    The numbers are the same but for rounding. torch's kernel for the CPU takes a head at a time and is 4 times slower for single
+    queries; transformers avoids that only where there is a mask, which rows of equal length do not need.
+    """
+    given = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def attention(
+        module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+    ) -> tuple[Tensor, None]:
+        rows, heads, queries, width = query.shape
+        plain = query.device.type == "cpu" and queries == 1 and key.shape[1] < heads and mask_is_shared(mask)
+        if not plain or options.get("position_bias") is not None or options.get("softcap") is not None:
+            return given(module, query, key, value, mask, **options)
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query.view(rows, key.shape[1], -1, width), key, value, attn_mask=mask, scale=options.get("scaling")
+        )
+        return out.view(rows, 1, heads, -1), None
+
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = attention
+    try:
+        yield
+    finally:
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = given
+
+
+def mask_is_shared(mask: Tensor | None) -> bool:
+    """Whether all heads have the same mask (rows, 1, queries, keys), or none."""
+    return mask is None or (mask.ndim == 4 and mask.shape[1] == 1)
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -119,8 +193,8 @@ def greedy(
     rows = list(range(len(prompts)))  # which reply each row of the batch is
     running = list(range(len(prompts)))  # rows of the batch that are not finished
     for step in range(max_new_tokens):
-        tokens = logits[:, -1].argmax(dim=-1)
-        chosen, finite = tokens.tolist(), torch.isfinite(logits[:, -1].amax(dim=-1)).tolist()
+        highest, tokens = logits[:, -1].max(dim=-1)  # on ties the first, as argmax, which is 4 times slower in bfloat16
+        chosen, finite = tokens.tolist(), torch.isfinite(highest).tolist()
         for row in running:
             replies[rows[row]].append(chosen[row])
             if bad is not None and not finite[row]:
@@ -135,10 +209,7 @@ def greedy(
             added = added[kept] if added is not None else None
             rows, running = [rows[row] for row in running], list(range(len(running)))
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        if added is None:
+        steered = nullcontext() if added is None or steerer is None else steerer.steering(added)
+        with steered, grouped_heads():
             logits = forward(model, tokens[:, None], mask, past)
-        else:
-            assert steerer is not None
-            with steerer.steering(added):
-                logits = forward(model, tokens[:, None], mask, past)
     return replies

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-AUTO_ROWS = 64
+AUTO_ROWS = 128
 """Rows of a batch when batch_size is auto; halved when memory runs out, and remembered."""
 
 
