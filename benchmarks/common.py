@@ -98,6 +98,13 @@ def compare(
     for _ in range(given.repeats):
         own.append(timed(ours, given.device))
         other.append(timed(theirs, given.device) * times)
+    return told(title, own, other, given, target, note=note, of_ours=of_ours)
+
+
+def told(
+    title: str, own: list[float], other: list[float], given: argparse.Namespace, target: str, *, note: str = "", of_ours: bool = False,
+) -> dict[str, object]:  # fmt: skip
+    """A line of the results, printed: seconds of both sides, and their ratios, repeat by repeat."""
     ratios = [o / t if of_ours else t / o for o, t in zip(own, other, strict=True)]
     line = {
         "what": title, "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "ours": statistics.median(own),
@@ -129,5 +136,5 @@ def peak(dtype: torch.dtype, device: str) -> float:
 
 __all__ = [
     "Steering", "VectorBank", "arguments", "ask", "compare", "load_model", "machine", "peak", "prompts", "random_arms", "spec",
-    "texts", "timed",
+    "texts", "timed", "told",
 ]  # fmt: skip

@@ -4,10 +4,9 @@ The bank is made of differences between activations of texts, as real steering v
 """
 
 import json
-import statistics
 
 import torch
-from common import arguments, load_model, texts, timed
+from common import arguments, load_model, texts, timed, told
 
 from steer_bench.activations import centred_norm, stream, tokenize
 from steer_bench.screening import _Lifts, screen
@@ -30,19 +29,20 @@ if __name__ == "__main__":
         finally:
             lifts.steerer.remove()
 
-    passes, times = [], []
-    for _ in range(given.repeats):
-        passes.append(timed(plain, given.device))
-        times.append(
-            timed(lambda: screen(loaded, layer, chosen, 0.1 * scale * bank, top=1, sample=0, points=3), given.device)
-        )
-    ratios = [t / p for t, p in zip(times, passes, strict=True)]
-    print(json.dumps({
-        "what": "screening of 1,000 vectors on 64 texts, 3 gradients, in plain passes over the texts", "ratio": statistics.median(ratios),
-        "low": min(ratios), "high": max(ratios), "ours": statistics.median(times), "theirs": statistics.median(passes), "target": "at most 6",
-        "note": "two exact values included", "model": given.model, "dtype": str(given.torch_dtype).removeprefix("torch."),
-        "threads": given.threads, "device": given.device,
-    }), flush=True)  # fmt: skip
+    for points, target in ((1, "at most 6"), (3, "at most 6, by choice")):
+        passes, times = [], []
+        for _ in range(given.repeats):
+            passes.append(timed(plain, given.device))
+            times.append(
+                timed(
+                    lambda n=points: screen(loaded, layer, chosen, 0.1 * scale * bank, top=1, sample=0, points=n),
+                    given.device,
+                )
+            )
+        told(
+            f"screening of 1,000 vectors on 64 texts, {points} gradient{'s' * (points > 1)}, in plain passes over the texts",
+            times, passes, given, target, note="two exact values included", of_ours=True,
+        )  # fmt: skip
     for factor in (0.05, 0.1, 0.15, 0.3):
         for points in (1, 3):
             found = screen(loaded, layer, chosen[:16], factor * scale * bank, points=points, top=1, sample=24)

@@ -10,8 +10,9 @@ from tiny import save_tiny
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from steer_bench.lm import LogLikelihood, Reply, SteeredLM
-from steer_bench.lm.decoding import ROOM, RoomyLayer, grouped_heads
+from steer_bench.lm import LogLikelihood, Reply, SteeredLM, decoding
+from steer_bench.lm.captured import Captured, FixedStep, why_not
+from steer_bench.lm.decoding import ROOM, RoomyLayer, grouped_heads, new_cache
 from steer_bench.lm.requests import Generation
 from steer_bench.models import check_model, load_model
 from steer_bench.vectors import Arm, Arms
@@ -94,6 +95,65 @@ def test_our_greedy_loop_gives_the_tokens_of_generate_whatever_finishes_when(fam
     texts = {len(text) for text, *_ in lm._continue(rows, settings)}
     assert all("e" not in text for text, *_ in lm._continue(rows, settings))
     assert texts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_in_fixed_memory_give_the_tokens_of_a_growing_cache_for_one_batch_after_another(family):
+    model, tokenizer = tiny_pair(family)
+    lm = steered_lm(model, tokenizer, make_arms())
+    captured = Captured(lm.model, lm.steerer)
+    options = {"max_new_tokens": 9, "is_finished": lambda reply: reply[-1] % 7 == 0, "pad": 0, "device": lm.device}
+    options |= {"steerer": lm.steerer, "blocks": lm._blocks, "starts": torch.ones(len(PROMPTS), dtype=torch.long)}
+    given = []
+    if family == "gemma3":  # its window is shorter than any fixed memory
+        model.config.sliding_window = 512
+    for factors in ((0.5, 2.0, -1.0), (1.0, 0.0, 3.0)):
+        rows = [
+            lm._steering(ask("generate_until", p, {}, steer(factor=f)))[0]
+            for p, f in zip(PROMPTS, factors, strict=False)
+        ]
+        prompts = [tuple(lm.tok_encode(prompt)) for prompt in PROMPTS[: len(rows)]]
+        call = {**options, "added": lm.bank.rows(rows), "starts": options["starts"][: len(rows)]}
+        with torch.inference_mode():
+            plain = decoding.greedy(lm.model, prompts, **call)
+            fixed = decoding.greedy(
+                lm.model, prompts, captured=lambda *a: given.append(captured.step(*a)) or given[-1], **call
+            )
+        assert fixed == plain
+    assert captured.refused == ""
+    assert given[0] is given[1] is not None  # the same step for other vectors and factors
+
+
+def test_a_fixed_step_that_is_wrong_or_can_not_be_had_is_left_out_with_the_reason(lm, caplog, monkeypatch):
+    prompts = [tuple(lm.tok_encode(prompt)) for prompt in PROMPTS]
+    options = {"max_new_tokens": 5, "is_finished": lambda _: False, "pad": 0, "device": lm.device}
+    monkeypatch.setattr(FixedStep, "__call__", lambda self, tokens: self._forward() * 1.2)
+    captured = Captured(lm.model, None)
+    lm.model.config.sliding_window = 512
+    with torch.inference_mode():
+        assert decoding.greedy(lm.model, prompts, captured=captured.step, **options) == decoding.greedy(
+            lm.model, prompts, **options
+        )
+    assert "its logits differ from the plain step's" in captured.refused
+    assert caplog.text.count("decoding without a captured step") == 1
+    past = new_cache(tiny_pair("gemma3")[0])
+    assert "not less than the sliding window of 16" in why_not(past, 64)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_a_gpu_steps_are_one_graph_for_all_vectors_and_replies_are_those_without(family):
+    model, tokenizer = tiny_pair(family)
+    model.config.sliding_window = 512
+    lm = steered_lm(model.to("cuda"), tokenizer, make_arms())
+    jobs = [(prompt, steer(factor=factor)) for factor in (0.5, 2.0, -1.0) for prompt in PROMPTS]
+    with_graph = replies(lm, jobs)
+    assert lm._captured.refused == ""
+    assert lm._captured.kept.graph is not None
+    other = steered_lm(lm.model, lm.tokenizer, make_arms())
+    other.__dict__["_captured"] = None
+    lm.steerer.remove()
+    assert replies(other, jobs) == with_graph
 
 
 def test_a_prompt_goes_through_the_blocks_before_the_steering_once(lm):

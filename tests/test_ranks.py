@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -273,7 +274,7 @@ def test_a_shard_that_does_not_exist_is_exit_2(fitted, given):
 
 
 @pytest.mark.real
-def test_two_ranks_on_the_offline_models_give_the_bytes_of_one(tmp_path):
+def test_ranks_and_ray_on_the_offline_models_give_the_bytes_of_one_process(tmp_path):
     """Both models, all four tasks, very few rows; bfloat16 where the machine computes it."""
     content = yaml.safe_load((DATA.parents[1] / "steer_bench/experiments/quickstart.yaml").read_text())
     content |= {"concepts": {"source": "concepts.jsonl", "limit": 4, "held_out": 8}, "splits": {"fit": 2, "test": 1}}
@@ -286,13 +287,16 @@ def test_two_ranks_on_the_offline_models_give_the_bytes_of_one(tmp_path):
     run = stages.open_run(str(tmp_path / "real.yaml"), tmp_path / "fitted")
     stages.extract(run)
     stages.fit(run)
-    one, two = again(run, tmp_path / "one"), again(run, tmp_path / "two")
+    one = again(run, tmp_path / "one")
     stages.evaluate(one)
     stages.report(one, figures=False)
-    done = command("-m", "steer_bench", "run", str(two.folder), "--no-figures", "--processes", "2")
-    assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(rb"smollm2", page(one.folder))
-    assert page(two.folder) == page(one.folder)
+    ways = [["--processes", "2"], ["--processes", "3"], *([["--engine", "ray"]] if find_spec("ray") else [])]
+    for number, way in enumerate(ways):
+        other = again(run, tmp_path / str(number))
+        done = command("-m", "steer_bench", "run", str(other.folder), "--no-figures", *way)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert page(other.folder) == page(one.folder), way
 
 
 def test_with_parallelize_steering_follows_the_layer_that_accelerate_offloads(tmp_path):

@@ -7,11 +7,13 @@ What transformers' `generate` gives for the same rows, token for token. Knows no
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -86,7 +88,7 @@ def new_cache(model: Any) -> Any:
 
 
 @cache
-def _cache_name(forward: Callable[..., Any]) -> str:
+def cache_name(forward: Callable[..., Any]) -> str:
     """What a model's `forward` calls its cache: `cache` in newer transformers."""
     return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
@@ -94,7 +96,7 @@ def _cache_name(forward: Callable[..., Any]) -> str:
 def forward(model: Any, ids: Tensor, mask: Tensor, past: Any, *, keep: int = 1) -> Tensor:
     """Logits of the last `keep` positions; the cache grows by `ids`. mask: (rows, cached + new), 0 where there is padding."""
     positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)[:, -ids.shape[1] :]
-    named = {_cache_name(type(model).forward): past}
+    named = {cache_name(type(model).forward): past}
     return model(
         input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=keep, **named
     ).logits
@@ -141,6 +143,50 @@ def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device
     return ids, mask
 
 
+class Step(Protocol):
+    """One more token for each row of a batch."""
+
+    drops: bool
+    """Whether rows can be dropped."""
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Logits (rows, 1, vocab) after `tokens` (rows,)"""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows alone."""
+
+
+@dataclass
+class GrowingStep:
+    """The step on a cache that grows."""
+
+    model: Any
+    past: Any
+    mask: Tensor
+    """(rows, tokens in the cache): 0 where there is padding"""
+    steerer: Steerer | None
+    added: Tensor | None
+    """(rows, 1, d_model), or None where no row is steered"""
+    drops: bool = True
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """See `Step`."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+        steered = nullcontext() if self.added is None or self.steerer is None else self.steerer.steering(self.added)
+        with steered, grouped_heads():
+            return forward(self.model, tokens[:, None], self.mask, self.past)
+
+    def keep(self, rows: Tensor) -> None:
+        """See `Step`."""
+        self.past.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+        self.added = self.added[rows] if self.added is not None else None
+
+    def copy(self) -> GrowingStep:
+        """The same, with a cache of its own."""
+        return replace(self, past=copy.deepcopy(self.past))
+
+
 def greedy(
     model: Any,
     prompts: Sequence[tuple[int, ...]],
@@ -154,12 +200,13 @@ def greedy(
     starts: Tensor | None = None,
     blocks: Sequence[torch.nn.Module] = (),
     bad: dict[int, int] | None = None,
+    captured: Callable[[GrowingStep, Tensor, int], Step | None] | None = None,
 ) -> list[list[int]]:
     """New tokens of each row, the one that finished it included.
 
     added: (rows, 1, d_model), what steers each row, or None; starts: first steered position of each row without padding;
     blocks: 0 to the steered one, which are run once a distinct prompt; bad: takes, of each row whose logits were once NaN or +Inf,
-    the first such step.
+    the first such step; captured: asked for a faster step of the batch, once its prompts are read (see `captured.Captured.step`).
     """
     distinct = list(dict.fromkeys(prompts))
     place = {prompt: i for i, prompt in enumerate(distinct)}
@@ -187,7 +234,7 @@ def greedy(
         else:
             with steerer.steering(added, first):
                 logits = forward(model, ids[index], mask[index], past)
-    mask = mask[index]
+    step_of: Step = GrowingStep(model, past, mask[index], steerer, added)
 
     replies: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # which reply each row of the batch is
@@ -202,14 +249,12 @@ def greedy(
         running = [row for row in running if not is_finished(replies[rows[row]])]
         if not running or step == max_new_tokens - 1:
             break
-        if len(running) <= FULL * len(rows):
+        if step == 0 and captured is not None and isinstance(step_of, GrowingStep):
+            step_of = captured(step_of, tokens, max_new_tokens) or step_of
+        if step_of.drops and len(running) <= FULL * len(rows):
             kept = torch.tensor(running, device=device)
-            past.batch_select_indices(kept)
-            mask, tokens = mask[kept], tokens[kept]
-            added = added[kept] if added is not None else None
+            step_of.keep(kept)
+            tokens = tokens[kept]
             rows, running = [rows[row] for row in running], list(range(len(running)))
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        steered = nullcontext() if added is None or steerer is None else steerer.steering(added)
-        with steered, grouped_heads():
-            logits = forward(model, tokens[:, None], mask, past)
+        logits = step_of(tokens)
     return replies

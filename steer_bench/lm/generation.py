@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from steer_bench.finite import NonFiniteWatch
 from steer_bench.likelihood import head_at
+from steer_bench.lm.captured import Captured
 from steer_bench.lm.decoding import forward, greedy, is_plain, left_padded, new_cache
 from steer_bench.lm.requests import Generation, Reply, Scored, Settings
 from steer_bench.lm.sampling import WARPERS, row_seed, samplers
@@ -149,6 +150,14 @@ class GeneratingLM(ScoringLM):
             )
         return plain
 
+    @cached_property
+    def _captured(self) -> Captured | None:
+        """Steps as CUDA graphs, where the whole model is on one GPU."""
+        devices = {parameter.device for parameter in self.model.parameters()}
+        if len(devices) != 1 or next(iter(devices)).type != "cuda":
+            return None
+        return Captured(self.model, getattr(self, "steerer", None))
+
     @property
     def _pad(self) -> int:
         pad = self.tokenizer.pad_token_id
@@ -177,7 +186,7 @@ class GeneratingLM(ScoringLM):
         bad: dict[int, int] = {}
         replies = greedy(
             self.model, [row.prompt for row in batch], max_new_tokens=settings.max_new_tokens, is_finished=is_finished,
-            pad=self._pad, device=self.device, bad=bad, **options,
+            pad=self._pad, device=self.device, bad=bad, captured=self._captured.step if self._captured else None, **options,
         )  # fmt: skip
         return replies, [bad.get(i) for i in range(len(batch))]
 
