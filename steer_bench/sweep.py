@@ -11,10 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
+from lm_eval.tasks import TaskManager
 
+from steer_bench import shipped
 from steer_bench.lm import SteeredLM
 from steer_bench.steering import Steering
 
@@ -61,6 +64,19 @@ class PooledLM(SteeredLM):
         return self._pooled(super().generate_until, requests, disable_tqdm)
 
 
+def task_manager(names: Sequence[str], folder: Path | None = None) -> TaskManager:
+    """lm-eval's TaskManager of our tasks and those of `folder`, and of lm-eval's own only where a name is not among these.
+
+    lm-eval has 15,000 YAMLs, which it reads in 10 s.
+    """
+    paths = [shipped("tasks"), *([folder] if folder else [])]
+    near = TaskManager(include_path=paths, include_defaults=False)
+    known = {*near.all_subtasks}
+    if all(name.endswith((".yaml", ".yml")) or name in known for name in names):
+        return near
+    return TaskManager(include_path=paths)
+
+
 def steerings(
     known: Iterable[tuple[str, str, str]],
     *,
@@ -97,10 +113,10 @@ def sweep(
     limit: int | None = None,
     num_fewshot: int | None = None,
     apply_chat_template: bool = False,
-    bootstrap_iters: int = 0,
+    log_samples: bool = False,
     seed: int = 1234,
-) -> Iterator[tuple[Steering, dict[str, dict[str, Any]]]]:
-    """(steering, lm-eval's results of every task), one after the other.
+) -> Iterator[tuple[Steering, dict[str, Any]]]:
+    """(steering, what lm-eval's `evaluate` gives), one after the other; nothing on other ranks than the first.
 
     tasks: what lm-eval's `TaskManager.load` gives. The few-shot examples are the same for all steerings.
     """
@@ -117,8 +133,8 @@ def sweep(
             task.set_fewshot_seed(seed=seed)
         lm.steer(steering)
         found = evaluate(
-            lm=lm, task_dict=tasks, limit=limit, bootstrap_iters=bootstrap_iters, log_samples=False,
+            lm=lm, task_dict=tasks, limit=limit, bootstrap_iters=0, log_samples=log_samples,
             apply_chat_template=apply_chat_template,
         )  # fmt: skip
         if found is not None:
-            yield steering, found["results"]
+            yield steering, found

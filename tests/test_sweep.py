@@ -66,7 +66,7 @@ def test_a_sweep_is_one_run_a_vector(tasks):
         alone._default = steering
         results = simple_evaluate(alone, tasks=tasks, task_manager=manager, bootstrap_iters=0)["results"]
         alone.steerer.remove()
-        assert metrics(found[steering]) == metrics(results)
+        assert metrics(found[steering]["results"]) == metrics(results)
 
 
 def test_every_request_is_answered_once_for_all_vectors(tasks):

@@ -105,12 +105,11 @@ def sweep(
     import json
     from dataclasses import asdict
 
-    from lm_eval.tasks import TaskManager
     from tabulate import tabulate
 
     from steer_bench.models import check_model, default_device, resolve_dtype
     from steer_bench.results import write_atomic
-    from steer_bench.sweep import PooledLM, steerings
+    from steer_bench.sweep import PooledLM, steerings, task_manager
     from steer_bench.sweep import sweep as run_sweep
 
     pool = steerings(
@@ -118,22 +117,16 @@ def sweep(
     )
     check_model(model or arms.target)
     names = [name for name in tasks.split(",") if name]
-    own_files = all(
-        name.endswith((".yaml", ".yml")) for name in names
-    )  # then lm-eval's 15,000 YAMLs are not read: 10 s
-    manager = TaskManager(include_path=str(include_path) if include_path else None, include_defaults=not own_files)
-    loaded = manager.load(names)
+    loaded = task_manager(names, include_path).load(names)
     on = device or default_device()
     lm = PooledLM(
         model or arms.target, arms=arms, device=on, dtype=str(resolve_dtype(dtype, on)).removeprefix("torch."),
         batch_size=batch_size if batch_size == "auto" else int(batch_size),
     )  # fmt: skip
     rows, kept = [], []
-    for steering, results in run_sweep(
-        lm, loaded, pool, limit=limit, num_fewshot=num_fewshot, apply_chat_template=chat
-    ):
-        kept.append({"steering": asdict(steering), "results": results})
-        for task, values in results.items():
+    for steering, found in run_sweep(lm, loaded, pool, limit=limit, num_fewshot=num_fewshot, apply_chat_template=chat):
+        kept.append({"steering": asdict(steering), "results": found["results"]})
+        for task, values in found["results"].items():
             for metric, value in values.items():
                 if isinstance(value, int | float) and "stderr" not in metric and "," in metric:
                     named = (steering.arm, steering.source, steering.concept, steering.factor)

@@ -12,44 +12,35 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steer_bench import shipped
 from steer_bench.experiment.config import CapabilityConfig
 from steer_bench.results import Row, write_atomic
 
 if TYPE_CHECKING:
-    from steer_bench.lm import SteeredLM
     from steer_bench.steering import Steering
+    from steer_bench.sweep import PooledLM
 
 FILE = "capability.jsonl"
 PREFERRED = ("acc", "exact_match", "prompt_level_strict_acc")
 """Metrics of a sample that are taken before others; else the first that is a number."""
 
 
-def measure_capability(lm: SteeredLM, config: CapabilityConfig, concepts: list[str], folder: Path, seed: int) -> Path:
+def measure_capability(lm: PooledLM, config: CapabilityConfig, concepts: list[str], folder: Path, seed: int) -> Path:
     """Run the tasks unsteered and under every chosen arm and concept, and write their rows.
 
     concepts: those measured, in order. A sample with a log-likelihood that is not finite becomes a row without a value.
     """
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
+    from steer_bench.sweep import sweep, task_manager
 
-    own = {path.stem for path in shipped("tasks").glob("*.yaml")}
-    tasks = [str(Path(task)) if task.endswith((".yaml", ".yml")) else task for task in config.tasks]
-    manager = TaskManager(include_path=str(shipped("tasks")), include_defaults=not {*tasks} <= own)
-    before = lm.default, lm.keep_non_finite
+    tasks = task_manager(config.tasks).load(list(config.tasks))
+    pool, before = list(_steerings(lm, config, concepts)), (lm.default, lm.keep_non_finite)
+    target = lm.bank.arms.target if lm.bank else lm.name
     rows: list[Row] = []
     try:
         lm.keep_non_finite = True
-        for steering in _steerings(lm, config, concepts):
-            lm.default = steering
-            results = simple_evaluate(
-                model=lm, tasks=list(tasks), task_manager=manager, limit=config.limit, bootstrap_iters=0,
-                random_seed=seed, batch_size=lm.batch_size,
-            )  # fmt: skip
-            if results is not None:  # another rank writes
-                rows.extend(_rows(results, steering, lm.bank.arms.target if lm.bank else lm.name))
+        for steering, results in sweep(lm, tasks, pool, limit=config.limit, log_samples=True, seed=seed):
+            rows.extend(_rows(results, steering, target))
     finally:
-        lm.default, lm.keep_non_finite = before
+        lm.default, lm.keep_non_finite, lm.pool = *before, ()
     write_atomic(folder / FILE, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
     return folder / FILE
 
@@ -60,7 +51,7 @@ def load_capability(folder: Path) -> list[Row]:
     return [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def _steerings(lm: SteeredLM, config: CapabilityConfig, concepts: list[str]) -> Iterator[Steering]:
+def _steerings(lm: PooledLM, config: CapabilityConfig, concepts: list[str]) -> Iterator[Steering]:
     from steer_bench.steering import Steering
 
     yield Steering()

@@ -98,12 +98,12 @@ def evaluate_target(run: Run, target: str, predict_only: bool = False) -> Path:
 
 def open_lm(run: Run, target: str, **options: Any) -> Any:
     """The lm-eval model of a target, with its arms."""
-    from steer_bench.lm import SteeredLM
     from steer_bench.models import default_device
+    from steer_bench.sweep import PooledLM
 
     device = run.experiment.device or default_device()
     arguments = _arguments(run, target) | options
-    return SteeredLM(**arguments, device=device, batch_size=run.experiment.batch_size)
+    return PooledLM(**arguments, device=device, batch_size=run.experiment.batch_size)
 
 
 def load_tasks(run: Run, target: str) -> dict[str, Any]:
