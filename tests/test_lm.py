@@ -177,6 +177,24 @@ def test_texts_of_a_batch_share_trunks_and_are_scored_as_by_the_full_pass(lm):
     assert lm.steerer.calls == 2  # one pass each: what was added is added once
 
 
+def test_answers_of_one_token_are_read_off_one_pass_a_steering(lm):
+    lm._self_tested = True  # its passes are not the ones counted here
+    rows = []
+    letters = ["q", "x", "z", "w"]
+    assert {len(lm._split("The sea", letter)[1]) for letter in letters} == {1}
+    jobs = [("The sea", letter, steer(factor=factor)) for letter in letters for factor in (1.0, 2.0)]
+    handle = list(lm.model.model.layers)[-1].register_forward_pre_hook(lambda _m, args: rows.append(args[0].shape[0]))
+    together = likelihoods(lm, jobs)
+    handle.remove()
+    assert rows == [2]
+    fresh = steered_lm(lm.model, lm.tokenizer, make_arms())
+    for job, (value, greedy) in zip(jobs, together, strict=True):
+        alone = likelihoods(fresh, [job])[0]
+        lm.steerer.remove()
+        assert value == pytest.approx(alone[0], abs=5e-5)
+        assert greedy == alone[1]
+
+
 def test_what_generate_needs_settings_for_is_left_to_generate(lm):
     assert lm._is_plain
     lm.model.generation_config.repetition_penalty = 1.3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -141,9 +142,6 @@ class ScoringLM(SteeredHF):
             **({"kl": True} if row.kl else {}),
         )
 
-    def _one_key(self, row: Scored) -> list[str]:
-        return [self._score_key(row)]
-
     def _score_unsteered(self, rows: Sequence[Scored], keep: Callable[..., None]) -> None:
         """As lm-eval's `hf` computes it, batch by batch in the same order, so that the numbers are the same bits."""
         groups: dict[tuple[int, ...], list[Scored]] = {}
@@ -176,18 +174,21 @@ class ScoringLM(SteeredHF):
         )
 
     def _score_steered(self, rows: Sequence[Scored], keep: Callable[..., None]) -> None:
-        """Texts under several steerings on a shared trunk; texts under one in padded batches."""
-        groups: dict[tuple[tuple[int, ...], int], list[Scored]] = {}
+        """Texts under several steerings on a shared trunk; texts under one in padded batches; answers of one token in one pass."""
+        groups: dict[tuple[tuple[int, ...], int], dict[Steering, list[Scored]]] = {}
         for row in rows:
-            groups.setdefault((row.input, row.start), []).append(row)
-        alone = [group[0] for group in groups.values() if len(group) == 1]
-        alone.sort(key=lambda row: -len(row.input))
-        self._in_batches("steered", self._share(alone, self._one_key), self._padded, keep)
-        several = [group for group in groups.values() if len(group) > 1]
-        several.sort(key=lambda group: (-len(group[0].input), group[0].input))
-        limit = self._rows_of_logits(max((len(row.continuation) for group in several for row in group), default=1))
-        together = self._share([row for group in several for row in group], self._one_key, limit)
-        self._in_batches("trunk", together, self._on_trunk, keep, limit=limit)
+            groups.setdefault((row.input, row.start), {}).setdefault(row.steering, []).append(row)
+        alone = [pass_ for group in groups.values() if len(group) == 1 for pass_ in group.values()]
+        alone.sort(key=lambda pass_: -len(pass_[0].input))
+        several = [list(group.values()) for group in groups.values() if len(group) > 1]
+        several.sort(key=lambda group: (-len(group[0][0].input), group[0][0].input))
+        together = [pass_ for group in several for pass_ in group]
+        for kind, passes, run in (("steered", alone, self._padded), ("trunk", together, self._on_trunk)):
+            limit = self._rows_of_logits(
+                max((sum(len(row.continuation) for row in pass_) for pass_ in passes), default=1)
+            )
+            mine = self._share(passes, lambda pass_: map(self._score_key, pass_), limit)
+            self._in_batches(kind, mine, partial(_of_flat, run), partial(_of_flat, keep), limit=limit)
         self._kept_trunk = None
 
     def _rows_of_logits(self, n: int) -> int:
@@ -197,20 +198,22 @@ class ScoringLM(SteeredHF):
 
     def _padded(self, batch: Sequence[Scored]) -> list[tuple[Any, ...]]:
         """Different texts in one right-padded batch, each under its own steering; logits only where they are scored."""
-        steered = self._steered(batch) if any(row.steering.is_steered for row in batch) else nullcontext()
-        ids = right_padded([row.input for row in batch])
+        passes, of = _passes(batch)
+        steered = self._steered(passes) if any(row.steering.is_steered for row in batch) else nullcontext()
+        ids = right_padded([row.input for row in passes])
         with torch.inference_mode():
-            plain = self._logits(ids, batch) if any(row.kl for row in batch) else None
+            plain = self._logits(ids, batch, of) if any(row.kl for row in batch) else None
             with steered:
-                return _scores(self._logits(ids, batch), batch, plain, batch)
+                return _scores(self._logits(ids, batch, of), batch, plain, batch)
 
     def _on_trunk(self, batch: Sequence[Scored]) -> list[tuple[Any, ...]]:
         """Texts under many steerings: blocks up to the steered one are computed once a text (see `shared_trunk`).
 
         Consecutive batches begin with the text that the last one ended with, and its trunk is kept.
         """
-        texts = list(dict.fromkeys(row.input for row in batch))
-        rows = torch.tensor([texts.index(row.input) for row in batch], device=self.device)
+        passes, of = _passes(batch)
+        texts = list(dict.fromkeys(row.input for row in passes))
+        rows = torch.tensor([texts.index(row.input) for row in passes], device=self.device)
         with torch.inference_mode():
             if self._kept_trunk is None or self._kept_trunk[0] != texts:
                 ids = right_padded(texts).to(self.device)
@@ -220,22 +223,34 @@ class ScoringLM(SteeredHF):
                 {(row.input, len(row.continuation)): row for row in batch}.values()
             )  # each text as it is scored
             if any(row.kl for row in batch):
-                of = torch.tensor([texts.index(row.input) for row in once], device=self.device)
-                with shared_trunk(self._blocks, trunk, of):
-                    plain = self._logits(right_padded([row.input for row in once]), once)
-            with shared_trunk(self._blocks, trunk, rows), self._steered(batch):
-                return _scores(self._logits(right_padded([row.input for row in batch]), batch), batch, plain, once)
+                every = torch.arange(len(texts), device=self.device)
+                with shared_trunk(self._blocks, trunk, every):
+                    plain = self._logits(right_padded(texts), once, [texts.index(row.input) for row in once])
+            with shared_trunk(self._blocks, trunk, rows), self._steered(passes):
+                return _scores(self._logits(right_padded([row.input for row in passes]), batch, of), batch, plain, once)
 
-    def _logits(self, ids: Tensor, batch: Sequence[Scored]) -> Tensor:
-        """(n, vocab): at the positions that predict the rows' continuations, row after row"""
+    def _logits(self, ids: Tensor, batch: Sequence[Scored], of: Sequence[int]) -> Tensor:
+        """(n, vocab): at the positions that predict the rows' continuations, row after row; of: the row of `ids` of each"""
         rows: list[int] = []
         positions: list[int] = []
-        for i, row in enumerate(batch):
+        for i, row in zip(of, batch, strict=True):
             end, n = len(row.input), len(row.continuation)
             rows.extend([i] * n)
             positions.extend(range(end - n, end))
         with head_at(self.model, torch.tensor(rows), torch.tensor(positions)):
             return self.model(input_ids=ids.to(self.device), use_cache=False).logits[0]
+
+
+def _of_flat(act: Callable[..., Any], passes: Sequence[Sequence[Scored]], *more: Any) -> Any:
+    """What `act` makes of the rows of passes."""
+    return act([row for pass_ in passes for row in pass_], *more)
+
+
+def _passes(batch: Sequence[Scored]) -> tuple[list[Scored], list[int]]:
+    """Rows that differ in what the model reads, and which of them each row of the batch is: answers of one token differ after it."""
+    known: dict[Any, int] = {}
+    of = [known.setdefault((row.input, row.start, row.steering), len(known)) for row in batch]
+    return [batch[of.index(i)] for i in range(len(known))], of
 
 
 def _scores(
