@@ -13,7 +13,7 @@ from common import machine
 from tabulate import tabulate
 
 HERE = Path(__file__).parent
-SCRIPTS = ("generation.py", "likelihood.py", "screening.py", "activations.py")
+SCRIPTS = ("generation.py", "processes.py", "likelihood.py", "screening.py", "activations.py", "fits.py", "dtypes.py")
 
 
 def run(script: str, options: list[str]) -> tuple[list[dict], str | None]:

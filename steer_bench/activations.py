@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -283,16 +284,19 @@ class PairedMoments:
 
 
 class MomentAccumulator:
-    """Adds paired activations up to `PairedMoments`, in float64, one batch at a time.
+    """Adds paired activations up to `PairedMoments`, in float64, HELD rows at a time.
 
     Sums are taken about the first batch's mean, so that a large common mean (Gemma's massive dimensions) costs no digits.
     """
+
+    HELD = 1024
 
     def __init__(self) -> None:
         self._n = 0
         self._shift: Tensor | None = None
         self._sum: Tensor
-        self._outer: Tensor
+        self._outer: np.ndarray
+        self._waiting: list[Tensor] = []
         self._d_source = 0
 
     def add(self, source: Tensor, target: Tensor) -> None:
@@ -301,17 +305,27 @@ class MomentAccumulator:
         if self._shift is None:
             self._d_source, self._shift = source.shape[1], both.mean(dim=0)
             self._sum = torch.zeros_like(self._shift)
-            self._outer = torch.zeros(both.shape[1], both.shape[1], dtype=torch.float64)
+            self._outer = np.zeros((both.shape[1], both.shape[1]))
         both = both - self._shift
         self._n += len(both)
         self._sum += both.sum(dim=0)
-        self._outer.addmm_(both.T, both)
+        self._waiting.append(both)
+        if sum(map(len, self._waiting)) >= self.HELD:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        """numpy sees that a matrix meets its own transpose, and computes half of the product (syrk); torch computes all of it."""
+        if self._waiting:
+            rows = torch.cat(self._waiting).numpy()
+            self._outer += rows.T @ rows
+            self._waiting.clear()
 
     def moments(self) -> PairedMoments:
         """What has been added so far. Raises ValueError when nothing has."""
         if self._shift is None:
             raise ValueError("no token ends at the same character in both tokenisations: the models share no pairs")
+        self._multiply()
         mean = self._sum / self._n
-        centred = self._outer - self._n * torch.outer(mean, mean)
+        centred = torch.from_numpy(self._outer) - self._n * torch.outer(mean, mean)
         mean, d = mean + self._shift, self._d_source
         return PairedMoments(self._n, mean[:d], mean[d:], centred[:d, :d], centred[:d, d:], centred[d:, d:])

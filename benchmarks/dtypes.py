@@ -1,0 +1,46 @@
+"""bfloat16 against float32: the quickstart's native and linear arms in both, and the paired differences of their scores.
+
+Run: python benchmarks/dtypes.py
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+from common import arguments, timed
+
+from steer_bench import experiment as stages
+from steer_bench.leaderboard.comparison import compare
+from steer_bench.leaderboard.table import interval
+from steer_bench.results import load_results
+
+if __name__ == "__main__":
+    given = arguments(__doc__)
+    shipped = Path(stages.__file__).parents[1] / "experiments" / "quickstart.yaml"
+    content = yaml.safe_load(shipped.read_text()) | {"adapters": ["native", "linear"]}
+    found, seconds = {}, {}
+    with tempfile.TemporaryDirectory() as name:
+        for dtype in ("bfloat16", "float32"):
+            file = Path(name) / f"{dtype}.yaml"
+            file.write_text(yaml.safe_dump(content | {"dtype": dtype}))
+            run = stages.open_run(str(file), Path(name) / dtype)
+
+            def whole(run=run):
+                stages.extract(run)
+                stages.fit(run)
+                stages.evaluate(run)
+                stages.report(run, figures=False)
+
+            seconds[dtype] = timed(whole, given.device)
+            found[dtype] = load_results(run.folder / "results.json")
+            print(dtype, seconds[dtype], file=sys.stderr)
+    for line in compare(found["bfloat16"], found["float32"])[0]:
+        what = f"{line.target}, {line.task}, {line.arm}: {interval(line.first)} in bfloat16; float32 minus that {interval(line.difference)}"
+        print(json.dumps({"growth": what, "rows": line.difference.n, "seconds": line.difference.value}), flush=True)
+    for dtype, used in seconds.items():
+        print(
+            json.dumps({"growth": f"the quickstart's native and linear arms in {dtype}", "rows": 0, "seconds": used}),
+            flush=True,
+        )
