@@ -28,6 +28,7 @@ from steer_bench.stats import (
     tost,
     verdict,
     verdicts,
+    within,
 )
 
 NATIVE, LINEAR, RANDOM, MEAN = Arm("", "native"), Arm("source-model", "linear"), Arm("", "random"), Arm("", "mean")
@@ -187,6 +188,21 @@ class TestMeasure:
             rows, "concept_steering", "target-model", costs=likelihood_curves(rows, "target-model")
         )
         np.testing.assert_allclose(measured.ratios[NATIVE], math.exp(0.5 * 0.4))  # peak of the ratings is factor 0.4
+
+    def test_with_a_limit_only_factors_up_to_the_matched_one_are_selected_from(self):
+        def cost(*changes):
+            """Factors 0.2, 0.4, …: log perplexity ratios, on one neutral text."""
+            factors = 0.2 * np.arange(1, len(changes) + 1)
+            return Curve(factors, np.zeros((len(changes), 1)), -np.array(changes)[:, None], np.ones(1))
+
+        values = {0.2: [0.1], 0.4: [0.9], 0.6: [2.0]}
+        assert list(within(values, cost(0.1, 0.2, 0.4), 1.3)) == [0.2, 0.4]  # ln 1.3 = 0.26
+        assert list(within(values, cost(0.1, 0.4, 0.1), 1.3)) == [0.2]  # the first crossing counts
+        assert within(values, cost(0.4, 0.5, 0.6), 1.3) is None  # the smallest is too much: do not steer
+        assert list(within(values, cost(0.1), 1.3)) == [0.2]  # above the cost's grid nothing is known
+        assert within({0.4: [0.9]}, cost(0.1), 1.3) == within(values, None, 1.3) == {}
+        assert within({0.0: [0.5]}, None, 1.3) == {0.0: [0.5]}  # a prompt changes no neutral text
+        assert within(values, None, math.inf) == values
 
     def test_rows_of_another_target_do_not_enter(self):
         mine, other = make_rows(n_concepts=2), make_rows(n_concepts=2, target="other", cost=3.0, seed=9)

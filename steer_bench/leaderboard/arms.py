@@ -54,10 +54,12 @@ def _arm_table(title: str, lines: Sequence[Entry], with_source: bool, places: Ma
     recovered = [task for task in tasks if any(_has_recovered(entry, task) for entry in lines)]
     judged = next((task for task in (STEERING, RULES) if task in tasks), None)
     costs = {task for task in (LIKELIHOOD, judged) if task in tasks}
+    matched = {task for task in tasks if any(_has_matched(entry, task) for entry in lines)}
     headline = lines[0].headline
     columns = ["group", "arm", *(["source"] if with_source else []), *(["verdict"] if headline else [])]
     for task in tasks:
         columns += [short(task), *(["recovered"] if task in recovered else []), *(["cost"] if task in costs else [])]
+        columns += ["matched"] if task in matched else []
     best = _best(lines, headline)
     rows = []
     for entry in sorted(lines, key=lambda e: (KINDS.index(e.kind), e.arm, e.source)):
@@ -67,6 +69,7 @@ def _arm_table(title: str, lines: Sequence[Entry], with_source: bool, places: Ma
             cells.append(_score(entry.cells.get(task)))
             cells += [recovered_text(entry, task)] if task in recovered else []
             cells += [_cost(entry, task)] if task in costs else []
+            cells += [_matched(entry, task)] if task in matched else []
         cells += [_counts(entry, tasks), _unscored(entry, tasks)]
         rows.append(Line(tuple(cells), strong=entry is best, group=entry.kind, entry=places[id(entry)]))
     return Table(title, (*columns, "n", "unscored"), tuple(rows), tuple(_remarks(lines, tasks, recovered)))
@@ -98,6 +101,22 @@ def _cost(entry: Entry, task: str) -> Text:
     if cell is None or entry.arm == UNSTEERED:
         return NOTHING
     return Text(f"{number(cell.ratio, 2)} at {number(cell.factor, 2)}", cell.ratio)
+
+
+def _has_matched(entry: Entry, task: str) -> bool:
+    """Whether a steered arm has a score at matched damage."""
+    cell = entry.cells.get(task)
+    return entry.arm != UNSTEERED and cell is not None and cell.matched is not None and cell.matched.value is not None
+
+
+def _matched(entry: Entry, task: str) -> Text:
+    """The score at matched damage, and the factor it was reached with."""
+    cell = entry.cells.get(task)
+    if cell is None or cell.matched is None or entry.arm == UNSTEERED:
+        return NOTHING
+    if cell.matched.value is None:
+        return Text(MISSING)
+    return Text(f"{interval(cell.matched)} at {number(cell.matched_factor, 2)}", cell.matched.value)
 
 
 def _counts(entry: Entry, tasks: Sequence[str]) -> Text:

@@ -36,6 +36,8 @@ from steer_bench.stats import (
 )
 
 STEERING, RULES, SUPPRESSION = "concept_steering", "rule_following", "rule_suppression"
+REPLIES = (STEERING, RULES, SUPPRESSION)
+"""Tasks whose value is of a reply: their factor is selected, on prompts of their own."""
 HEADLINES = (LIKELIHOOD, RULES, STEERING)
 """The first of these tasks in a run gives its verdicts: those without a judge come first."""
 KINDS = ("unsteered", "baseline", "transfer", "control", "ceiling")
@@ -56,13 +58,17 @@ class Cell:
     factor: float | None
     """Median over concepts of the matched or selected factor."""
     ratio: float | None
-    """Perplexity ratio on neutral text at those factors, geometric mean over concepts."""
+    """Perplexity ratio on neutral text at those factors, geometric mean over concepts; None where it was not measured at all of them."""
     verdict: Verdict | None
     """None for arms that make no claim (unsteered, controls, native where it steers)."""
     details: Details | None = None
     """Anti-steered share, specific recovered fraction, few-shot equivalent; None for the unsteered arm."""
     gated_out: int = 0
     """Concepts that native does not move on the selection prompts: they are in no recovered fraction."""
+    matched: Estimate | None = None
+    """The score at matched damage; None for concept_likelihood, whose score it is, and where no damage was measured."""
+    matched_factor: float | None = None
+    """Median over concepts of the factor of that score: 0 where the damage of every factor is too large."""
 
     @property
     def unscored(self) -> int:
@@ -205,21 +211,24 @@ def _cells(
     for arm, by_concept in curves.items():
         costs[arm] = {**costs.get(arm, {}), **by_concept}
     cells = {}
+    limit = float(run.get("damage_limit", DAMAGE_LIMIT))
     for task in sorted(by_task.keys() - {PERPLEXITY, SPECIFICITY, *capability_tasks(run)}):
         if task == LIKELIHOOD:
-            limit = float(run.get("damage_limit", DAMAGE_LIMIT))
-            measured = measure_likelihood([], target, limit, curves=curves)
+            measured, matched = measure_likelihood([], target, limit, curves=curves), None
         else:
             measured = measure_generation(by_task[task], task, target, costs=costs)
+            has_costs = task in REPLIES and costs
+            matched = measure_generation(by_task[task], task, target, costs=costs, limit=limit) if has_costs else None
         if measured.effects:
-            cells[task] = _task_cells(run, measured, is_lift=task == LIKELIHOOD)
+            cells[task] = _task_cells(run, measured, matched, is_lift=task == LIKELIHOOD)
     return cells
 
 
-def _task_cells(run: Mapping, measured: Measured, *, is_lift: bool) -> dict[Arm, Cell]:
+def _task_cells(run: Mapping, measured: Measured, matched: Measured | None, *, is_lift: bool) -> dict[Arm, Cell]:
     seed = int(run.get("seeds", {}).get("bootstrap", 0)) if isinstance(run.get("seeds"), Mapping) else 0
     effects = hierarchical_bootstrap(measured.effects, measured.neutral, seed=seed)
     scores = effects if is_lift else hierarchical_bootstrap(measured.scores, seed=seed)
+    within = None if matched is None else hierarchical_bootstrap(matched.scores, seed=seed)
     judged = _verdicts(run, effects)
     native = Arm("", "native")
     beside = details(measured, effects)
@@ -231,10 +240,12 @@ def _task_cells(run: Mapping, measured: Measured, *, is_lift: bool) -> dict[Arm,
             scored=measured.scored(arm),
             total=measured.totals[arm],
             factor=_median(measured.factors[arm]),
-            ratio=_geometric_mean(measured.ratios[arm]),
+            ratio=_geometric_mean(measured.ratios[arm][np.isfinite(measured.factors[arm])]),
             verdict=judged.get(arm),
             details=beside.get(arm),
             gated_out=0 if measured.gate is None else int((~measured.gate).sum()),
+            matched=None if within is None else within.effect(arm),
+            matched_factor=None if matched is None else _median(matched.factors[arm]),
         )
         for arm in measured.effects
     }
@@ -261,5 +272,5 @@ def _median(values: np.ndarray) -> float | None:
 
 
 def _geometric_mean(values: np.ndarray) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(np.exp(np.log(known).mean())) if len(known) else None
+    """None where one is missing: it may be missing because it is large."""
+    return float(np.exp(np.log(values).mean())) if len(values) and np.isfinite(values).all() else None

@@ -37,6 +37,7 @@ from steer_bench.stats.effects import (
     nan_mean,
     pooled_name,
     selected_factor,
+    within,
 )
 from steer_bench.stats.verdict import (
     ALPHA,
@@ -96,4 +97,5 @@ __all__ = [
     "unapplied",
     "verdict",
     "verdicts",
+    "within",
 ]

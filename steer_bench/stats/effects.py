@@ -29,6 +29,10 @@ DAMAGE_LIMIT = 1.3
 """Arms are compared at the largest factor whose perplexity ratio on neutral text is at most this."""
 
 
+Selection = Mapping[float, Sequence[float | None]]
+"""Factor -> values on the selection prompts."""
+
+
 class Arm(NamedTuple):
     """What steers: an arm, and the model its vectors were learned on ("" where there is none)."""
 
@@ -77,7 +81,7 @@ def matched_factor(factors: Sequence[float], ratios: Sequence[float], limit: flo
     return Matched(below, False)
 
 
-def selected_factor(values: Mapping[float, Sequence[float | None]]) -> float | None:
+def selected_factor(values: Selection) -> float | None:
     """The factor with the best mean on the selection prompts; of equals the smaller one.
 
     Unscored values (None) are left out; a factor with less than half of its prompts scored can not be selected.
@@ -150,6 +154,20 @@ class Curve:
             return ((1 - share) * low + share * changes[upper - 1])[None]
 
         return Curve(np.array([factor]), between(self.concept), between(self.neutral), self.tokens)
+
+
+def within(selection: Selection, cost: Curve | None, limit: float) -> Selection | None:
+    """Of the factors to select from, those up to the one at which the arm does the allowed damage.
+
+    None where the arm does more at the smallest of them: what is allowed is not to steer. A factor whose cost is not known, for it
+    lies above the cost's grid or there is no cost, can not be selected. An arm without factors costs nothing on neutral text.
+    """
+    if math.isinf(limit):
+        return selection
+    matched = None if cost is None else cost.matched(limit)
+    largest = 0.0 if matched is None else matched.factor
+    kept = {factor: values for factor, values in selection.items() if factor <= largest}
+    return None if matched is not None and matched.reached and not kept else kept
 
 
 @dataclass(frozen=True)
@@ -228,11 +246,17 @@ def measure_likelihood(
 
 
 def measure_generation(
-    rows: Sequence[Row], task: str, target: str, *, costs: Mapping[Arm, dict[str, Curve]] | None = None
+    rows: Sequence[Row],
+    task: str,
+    target: str,
+    *,
+    costs: Mapping[Arm, dict[str, Curve]] | None = None,
+    limit: float = math.inf,
 ) -> Measured:
     """Scores and effects on role "score" at the factor selected on role "select", per arm and concept.
 
-    `costs`: likelihood curves that give the perplexity ratio at the selected factor. The unsteered arm has effect 0.
+    `costs`: likelihood curves that give the perplexity ratio at the selected factor. With a `limit` only factors up to the matched
+    one can be selected (see `within`). The unsteered arm has effect 0.
     """
     table = _group(one_a_prompt(rows), task, target)
     items = {concept: table.items(concept, "score") for concept in table.concepts}
@@ -247,10 +271,12 @@ def measure_generation(
             if arm.name == UNSTEERED:
                 factor, values = 0.0, base
             else:
-                chosen = selected_factor(table.selection(arm, concept))
+                selection = within(table.selection(arm, concept), (costs or {}).get(arm, {}).get(concept), limit)
+                chosen = 0.0 if selection is None else selected_factor(selection)
                 if chosen is None:
                     continue
-                factor, values = chosen, table.values(arm, concept, chosen, "score", items[concept])
+                steered = table.values(arm, concept, chosen, "score", items[concept])
+                factor, values = chosen, base if selection is None else steered
             scores[arm][index, : len(values)] = values
             effects[arm][index, : len(values)] = values - base
             factors[arm][index] = factor
