@@ -40,16 +40,23 @@ _ANSWER = """\
 First explain your judgement in one or two sentences. Then end with one last line holding 0, 1 or 2 in this form, and nothing after it:
 Rating: [[n]]"""
 
+RATING_ONLY = """\
+Answer with one line and nothing else, one of these three:
+Rating: [[0]]
+Rating: [[1]]
+Rating: [[2]]"""
+"""What ends the prompt of a judge that is read at its rating: small models copy an [[n]]."""
 
-def user_prompt(question: Question) -> str:
-    """The question as one message. The fence is a digest of the whole question, so no text inside can hold it."""
+
+def user_prompt(question: Question, answer: str = _ANSWER) -> str:
+    """The question as one message, `answer` saying how to. The fence is a digest of the question, so no text inside can hold it."""
     case, aspect = question
     fence = fence_of(question)
     parts = [_SCALE[aspect].format(concept=_one_line(case.concept))]
     if aspect == "instruction":
         parts.append(_fenced(case.instruction, f"{fence}-A"))
     parts.append(_fenced(case.reply, f"{fence}-B"))
-    parts.append(_ANSWER)
+    parts.append(answer)
     return "\n\n".join(parts)
 
 
@@ -65,9 +72,9 @@ def seen(question: Question) -> list[str]:
     return [aspect, *shown, case.reply]
 
 
-def messages(question: Question) -> list[dict[str, str]]:
+def messages(question: Question, answer: str = _ANSWER) -> list[dict[str, str]]:
     """The conversation that asks a question."""
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user_prompt(question)}]
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user_prompt(question, answer)}]
 
 
 PROBE = Question(
