@@ -226,6 +226,16 @@ class TestMarkdown:
         cells = line_of(markdown, "native")
         assert cells[-2:] == ["10/7/10", "18 of 60 steering"]
 
+    def test_a_rule_that_is_not_obeyed_when_asked_for_is_said_to_leave_nothing_to_suppress(self, results):
+        def suppressed(unsteered):
+            rows = [replace(row, task="rule_suppression") for row in results.rows if row.task == "rule_following"]
+            rows = [replace(row, value=unsteered) if row.arm == "unsteered" else row for row in rows]
+            return to_markdown([Results(results.run, (*results.rows, *rows))])
+
+        told = "suppression: 1.00 of the unsteered replies do not obey although asked to"
+        assert told in suppressed(1.0)
+        assert told not in suppressed(0.5)
+
     def test_a_run_without_sources_or_with_one_concept_still_has_a_page(self):
         alone = make_results(strengths={"native": 1.0, "random": 0.0}, n_concepts=1)
         markdown = to_markdown([alone])

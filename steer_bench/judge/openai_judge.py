@@ -24,7 +24,7 @@ from steer_bench.judge.calls import (
     read_answer,
     redact,
 )
-from steer_bench.judge.prompts import PROBE, VERSION, FormatGuard, fence_of, messages, seen
+from steer_bench.judge.prompts import HELP, PROBE, VERSION, FormatGuard, fence_of, messages, seen
 from steer_bench.judge.rating import (
     Case,
     JudgeError,
@@ -165,7 +165,7 @@ class OpenAIJudge:
             )
             raise JudgeError(
                 f"judge {self.model} at {self.base_url} gave no rating to a test question ({judgement.reason}){said}; "
-                "check judge.base_url and judge.model, and raise max_tokens where the answer is cut off"
+                f"check judge.base_url and judge.model{HELP}"
             )
         return judgement
 

@@ -86,6 +86,13 @@ PROBE = Question(
 """A question with a plain answer, asked before anything else."""
 
 
+HELP = (
+    "; raise max_tokens where answers are cut off; a model that does not keep to the format can be held to it by a grammar in "
+    "judge.options (README, Judges)"
+)
+"""What helps where answers hold no rating."""
+
+
 class FormatGuard:
     """Stops judging when too many of a judge's first answers hold no rating: the judge does not follow the format."""
 
@@ -108,7 +115,7 @@ class FormatGuard:
             shown = "\n  ".join(self.ignored[:3])
             raise JudgeError(
                 f"judge stopped: {len(self.ignored)} of its first {self.seen} answers hold no rating; "
-                f"take another model, or raise max_tokens where they are cut off. It said:\n  {shown}"
+                f"take another model{HELP}. It said:\n  {shown}"
             )
 
 

@@ -12,6 +12,8 @@ from steer_bench.stats import LIKELIHOOD, UNSTEERED
 CLAIMS = ("transfers", "equivalent to native")
 UNSCORED_GAP = 0.05
 """Arms whose unscored shares differ by more than this are not comparable without a word."""
+NOT_OBEYED = 0.9
+"""Share of unsteered replies that break a rule they were asked to obey, from which suppressing it shows nothing."""
 SHORT = {LIKELIHOOD: "likelihood", STEERING: "steering", RULES: "rules", SUPPRESSION: "suppression"}
 NOTHING = Text("-")
 
@@ -147,7 +149,13 @@ def _remarks(lines: Sequence[Entry], tasks: Sequence[str], recovered: Sequence[s
         if cell is not None and entry.kind == "transfer" and cell.recovered.low is not None and cell.recovered.low > 1:
             remarks.append(f"{name} recovers more than all of native's effect: native may be tuned too little.")
     for task in tasks:
-        if task in SHORT and task not in recovered and any(e.arm == "native" and task in e.cells for e in lines):
+        plain = next((e.cells[task].score.value for e in lines if e.arm == UNSTEERED and task in e.cells), None)
+        if task == SUPPRESSION and plain is not None and plain >= NOT_OBEYED:
+            told = f"{number(plain, 2)} of the unsteered replies do not obey although asked to"
+            remarks.append(
+                f"{short(task)}: {told}, so there is next to nothing to suppress; take rules the model follows."
+            )
+        elif task in SHORT and task not in recovered and any(e.arm == "native" and task in e.cells for e in lines):
             remarks.append(f"{short(task)}: native itself does not steer, so there is nothing to recover.")
         shares = {e.arm: e.cells[task].unscored / e.cells[task].total for e in lines if _total(e, task)}
         if shares and max(shares.values()) - min(shares.values()) > UNSCORED_GAP:
