@@ -403,7 +403,7 @@ class TestWriting:
         for a, b in zip(first, second, strict=True):
             assert a.read_bytes() == b.read_bytes()
         assert "![frontier](figures/frontier.svg)" in (tmp_path / "one" / "leaderboard.md").read_text()
-        assert (tmp_path / "one" / "leaderboard.html").read_text().count("data:image/svg+xml;base64,") == 7
+        assert (tmp_path / "one" / "leaderboard.html").read_text().count("data:image/svg+xml;base64,") == 9
 
     def test_csv_has_the_numbers_in_full(self, results):
         lines = list(csv.DictReader(io.StringIO(to_csv([results]))))

@@ -27,6 +27,7 @@ from steer_bench.stats import (
     Estimate,
     Measured,
     Verdict,
+    cost_at,
     details,
     hierarchical_bootstrap,
     likelihood_curves,
@@ -83,7 +84,7 @@ class Points(NamedTuple):
     values: tuple[float | None, ...]
     """concept_likelihood: lift, nats a token; other tasks: mean on selection prompts, for no choice may see the scored ones."""
     ratios: tuple[float | None, ...] = ()
-    """Perplexity ratios on neutral text, of concept_likelihood."""
+    """Perplexity ratios on neutral text, where they were measured."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,9 @@ def entries(results: Results) -> list[Entry]:
     found = []
     for target, rows in by_target.items():
         lifts = likelihood_curves([row for row in rows if row.task == LIKELIHOOD], target)
-        cells, curves = _cells(results.run, rows, target, lifts), _curves(rows, lifts)
+        costs = likelihood_curves(rows, target, PERPLEXITY)  # rules have no texts: only these
+        costs |= {arm: {**costs.get(arm, {}), **by_concept} for arm, by_concept in lifts.items()}
+        cells, curves = _cells(results.run, rows, target, lifts, costs), _curves(rows, lifts, costs)
         for arm in {arm for by_arm in cells.values() for arm in by_arm}:
             mine = {task: by_arm[arm] for task, by_arm in cells.items() if arm in by_arm}
             drawn = {task: by_arm[arm] for task, by_arm in curves.items() if arm in by_arm}
@@ -169,7 +172,11 @@ def entries(results: Results) -> list[Entry]:
     return sorted(found, key=lambda e: (e.target, e.source, KINDS.index(e.kind), e.arm))
 
 
-def _curves(rows: Sequence[Row], lifts: Mapping[Arm, Mapping[str, Curve]]) -> dict[str, dict[Arm, dict[str, Points]]]:
+Curves = Mapping[Arm, Mapping[str, Curve]]
+"""arm -> concept -> curve"""
+
+
+def _curves(rows: Sequence[Row], lifts: Curves, costs: Curves) -> dict[str, dict[Arm, dict[str, Points]]]:
     """task -> arm -> concept -> points, of one target."""
     curves: dict[str, dict[Arm, dict[str, Points]]] = {}
     if lifts:
@@ -183,7 +190,10 @@ def _curves(rows: Sequence[Row], lifts: Mapping[Arm, Mapping[str, Curve]]) -> di
     for task, by_arm in values.items():
         base = by_arm.pop(Arm("", UNSTEERED), {})
         curves[task] = {
-            arm: {concept: _mean_points({**base.get(concept, {}), **means}) for concept, means in by_concept.items()}
+            arm: {
+                concept: _mean_points({**base.get(concept, {}), **means}, costs.get(arm, {}).get(concept))
+                for concept, means in by_concept.items()
+            }
             for arm, by_concept in by_arm.items()
         }
     return curves
@@ -195,26 +205,23 @@ def _lift_points(curve: Curve) -> Points:
     return Points((0.0, *curve.factors.tolist()), (0.0, *lifts), (1.0, *ratios))
 
 
-def _mean_points(by_factor: Mapping[float, Sequence[float]]) -> Points:
+def _mean_points(by_factor: Mapping[float, Sequence[float]], cost: Curve | None) -> Points:
     factors = tuple(sorted(by_factor))
-    return Points(factors, tuple(fmean(by_factor[factor]) for factor in factors))
+    ratios = [cost_at(cost, factor) for factor in factors] if cost else []
+    known = tuple(ratio if math.isfinite(ratio) else None for ratio in ratios)
+    return Points(factors, tuple(fmean(by_factor[factor]) for factor in factors), known)
 
 
-def _cells(
-    run: Mapping, rows: Sequence[Row], target: str, curves: Mapping[Arm, dict[str, Curve]]
-) -> dict[str, dict[Arm, Cell]]:
+def _cells(run: Mapping, rows: Sequence[Row], target: str, lifts: Curves, costs: Curves) -> dict[str, dict[Arm, Cell]]:
     """task -> arm -> cell, of one target."""
     by_task: dict[str, list[Row]] = {}
     for row in rows:
         by_task.setdefault(row.task, []).append(row)
-    costs = likelihood_curves(by_task.get(PERPLEXITY, []), target, PERPLEXITY)  # rules have no texts: only these
-    for arm, by_concept in curves.items():
-        costs[arm] = {**costs.get(arm, {}), **by_concept}
     cells = {}
     limit = float(run.get("damage_limit", DAMAGE_LIMIT))
     for task in sorted(by_task.keys() - {PERPLEXITY, SPECIFICITY, *capability_tasks(run)}):
         if task == LIKELIHOOD:
-            measured, matched = measure_likelihood([], target, limit, curves=curves), None
+            measured, matched = measure_likelihood([], target, limit, curves=lifts), None
         else:
             measured = measure_generation(by_task[task], task, target, costs=costs)
             has_costs = task in REPLIES and costs

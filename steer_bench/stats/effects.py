@@ -222,7 +222,7 @@ def measure_likelihood(
     target: str,
     limit: float = DAMAGE_LIMIT,
     *,
-    curves: Mapping[Arm, dict[str, Curve]] | None = None,
+    curves: Mapping[Arm, Mapping[str, Curve]] | None = None,
 ) -> Measured:
     """Likelihood lift of every arm and concept at matched damage; the unsteered arm is 0 by definition."""
     curves = likelihood_curves(rows, target) if curves is None else curves
@@ -250,7 +250,7 @@ def measure_generation(
     task: str,
     target: str,
     *,
-    costs: Mapping[Arm, dict[str, Curve]] | None = None,
+    costs: Mapping[Arm, Mapping[str, Curve]] | None = None,
     limit: float = math.inf,
 ) -> Measured:
     """Scores and effects on role "score" at the factor selected on role "select", per arm and concept.
@@ -280,7 +280,7 @@ def measure_generation(
             scores[arm][index, : len(values)] = values
             effects[arm][index, : len(values)] = values - base
             factors[arm][index] = factor
-            ratios[arm][index] = 1.0 if factor == 0 else _cost(costs or {}, arm, concept, factor)
+            ratios[arm][index] = cost_at((costs or {}).get(arm, {}).get(concept), factor)
     neutral = {arm: np.empty((shape[0], 0)) for arm in effects}
     return Measured(table.concepts, effects, neutral, scores, factors, ratios, totals, _gate(table))
 
@@ -322,13 +322,14 @@ def nan_mean(values: Array, axis: int = -1) -> Array:
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
-def _cost(costs: Mapping[Arm, dict[str, Curve]], arm: Arm, concept: str, factor: float) -> float:
-    """Perplexity ratio at a factor within the curve's grid, NaN where it was not measured."""
-    curve = costs.get(arm, {}).get(concept)
-    return math.nan if curve is None or factor > curve.factors[-1] else float(curve.at(factor).ratios[0])
+def cost_at(cost: Curve | None, factor: float) -> float:
+    """Perplexity ratio at a factor within the curve's grid, NaN where it was not measured; 1 at factor 0."""
+    if factor == 0:
+        return 1.0
+    return math.nan if cost is None or factor > cost.factors[-1] else float(cost.at(factor).ratios[0])
 
 
-def _all(curves: Mapping[Arm, dict[str, Curve]]) -> list[Curve]:
+def _all(curves: Mapping[Arm, Mapping[str, Curve]]) -> list[Curve]:
     return [curve for by_concept in curves.values() for curve in by_concept.values()]
 
 
