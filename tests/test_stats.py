@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -179,8 +180,22 @@ class TestMeasure:
             *self.rated("native", 0.2, "score", [1.0, None, 1.0]),
         ]
         measured = measure_generation(rows, "concept_steering", "t")
-        assert (measured.scored(NATIVE), measured.totals[NATIVE]) == (2, 3)
+        assert (measured.scored[NATIVE], measured.totals[NATIVE]) == (2, 3)
         np.testing.assert_allclose(measured.effects[NATIVE], [[1.0, math.nan, math.nan]])
+
+    def test_of_several_samples_or_seeds_each_is_counted(self):
+        rows = self.rated("unsteered", 0.0, "score", [0.0, 0.5])
+        for arm in ("native", "random-1", "random-2"):
+            rows += [
+                replace(row, item=f"{row.item}#{k}")
+                for k in range(3)
+                for row in self.rated(arm, 0.2, "score", [k, None])
+            ]
+        measured = measure_generation(rows, "concept_steering", "t")
+        # two prompts of three samples, and of three samples by two seeds; those of the second prompt have no value
+        assert (measured.scored[NATIVE], measured.totals[NATIVE]) == (3, 6)
+        assert (measured.scored[RANDOM], measured.totals[RANDOM]) == (6, 12)
+        np.testing.assert_allclose(measured.scores[NATIVE], [[1.0, math.nan]])
 
     def test_the_cost_at_the_selected_factor_comes_from_the_neutral_texts(self):
         rows = make_rows(n_concepts=2)

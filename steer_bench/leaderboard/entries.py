@@ -244,7 +244,7 @@ def _task_cells(run: Mapping, measured: Measured, matched: Measured | None, *, i
         arm: Cell(
             score=scores.effect(arm),
             recovered=effects.recovered(arm, native, gate=measured.gate) if native in effects.means else nothing,
-            scored=measured.scored(arm),
+            scored=measured.scored[arm],
             total=measured.totals[arm],
             factor=_median(measured.factors[arm]),
             ratio=_geometric_mean(measured.ratios[arm][np.isfinite(measured.factors[arm])]),

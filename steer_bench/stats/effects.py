@@ -185,14 +185,12 @@ class Measured:
     """(n_concepts,): the matched or selected factor."""
     ratios: Mapping[Arm, Array]
     """(n_concepts,): perplexity ratio on neutral text at that factor."""
+    scored: Mapping[Arm, int]
+    """Values there are."""
     totals: Mapping[Arm, int]
-    """Values there should be, scored or not."""
+    """Values there should be: of several samples of a prompt, and seeds of a random arm, each is one."""
     gate: NDArray[np.bool_] | None = None
     """(n_concepts,): concepts that native moves on the selection prompts; None where the task has no such prompts."""
-
-    def scored(self, arm: Arm) -> int:
-        """Values there are."""
-        return int(np.isfinite(self.scores[arm]).sum() + np.isfinite(self.neutral[arm]).sum())
 
 
 def likelihood_curves(rows: Iterable[Row], target: str, task: str = LIKELIHOOD) -> dict[Arm, dict[str, Curve]]:
@@ -242,7 +240,8 @@ def measure_likelihood(
             effects[arm][index, : point.concept.shape[1]] = point.concept[0]
             neutral[arm][index] = point.neutral[0]
             factors[arm][index], ratios[arm][index] = matched.factor, point.ratios[0]
-    return Measured(concepts, effects, neutral, effects, factors, ratios, totals)
+    scored = {arm: int(np.isfinite(effects[arm]).sum() + np.isfinite(neutral[arm]).sum()) for arm in effects}
+    return Measured(concepts, effects, neutral, effects, factors, ratios, scored, totals)
 
 
 def measure_generation(
@@ -258,31 +257,47 @@ def measure_generation(
     `costs`: likelihood curves that give the perplexity ratio at the selected factor. With a `limit` only factors up to the matched
     one can be selected (see `within`). The unsteered arm has effect 0.
     """
-    table = _group(one_a_prompt(rows), task, target)
+    table, replies, unsteered = (
+        _group(one_a_prompt(rows), task, target),
+        _replies(rows, task, target),
+        Arm("", UNSTEERED),
+    )
     items = {concept: table.items(concept, "score") for concept in table.concepts}
     shape = (len(table.concepts), max(map(len, items.values()), default=0))
-    effects, scores, factors, ratios, totals = {}, {}, {}, {}, {}
-    for arm in (Arm("", UNSTEERED), *table.steered):
+    effects, scores, factors, ratios, scored, totals = {}, {}, {}, {}, {}, {}
+    for arm in (unsteered, *table.steered):
         effects[arm], scores[arm] = _missing(*shape), _missing(*shape)
         factors[arm], ratios[arm] = _missing(shape[0]), _missing(shape[0])
-        totals[arm] = sum(map(len, items.values()))
+        scored[arm], totals[arm] = 0, sum(map(len, items.values()))
         for index, concept in enumerate(table.concepts):
+            cost = (costs or {}).get(arm, {}).get(concept)
+            selection = None if arm == unsteered else within(table.selection(arm, concept), cost, limit)
             base = table.base(concept, items[concept])
-            if arm.name == UNSTEERED:
-                factor, values = 0.0, base
-            else:
-                selection = within(table.selection(arm, concept), (costs or {}).get(arm, {}).get(concept), limit)
-                chosen = 0.0 if selection is None else selected_factor(selection)
+            who, factor, values = unsteered, 0.0, base
+            if selection is not None:
+                chosen = selected_factor(selection)
                 if chosen is None:
                     continue
-                steered = table.values(arm, concept, chosen, "score", items[concept])
-                factor, values = chosen, base if selection is None else steered
+                who, factor, values = arm, chosen, table.values(arm, concept, chosen, "score", items[concept])
             scores[arm][index, : len(values)] = values
             effects[arm][index, : len(values)] = values - base
-            factors[arm][index] = factor
-            ratios[arm][index] = cost_at((costs or {}).get(arm, {}).get(concept), factor)
+            factors[arm][index], ratios[arm][index] = factor, cost_at(cost, factor)
+            rated, asked = replies.get((who, concept, factor)) or replies.get((who, "", factor)) or (0, 0)
+            scored[arm] += rated
+            totals[arm] += max(0, asked - len(items[concept]))
     neutral = {arm: np.empty((shape[0], 0)) for arm in effects}
-    return Measured(table.concepts, effects, neutral, scores, factors, ratios, totals, _gate(table))
+    return Measured(table.concepts, effects, neutral, scores, factors, ratios, scored, totals, _gate(table))
+
+
+def _replies(rows: Iterable[Row], task: str, target: str) -> dict[tuple[Arm, str, float], tuple[int, int]]:
+    """(arm, concept, factor) -> replies that have a value, and replies, of role "score"; every sample and seed is one."""
+    counts: dict[tuple[Arm, str, float], tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for row in rows:
+        if (row.task, row.target, row.role) == (task, target, "score"):
+            where = (Arm(row.source, pooled_name(row.arm)), row.concept, row.factor)
+            scored, asked = counts[where]
+            counts[where] = (scored + (row.value is not None), asked + 1)
+    return dict(counts)
 
 
 def _gate(table: "_Table") -> NDArray[np.bool_] | None:
