@@ -87,7 +87,7 @@ def test_held_to_the_format_it_rates_everything(config: dict[str, Any]) -> None:
 
 def test_a_finished_run_is_rated_from_the_command_line(config: dict[str, Any], tmp_path: Path) -> None:
     tasks = {"concept_steering": {"max_prompts": 2, "max_new_tokens": 12}}
-    changes = {"adapters": ["native"], "rules": [], "factors": [0.4], "tasks": tasks}
+    changes = {"adapters": ["native"], "rules": [], "factors": [0.4], "splits": {"fit": 3, "test": 1}, "tasks": tasks}
     run = stages.open_run(str(small_experiment(tmp_path, **changes)), tmp_path / "run")
     for name in ("extract", "fit", "evaluate"):
         stages.STAGES[name](run)

@@ -86,20 +86,14 @@ PROBE = Question(
 """A question with a plain answer, asked before anything else."""
 
 
-HELP = (
-    "; raise max_tokens where answers are cut off; a model that does not keep to the format can be held to it by a grammar in "
-    "judge.options (README, Judges)"
-)
-"""What helps where answers hold no rating."""
-
-
 class FormatGuard:
     """Stops judging when too many of a judge's first answers hold no rating: the judge does not follow the format."""
 
-    def __init__(self, *, first: int = 20, max_ignored: float = 0.2) -> None:
+    def __init__(self, *, first: int = 20, max_ignored: float = 0.2, hint: str = "") -> None:
         if not 0 <= max_ignored <= 1:
             raise ValueError(f"judge.max_ignored: {max_ignored}; give a share from 0 to 1")
         self.first = first
+        self.hint = hint
         self.allowed = max_ignored * first
         self.seen = 0
         self.ignored: list[str] = []
@@ -115,7 +109,7 @@ class FormatGuard:
             shown = "\n  ".join(self.ignored[:3])
             raise JudgeError(
                 f"judge stopped: {len(self.ignored)} of its first {self.seen} answers hold no rating; "
-                f"take another model{HELP}. It said:\n  {shown}"
+                f"take another model{self.hint}. It said:\n  {shown}"
             )
 
 

@@ -54,7 +54,7 @@ def recovered_text(entry: Entry, task: str) -> Text:
 def _arm_table(title: str, lines: Sequence[Entry], with_source: bool, places: Mapping[int, int]) -> Table:
     tasks = _tasks(lines)
     recovered = [task for task in tasks if any(_has_recovered(entry, task) for entry in lines)]
-    judged = next((task for task in (STEERING, RULES) if task in tasks), None)
+    judged = next((task for task in (STEERING, RULES, SUPPRESSION) if task in tasks), None)
     costs = {task for task in (LIKELIHOOD, judged) if task in tasks}
     matched = {task for task in tasks if any(_has_matched(entry, task) for entry in lines)}
     headline = lines[0].headline
