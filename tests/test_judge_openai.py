@@ -279,7 +279,7 @@ def test_j4_a_lasting_fault_stops_all_judging_at_once(
         assert fake.base_url in str(caught.value)
         assert "\n" not in str(caught.value)
         saved = sum(store.judges().values())
-        assert saved == 12
+        assert 12 - 3 <= saved <= 12  # an answer that was on its way when the fault came may be lost
         assert len(fake.calls) <= 12 + 4
         # after mending, only what is missing is asked
         fake.calls.clear()

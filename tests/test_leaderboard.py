@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from synthetic_rows import make_results, make_rows, make_run
@@ -96,6 +97,35 @@ class TestEntries:
         cell = next(e for e in entries(Results(results.run, rows)) if e.arm == "linear").cells["concept_steering"]
         assert (cell.unscored, cell.total, cell.score.n) == (6, 60, 9)
 
+    def test_replies_have_a_score_at_matched_damage_too(self):
+        # perplexity ratio exp(0.5 * factor): at most 1.15 up to 0.28, so 0.2 of 0.2, 0.4, 0.8; at most 1.05 up to 0.0976, so none
+        found = {}
+        for limit in (1.15, 1.05):
+            results = make_results(run={"damage_limit": limit})
+            found[limit] = next(e for e in entries(results) if e.arm == "native").cells["concept_steering"]
+        at_02 = [
+            row.value
+            for row in results.rows
+            if (row.task, row.arm, row.role, row.factor) == ("concept_steering", "native", "score", 0.2)
+        ]
+        assert (found[1.15].matched_factor, found[1.05].matched_factor) == (0.2, 0.0)
+        assert found[1.15].matched.value == pytest.approx(fmean(at_02))
+        assert found[1.05].matched.value == pytest.approx(0.1)  # what unsteered replies have
+        assert found[1.15].factor == found[1.05].factor == 0.4
+
+    def test_the_cost_is_not_known_where_it_was_not_measured_at_every_selected_factor(self, results):
+        def without(rows, factor, concepts):
+            """No likelihoods at the factor and above, for those concepts."""
+            return tuple(
+                row for row in rows if not (row.task == HEADLINE and row.factor >= factor and row.concept in concepts)
+            )
+
+        cell = next(
+            e for e in entries(Results(results.run, without(results.rows, 0.4, ("c01",)))) if e.arm == "native"
+        ).cells["concept_steering"]
+        assert (cell.factor, cell.ratio) == (0.4, None)
+        assert cell.matched.n == 10  # that concept's 0.2 is known to be within the limit
+
     def test_another_lm_eval_task_is_a_column(self, results):
         capability = [
             replace(row, task="hellaswag", value=0.25, concept="", factor=row.factor)
@@ -106,7 +136,7 @@ class TestEntries:
         board = build_board([Results(results.run, (*results.rows, *capability))])
         assert "hellaswag" in board.tables[0].columns
         linear = next(entry for entry in board.entries if entry.arm == "linear").cells["hellaswag"]
-        assert (linear.score.value, linear.factor) == (0.25, 0.4)
+        assert (linear.score.value, linear.factor, linear.matched) == (0.25, 0.4, None)
 
     def test_an_unknown_kind_is_refused(self):
         with pytest.raises(ValueError, match=r"kind 'foe' in run.adapters; it is one of baseline"):
@@ -123,11 +153,12 @@ class TestMarkdown:
         ]
         assert header == [
             *("group", "arm", "verdict", "likelihood", "recovered", "cost", "steering", "recovered", "cost"),
-            *("rules", "recovered", "n", "unscored"),
+            *("matched", "rules", "recovered", "matched", "n", "unscored"),
         ]
-        for place in (3, 4, 6, 7, 9, 10):
+        for place in (3, 4, 6, 7, 10, 11):
             assert re.fullmatch(r"[01]\.\d\d \[[01]\.\d\d, [01]\.\d\d\]", cells[place])
-        assert (cells[5], cells[8], cells[11:]) == ("1.30 at 0.52", "1.22 at 0.40", ["10", "0"])
+        assert (cells[5], cells[8], cells[13:]) == ("1.30 at 0.52", "1.22 at 0.40", ["10", "0"])
+        assert cells[9] == f"{cells[6]} at 0.40"  # the best factor, 0.4, is within the limit, which lies at 0.52
         assert line_of(markdown, "native")[4] == "1"
 
     def test_groups_stand_in_order_and_are_named_once(self, results):
@@ -194,6 +225,16 @@ class TestMarkdown:
         assert "concept_steering: 30% of native is unscored, unlike other arms" in markdown
         cells = line_of(markdown, "native")
         assert cells[-2:] == ["10/7/10", "18 of 60 steering"]
+
+    def test_a_rule_that_is_not_obeyed_when_asked_for_is_said_to_leave_nothing_to_suppress(self, results):
+        def suppressed(unsteered):
+            rows = [replace(row, task="rule_suppression") for row in results.rows if row.task == "rule_following"]
+            rows = [replace(row, value=unsteered) if row.arm == "unsteered" else row for row in rows]
+            return to_markdown([Results(results.run, (*results.rows, *rows))])
+
+        told = "suppression: 1.00 of the unsteered replies do not obey although asked to"
+        assert told in suppressed(1.0)
+        assert told not in suppressed(0.5)
 
     def test_a_run_without_sources_or_with_one_concept_still_has_a_page(self):
         alone = make_results(strengths={"native": 1.0, "random": 0.0}, n_concepts=1)
@@ -362,7 +403,7 @@ class TestWriting:
         for a, b in zip(first, second, strict=True):
             assert a.read_bytes() == b.read_bytes()
         assert "![frontier](figures/frontier.svg)" in (tmp_path / "one" / "leaderboard.md").read_text()
-        assert (tmp_path / "one" / "leaderboard.html").read_text().count("data:image/svg+xml;base64,") == 7
+        assert (tmp_path / "one" / "leaderboard.html").read_text().count("data:image/svg+xml;base64,") == 9
 
     def test_csv_has_the_numbers_in_full(self, results):
         lines = list(csv.DictReader(io.StringIO(to_csv([results]))))

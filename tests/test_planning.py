@@ -62,6 +62,16 @@ def test_counts_by_hand(run):
     assert fixed.samples + linear.samples == 2 * 4 * (1 + 4 * 2)
 
 
+def test_replies_under_suppression_are_counted_and_do_not_grow_with_the_topics(tmp_path):
+    tasks = {"rule_suppression": {"max_prompts": 1, "max_new_tokens": 4}}
+    path = small_experiment(tmp_path, tasks=tasks, rules=[], suppress=["question"])
+    run = stages.open_run(str(path), tmp_path / "run")
+    work = plan(run).work[run.targets[0], "rule_suppression"]
+    assert work.samples == 2 * (1 + 4 * 2)  # prompts x (unsteered + arms x factors)
+    assert work.written == work.answers * 4
+    assert plan(run, concepts=20).work[run.targets[0], "rule_suppression"] == work
+
+
 def test_twice_the_concepts_and_pairs_are_twice_the_linear_work(run, before):
     double = plan(run, concepts=4)
     for key, work in before.work.items():

@@ -102,7 +102,7 @@ def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
 
 def test_results_become_figures_with_the_known_effects(monkeypatch):
     drawn = {}
-    monkeypatch.setattr(plots, "draw_frontier", lambda panels, limit: drawn.update(frontier=panels))
+    monkeypatch.setattr(plots, "draw_frontier", lambda panels, limit, label, title: drawn.update({title: panels}))
     monkeypatch.setattr(plots, "draw_factor_curves", lambda panels, label, title: drawn.update({title: panels}))
     monkeypatch.setattr(plots, "draw_recovered", lambda panels, title: drawn.update(recovered=panels))
     monkeypatch.setattr(plots, "to_svg", lambda figure: b"<svg/>")
@@ -110,16 +110,21 @@ def test_results_become_figures_with_the_known_effects(monkeypatch):
     monkeypatch.setattr(plots, "draw_small_multiples", lambda panels, label, title: drawn.update(concepts=panels))
     figures = draw_figures([results], entries(results))
     factors = ["factors-likelihood", "factors-steering", "factors-rules"]
-    assert list(figures) == ["frontier", *factors, "concepts-likelihood", "recovered"]
+    frontiers = ["frontier", "frontier-steering", "frontier-rules"]
+    assert list(figures) == [*frontiers, *factors, "concepts-likelihood", "recovered"]
     assert [panel.title for panel in drawn["concepts"]] == ["c00", "c01", "c02"]
     one = next(s for s in drawn["concepts"][1].series if s.arm == "linear")
     assert (one.x, one.y) == ((0.0, 0.2, 0.4, 0.8), pytest.approx((0.0, 0.18, 0.36, 0.72)))
-    linear = next(s for s in drawn["frontier"][0].series if s.arm == "linear")
+    linear = next(s for s in drawn["Effect against cost"][0].series if s.arm == "linear")
     assert linear.x == pytest.approx((1.0, *(math.exp(0.5 * factor) for factor in (0.2, 0.4, 0.8))))
     assert linear.y == pytest.approx((0.0, 0.18, 0.36, 0.72))  # strength 0.9 times the factor
     assert [dot.arm for dot in drawn["recovered"][0].dots] == ["mean", "random", "identity", "linear"]
     rated = drawn["concept_steering over the factor (selection prompts)"][0]
     assert next(s for s in rated.series if s.arm == "native").x == (0.0, 0.2, 0.4, 0.8)
+    costly = drawn["Effect against cost: concept_steering (selection prompts)"][0]
+    for one, other in zip(rated.series, costly.series, strict=True):
+        assert one.y == other.y
+        assert other.x == pytest.approx([math.exp(0.5 * factor) for factor in one.x])
 
 
 def test_a_run_without_likelihoods_has_no_frontier():

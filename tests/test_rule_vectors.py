@@ -35,10 +35,9 @@ def test_vectors_of_four_rules_raise_rule_following_by_0_3_at_a_ratio_below_2():
     vectors = {
         Arm("native", "", rule): (means[f"+{rule}"].value - means[f"-{rule}"].value).float().numpy() for rule in RULES
     }
-    scale = centred_norm(loaded, LAYER, load_texts(data / "neutral_map.jsonl")[:30])
-    lm = SteeredLM(
-        loaded.model, tokenizer=loaded.tokenizer, arms=Arms("smollm2", LAYER, scale, vectors, {}), batch_size=32
-    )
+    scale = centred_norm(loaded, LAYER, texts[:24])
+    arms = Arms("smollm2", LAYER, scale, vectors, {})
+    lm = SteeredLM(loaded.model, tokenizer=loaded.tokenizer, arms=arms, batch_size=32)
 
     held_out = [" ".join(text.split()[:32]) for text in texts[24:30]]
     instructions = [json.loads(line)["instruction"] for line in (data / "instructions.jsonl").read_text().splitlines()][
@@ -49,17 +48,18 @@ def test_vectors_of_four_rules_raise_rule_following_by_0_3_at_a_ratio_below_2():
         template([{"role": "user", "content": i}], tokenize=False, add_generation_prompt=True) for i in instructions
     ]
 
+    # All rules in one batch, each row with its own vector: a step reads the weights once for 30 replies.
+    steerings = [(), *((steer(concept=rule, factor=FACTOR),) for rule in RULES)]
+    written = replies(lm, [(prompt, *how) for how in steerings for prompt in prompts], max_gen_toks=TOKENS)
+    scored = rolling(lm, [(text, *how) for how in steerings for text in held_out])
+    plain, *steered = (written[i : i + len(prompts)] for i in range(0, len(written), len(prompts)))
+    plain_scores, *steered_scores = (scored[i : i + len(held_out)] for i in range(0, len(scored), len(held_out)))
+
     def obeyed(rule, answers):
         return sum(check_rule(rule, str(a), cut=a.n_tokens >= TOKENS) or 0.0 for a in answers) / len(answers)
 
-    plain = replies(lm, [(prompt,) for prompt in prompts], max_gen_toks=TOKENS)
-    plain_scores = rolling(lm, [(text,) for text in held_out])
-    for rule in RULES:
-        how = steer(concept=rule, factor=FACTOR)
-        scores = rolling(lm, [(text, how) for text in held_out])
+    for rule, answers, scores in zip(RULES, steered, steered_scores, strict=True):
         ratio = math.exp((sum(plain_scores) - sum(scores)) / sum(score.n_tokens for score in scores))
-        gained = obeyed(rule, replies(lm, [(prompt, how) for prompt in prompts], max_gen_toks=TOKENS)) - obeyed(
-            rule, plain
-        )
+        gained = obeyed(rule, answers) - obeyed(rule, plain)
         assert gained >= 0.3, (rule, gained)
         assert ratio < 2, (rule, ratio)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from steer_bench.stats import (
     tost,
     verdict,
     verdicts,
+    within,
 )
 
 NATIVE, LINEAR, RANDOM, MEAN = Arm("", "native"), Arm("source-model", "linear"), Arm("", "random"), Arm("", "mean")
@@ -178,8 +180,22 @@ class TestMeasure:
             *self.rated("native", 0.2, "score", [1.0, None, 1.0]),
         ]
         measured = measure_generation(rows, "concept_steering", "t")
-        assert (measured.scored(NATIVE), measured.totals[NATIVE]) == (2, 3)
+        assert (measured.scored[NATIVE], measured.totals[NATIVE]) == (2, 3)
         np.testing.assert_allclose(measured.effects[NATIVE], [[1.0, math.nan, math.nan]])
+
+    def test_of_several_samples_or_seeds_each_is_counted(self):
+        rows = self.rated("unsteered", 0.0, "score", [0.0, 0.5])
+        for arm in ("native", "random-1", "random-2"):
+            rows += [
+                replace(row, item=f"{row.item}#{k}")
+                for k in range(3)
+                for row in self.rated(arm, 0.2, "score", [k, None])
+            ]
+        measured = measure_generation(rows, "concept_steering", "t")
+        # two prompts of three samples, and of three samples by two seeds; those of the second prompt have no value
+        assert (measured.scored[NATIVE], measured.totals[NATIVE]) == (3, 6)
+        assert (measured.scored[RANDOM], measured.totals[RANDOM]) == (6, 12)
+        np.testing.assert_allclose(measured.scores[NATIVE], [[1.0, math.nan]])
 
     def test_the_cost_at_the_selected_factor_comes_from_the_neutral_texts(self):
         rows = make_rows(n_concepts=2)
@@ -187,6 +203,21 @@ class TestMeasure:
             rows, "concept_steering", "target-model", costs=likelihood_curves(rows, "target-model")
         )
         np.testing.assert_allclose(measured.ratios[NATIVE], math.exp(0.5 * 0.4))  # peak of the ratings is factor 0.4
+
+    def test_with_a_limit_only_factors_up_to_the_matched_one_are_selected_from(self):
+        def cost(*changes):
+            """Factors 0.2, 0.4, …: log perplexity ratios, on one neutral text."""
+            factors = 0.2 * np.arange(1, len(changes) + 1)
+            return Curve(factors, np.zeros((len(changes), 1)), -np.array(changes)[:, None], np.ones(1))
+
+        values = {0.2: [0.1], 0.4: [0.9], 0.6: [2.0]}
+        assert list(within(values, cost(0.1, 0.2, 0.4), 1.3)) == [0.2, 0.4]  # ln 1.3 = 0.26
+        assert list(within(values, cost(0.1, 0.4, 0.1), 1.3)) == [0.2]  # the first crossing counts
+        assert within(values, cost(0.4, 0.5, 0.6), 1.3) is None  # the smallest is too much: do not steer
+        assert list(within(values, cost(0.1), 1.3)) == [0.2]  # above the cost's grid nothing is known
+        assert within({0.4: [0.9]}, cost(0.1), 1.3) == within(values, None, 1.3) == {}
+        assert within({0.0: [0.5]}, None, 1.3) == {0.0: [0.5]}  # a prompt changes no neutral text
+        assert within(values, None, math.inf) == values
 
     def test_rows_of_another_target_do_not_enter(self):
         mine, other = make_rows(n_concepts=2), make_rows(n_concepts=2, target="other", cost=3.0, seed=9)

@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from steer_bench.experiment.judging import JUDGED
 from steer_bench.experiment.run import Run, protocol, sides
 from steer_bench.models import read_config
 
+RULE_TASKS = ("rule_following", "rule_suppression")
+"""Tasks over rules: more topics do not make them longer."""
 ASPECTS = 3
 """Questions a reply that is judged by a language model."""
 JUDGE_SECONDS = 1.0
@@ -112,7 +115,7 @@ def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> 
         for task in run.experiment.tasks:
             fixed, linear, square = count(run, target, task)
             measured = min(given, getattr(run.experiment.tasks[task], "max_concepts", None) or given)
-            n = 1.0 if concepts is None or task == "rule_following" else concepts / measured
+            n = 1.0 if concepts is None or task in RULE_TASKS else concepts / measured
             work[target, task] = (fixed + linear * n + square * n**2) * scale
     words = _tokenizers(run)
     texts = {
@@ -145,7 +148,7 @@ def count(run: Run, target: str, task: str) -> tuple[Work, Work, Work]:
         protocol=protocol(run),
     )  # fmt: skip
     tokens, new = _tokenizers(run), _new_tokens(run, task)
-    judged = task == "concept_steering"
+    judged = task == JUDGED
     parts = {kind: Work() for kind in ("fixed", "linear", "square")}
     sums = {kind: [0] * 6 for kind in parts}
     seen: set[str] = set()
@@ -254,7 +257,7 @@ def _entries(run: Run, target: str) -> list[tuple[str, str, list[str]]]:
 
 def _new_tokens(run: Run, task: str) -> int:
     """Tokens that a reply of the task has at most; 0 where texts are scored."""
-    if task not in ("concept_steering", "rule_following"):
+    if task not in (JUDGED, *RULE_TASKS):
         return 0
     return run.experiment.tasks[task].max_new_tokens or _task_yaml(task)["generation_kwargs"]["max_gen_toks"]
 

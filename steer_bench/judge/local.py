@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from steer_bench.judge.prompts import VERSION, FormatGuard, messages, seen
+from steer_bench.judge.prompts import RATING_ONLY, VERSION, FormatGuard, messages, seen
 from steer_bench.judge.rating import Case, Judgement, Keep, Question, digest, holds_rating, rate_by_aspect
 
 OPENINGS = ("Rating: [[", "Rating: ", "Rating:")
@@ -33,7 +33,7 @@ class LocalJudge:
         dtype: str = "auto",
         name: str = "",
     ) -> None:
-        """`model`: a Hugging Face name, a folder, or a loaded model with its `tokenizer`."""
+        """`model`: an offline model, a Hugging Face name, a folder, or a loaded model with its `tokenizer`."""
         if batch_size < 1:
             raise ValueError(f"judge.batch_size: {batch_size}; give 1 or more")
         if not isinstance(model, str) and tokenizer is None:
@@ -50,7 +50,7 @@ class LocalJudge:
 
     def fingerprint(self) -> str:
         """Of the model's name and the prompts."""
-        return digest(["local", VERSION, self.model_name, self.dtype, MIN_MASS])
+        return digest(["local", VERSION, RATING_ONLY, self.model_name, self.dtype, MIN_MASS])
 
     def key(self, question: Question) -> str:
         """See AspectJudge."""
@@ -59,6 +59,16 @@ class LocalJudge:
     def rate(self, cases: Sequence[Case]) -> list[Judgement]:
         """One judgement a case, in order; JudgeError when the model does not answer in the format."""
         return rate_by_aspect(self, cases)
+
+    def probe(self) -> None:
+        """ValueError where there is no such model; loads nothing."""
+        from steer_bench.models import check_model
+
+        try:
+            if self._given is None:
+                check_model(self.model_name)
+        except ValueError as error:
+            raise ValueError(f"judge.model: {error}") from error
 
     def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
         """See AspectJudge."""
@@ -124,7 +134,7 @@ class LocalJudge:
 
     def _prompt_ids(self, question: Question) -> list[int]:
         _, tokenizer = self._loaded
-        conversation = messages(question)
+        conversation = messages(question, RATING_ONLY)
         if getattr(tokenizer, "chat_template", None):
             try:
                 text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
@@ -166,15 +176,12 @@ class LocalJudge:
     def _loaded(self) -> tuple[Any, Any]:
         if self._given is not None:
             return self._given
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from steer_bench.models import load_model
 
+        self.probe()
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.model_name)
-            model = AutoModelForCausalLM.from_pretrained(self.model_name, dtype=self.dtype)
+            loaded = load_model(self.model_name, dtype=self.dtype, device=self.device or None)
         except (OSError, ValueError) as error:
             first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"judge.model: {self.model_name} cannot be loaded ({first_line})") from error
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model.to(torch.device(device))  # type: ignore[arg-type]  # the decorator of transformers hides its signature
-        return model.eval(), tokenizer
+        return loaded.model, loaded.tokenizer

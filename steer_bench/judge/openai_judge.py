@@ -40,6 +40,11 @@ OPENAI_URL = "https://api.openai.com/v1"
 KEY_VARIABLES = ("STEER_JUDGE_API_KEY", "OPENAI_API_KEY")
 REASKS = 2
 """How often a question is asked again whose answer holds no rating."""
+HINT = (
+    "; raise max_tokens where answers are cut off; a model that does not keep to the format can be held to it by a grammar in "
+    "judge.options (README, Judges)"
+)
+"""What helps where answers hold no rating."""
 _PROBE_WAIT = 3.0
 """Seconds the probe waits for a server that refuses connections or is busy."""
 
@@ -129,7 +134,7 @@ class OpenAIJudge:
         self.backoff = backoff
         self.progress = progress
         self.usage = Usage(cost=0.0 if price else None)
-        self._guard = FormatGuard(max_ignored=max_ignored)
+        self._guard = FormatGuard(max_ignored=max_ignored, hint=HINT)
         self._gave_up = 0
 
     def fingerprint(self) -> str:
@@ -165,7 +170,7 @@ class OpenAIJudge:
             )
             raise JudgeError(
                 f"judge {self.model} at {self.base_url} gave no rating to a test question ({judgement.reason}){said}; "
-                "check judge.base_url and judge.model, and raise max_tokens where the answer is cut off"
+                f"check judge.base_url and judge.model{HINT}"
             )
         return judgement
 

@@ -40,16 +40,23 @@ _ANSWER = """\
 First explain your judgement in one or two sentences. Then end with one last line holding 0, 1 or 2 in this form, and nothing after it:
 Rating: [[n]]"""
 
+RATING_ONLY = """\
+Answer with one line and nothing else, one of these three:
+Rating: [[0]]
+Rating: [[1]]
+Rating: [[2]]"""
+"""What ends the prompt of a judge that is read at its rating: small models copy an [[n]]."""
 
-def user_prompt(question: Question) -> str:
-    """The question as one message. The fence is a digest of the whole question, so no text inside can hold it."""
+
+def user_prompt(question: Question, answer: str = _ANSWER) -> str:
+    """The question as one message, `answer` saying how to. The fence is a digest of the question, so no text inside can hold it."""
     case, aspect = question
     fence = fence_of(question)
     parts = [_SCALE[aspect].format(concept=_one_line(case.concept))]
     if aspect == "instruction":
         parts.append(_fenced(case.instruction, f"{fence}-A"))
     parts.append(_fenced(case.reply, f"{fence}-B"))
-    parts.append(_ANSWER)
+    parts.append(answer)
     return "\n\n".join(parts)
 
 
@@ -65,9 +72,9 @@ def seen(question: Question) -> list[str]:
     return [aspect, *shown, case.reply]
 
 
-def messages(question: Question) -> list[dict[str, str]]:
+def messages(question: Question, answer: str = _ANSWER) -> list[dict[str, str]]:
     """The conversation that asks a question."""
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user_prompt(question)}]
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user_prompt(question, answer)}]
 
 
 PROBE = Question(
@@ -82,10 +89,11 @@ PROBE = Question(
 class FormatGuard:
     """Stops judging when too many of a judge's first answers hold no rating: the judge does not follow the format."""
 
-    def __init__(self, *, first: int = 20, max_ignored: float = 0.2) -> None:
+    def __init__(self, *, first: int = 20, max_ignored: float = 0.2, hint: str = "") -> None:
         if not 0 <= max_ignored <= 1:
             raise ValueError(f"judge.max_ignored: {max_ignored}; give a share from 0 to 1")
         self.first = first
+        self.hint = hint
         self.allowed = max_ignored * first
         self.seen = 0
         self.ignored: list[str] = []
@@ -101,7 +109,7 @@ class FormatGuard:
             shown = "\n  ".join(self.ignored[:3])
             raise JudgeError(
                 f"judge stopped: {len(self.ignored)} of its first {self.seen} answers hold no rating; "
-                f"take another model, or raise max_tokens where they are cut off. It said:\n  {shown}"
+                f"take another model{self.hint}. It said:\n  {shown}"
             )
 
 

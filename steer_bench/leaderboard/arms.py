@@ -12,6 +12,8 @@ from steer_bench.stats import LIKELIHOOD, UNSTEERED
 CLAIMS = ("transfers", "equivalent to native")
 UNSCORED_GAP = 0.05
 """Arms whose unscored shares differ by more than this are not comparable without a word."""
+NOT_OBEYED = 0.9
+"""Share of unsteered replies that break a rule they were asked to obey, from which suppressing it shows nothing."""
 SHORT = {LIKELIHOOD: "likelihood", STEERING: "steering", RULES: "rules", SUPPRESSION: "suppression"}
 NOTHING = Text("-")
 
@@ -52,12 +54,14 @@ def recovered_text(entry: Entry, task: str) -> Text:
 def _arm_table(title: str, lines: Sequence[Entry], with_source: bool, places: Mapping[int, int]) -> Table:
     tasks = _tasks(lines)
     recovered = [task for task in tasks if any(_has_recovered(entry, task) for entry in lines)]
-    judged = next((task for task in (STEERING, RULES) if task in tasks), None)
+    judged = next((task for task in (STEERING, RULES, SUPPRESSION) if task in tasks), None)
     costs = {task for task in (LIKELIHOOD, judged) if task in tasks}
+    matched = {task for task in tasks if any(_has_matched(entry, task) for entry in lines)}
     headline = lines[0].headline
     columns = ["group", "arm", *(["source"] if with_source else []), *(["verdict"] if headline else [])]
     for task in tasks:
         columns += [short(task), *(["recovered"] if task in recovered else []), *(["cost"] if task in costs else [])]
+        columns += ["matched"] if task in matched else []
     best = _best(lines, headline)
     rows = []
     for entry in sorted(lines, key=lambda e: (KINDS.index(e.kind), e.arm, e.source)):
@@ -67,6 +71,7 @@ def _arm_table(title: str, lines: Sequence[Entry], with_source: bool, places: Ma
             cells.append(_score(entry.cells.get(task)))
             cells += [recovered_text(entry, task)] if task in recovered else []
             cells += [_cost(entry, task)] if task in costs else []
+            cells += [_matched(entry, task)] if task in matched else []
         cells += [_counts(entry, tasks), _unscored(entry, tasks)]
         rows.append(Line(tuple(cells), strong=entry is best, group=entry.kind, entry=places[id(entry)]))
     return Table(title, (*columns, "n", "unscored"), tuple(rows), tuple(_remarks(lines, tasks, recovered)))
@@ -100,6 +105,22 @@ def _cost(entry: Entry, task: str) -> Text:
     return Text(f"{number(cell.ratio, 2)} at {number(cell.factor, 2)}", cell.ratio)
 
 
+def _has_matched(entry: Entry, task: str) -> bool:
+    """Whether a steered arm has a score at matched damage."""
+    cell = entry.cells.get(task)
+    return entry.arm != UNSTEERED and cell is not None and cell.matched is not None and cell.matched.value is not None
+
+
+def _matched(entry: Entry, task: str) -> Text:
+    """The score at matched damage, and the factor it was reached with."""
+    cell = entry.cells.get(task)
+    if cell is None or cell.matched is None or entry.arm == UNSTEERED:
+        return NOTHING
+    if cell.matched.value is None:
+        return Text(MISSING)
+    return Text(f"{interval(cell.matched)} at {number(cell.matched_factor, 2)}", cell.matched.value)
+
+
 def _counts(entry: Entry, tasks: Sequence[str]) -> Text:
     """Concepts behind each task's number, once where they agree."""
     counts = [entry.cells[task].score.n for task in tasks if task in entry.cells]
@@ -128,7 +149,13 @@ def _remarks(lines: Sequence[Entry], tasks: Sequence[str], recovered: Sequence[s
         if cell is not None and entry.kind == "transfer" and cell.recovered.low is not None and cell.recovered.low > 1:
             remarks.append(f"{name} recovers more than all of native's effect: native may be tuned too little.")
     for task in tasks:
-        if task in SHORT and task not in recovered and any(e.arm == "native" and task in e.cells for e in lines):
+        plain = next((e.cells[task].score.value for e in lines if e.arm == UNSTEERED and task in e.cells), None)
+        if task == SUPPRESSION and plain is not None and plain >= NOT_OBEYED:
+            told = f"{number(plain, 2)} of the unsteered replies do not obey although asked to"
+            remarks.append(
+                f"{short(task)}: {told}, so there is next to nothing to suppress; take rules the model follows."
+            )
+        elif task in SHORT and task not in recovered and any(e.arm == "native" and task in e.cells for e in lines):
             remarks.append(f"{short(task)}: native itself does not steer, so there is nothing to recover.")
         shares = {e.arm: e.cells[task].unscored / e.cells[task].total for e in lines if _total(e, task)}
         if shares and max(shares.values()) - min(shares.values()) > UNSCORED_GAP:

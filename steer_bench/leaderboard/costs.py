@@ -7,12 +7,11 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from steer_bench.leaderboard.entries import RULES, STEERING, SUPPRESSION, capability_tasks
+from steer_bench.leaderboard.entries import REPLIES, capability_tasks
 from steer_bench.leaderboard.table import Line, Table, Text, number
 from steer_bench.results import Results, Row
 from steer_bench.stats import PERPLEXITY, UNSTEERED
 
-REPLIES = (STEERING, RULES, SUPPRESSION)
 COLUMNS = {
     "ratio": ("perplexity ratio", 2),
     "kl": ("KL", 2),

@@ -27,6 +27,7 @@ from steer_bench.stats import (
     Estimate,
     Measured,
     Verdict,
+    cost_at,
     details,
     hierarchical_bootstrap,
     likelihood_curves,
@@ -36,6 +37,8 @@ from steer_bench.stats import (
 )
 
 STEERING, RULES, SUPPRESSION = "concept_steering", "rule_following", "rule_suppression"
+REPLIES = (STEERING, RULES, SUPPRESSION)
+"""Tasks whose value is of a reply: their factor is selected, on prompts of their own."""
 HEADLINES = (LIKELIHOOD, RULES, STEERING)
 """The first of these tasks in a run gives its verdicts: those without a judge come first."""
 KINDS = ("unsteered", "baseline", "transfer", "control", "ceiling")
@@ -56,13 +59,17 @@ class Cell:
     factor: float | None
     """Median over concepts of the matched or selected factor."""
     ratio: float | None
-    """Perplexity ratio on neutral text at those factors, geometric mean over concepts."""
+    """Perplexity ratio on neutral text at those factors, geometric mean over concepts; None where it was not measured at all of them."""
     verdict: Verdict | None
     """None for arms that make no claim (unsteered, controls, native where it steers)."""
     details: Details | None = None
     """Anti-steered share, specific recovered fraction, few-shot equivalent; None for the unsteered arm."""
     gated_out: int = 0
     """Concepts that native does not move on the selection prompts: they are in no recovered fraction."""
+    matched: Estimate | None = None
+    """The score at matched damage; None for concept_likelihood, whose score it is, and where no damage was measured."""
+    matched_factor: float | None = None
+    """Median over concepts of the factor of that score: 0 where the damage of every factor is too large."""
 
     @property
     def unscored(self) -> int:
@@ -77,7 +84,7 @@ class Points(NamedTuple):
     values: tuple[float | None, ...]
     """concept_likelihood: lift, nats a token; other tasks: mean on selection prompts, for no choice may see the scored ones."""
     ratios: tuple[float | None, ...] = ()
-    """Perplexity ratios on neutral text, of concept_likelihood."""
+    """Perplexity ratios on neutral text, where they were measured."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,9 @@ def entries(results: Results) -> list[Entry]:
     found = []
     for target, rows in by_target.items():
         lifts = likelihood_curves([row for row in rows if row.task == LIKELIHOOD], target)
-        cells, curves = _cells(results.run, rows, target, lifts), _curves(rows, lifts)
+        costs = likelihood_curves(rows, target, PERPLEXITY)  # rules have no texts: only these
+        costs |= {arm: {**costs.get(arm, {}), **by_concept} for arm, by_concept in lifts.items()}
+        cells, curves = _cells(results.run, rows, target, lifts, costs), _curves(rows, lifts, costs)
         for arm in {arm for by_arm in cells.values() for arm in by_arm}:
             mine = {task: by_arm[arm] for task, by_arm in cells.items() if arm in by_arm}
             drawn = {task: by_arm[arm] for task, by_arm in curves.items() if arm in by_arm}
@@ -163,7 +172,11 @@ def entries(results: Results) -> list[Entry]:
     return sorted(found, key=lambda e: (e.target, e.source, KINDS.index(e.kind), e.arm))
 
 
-def _curves(rows: Sequence[Row], lifts: Mapping[Arm, Mapping[str, Curve]]) -> dict[str, dict[Arm, dict[str, Points]]]:
+Curves = Mapping[Arm, Mapping[str, Curve]]
+"""arm -> concept -> curve"""
+
+
+def _curves(rows: Sequence[Row], lifts: Curves, costs: Curves) -> dict[str, dict[Arm, dict[str, Points]]]:
     """task -> arm -> concept -> points, of one target."""
     curves: dict[str, dict[Arm, dict[str, Points]]] = {}
     if lifts:
@@ -177,7 +190,10 @@ def _curves(rows: Sequence[Row], lifts: Mapping[Arm, Mapping[str, Curve]]) -> di
     for task, by_arm in values.items():
         base = by_arm.pop(Arm("", UNSTEERED), {})
         curves[task] = {
-            arm: {concept: _mean_points({**base.get(concept, {}), **means}) for concept, means in by_concept.items()}
+            arm: {
+                concept: _mean_points({**base.get(concept, {}), **means}, costs.get(arm, {}).get(concept))
+                for concept, means in by_concept.items()
+            }
             for arm, by_concept in by_arm.items()
         }
     return curves
@@ -189,37 +205,37 @@ def _lift_points(curve: Curve) -> Points:
     return Points((0.0, *curve.factors.tolist()), (0.0, *lifts), (1.0, *ratios))
 
 
-def _mean_points(by_factor: Mapping[float, Sequence[float]]) -> Points:
+def _mean_points(by_factor: Mapping[float, Sequence[float]], cost: Curve | None) -> Points:
     factors = tuple(sorted(by_factor))
-    return Points(factors, tuple(fmean(by_factor[factor]) for factor in factors))
+    ratios = [cost_at(cost, factor) for factor in factors] if cost else []
+    known = tuple(ratio if math.isfinite(ratio) else None for ratio in ratios)
+    return Points(factors, tuple(fmean(by_factor[factor]) for factor in factors), known)
 
 
-def _cells(
-    run: Mapping, rows: Sequence[Row], target: str, curves: Mapping[Arm, dict[str, Curve]]
-) -> dict[str, dict[Arm, Cell]]:
+def _cells(run: Mapping, rows: Sequence[Row], target: str, lifts: Curves, costs: Curves) -> dict[str, dict[Arm, Cell]]:
     """task -> arm -> cell, of one target."""
     by_task: dict[str, list[Row]] = {}
     for row in rows:
         by_task.setdefault(row.task, []).append(row)
-    costs = likelihood_curves(by_task.get(PERPLEXITY, []), target, PERPLEXITY)  # rules have no texts: only these
-    for arm, by_concept in curves.items():
-        costs[arm] = {**costs.get(arm, {}), **by_concept}
     cells = {}
+    limit = float(run.get("damage_limit", DAMAGE_LIMIT))
     for task in sorted(by_task.keys() - {PERPLEXITY, SPECIFICITY, *capability_tasks(run)}):
         if task == LIKELIHOOD:
-            limit = float(run.get("damage_limit", DAMAGE_LIMIT))
-            measured = measure_likelihood([], target, limit, curves=curves)
+            measured, matched = measure_likelihood([], target, limit, curves=lifts), None
         else:
             measured = measure_generation(by_task[task], task, target, costs=costs)
+            has_costs = task in REPLIES and costs
+            matched = measure_generation(by_task[task], task, target, costs=costs, limit=limit) if has_costs else None
         if measured.effects:
-            cells[task] = _task_cells(run, measured, is_lift=task == LIKELIHOOD)
+            cells[task] = _task_cells(run, measured, matched, is_lift=task == LIKELIHOOD)
     return cells
 
 
-def _task_cells(run: Mapping, measured: Measured, *, is_lift: bool) -> dict[Arm, Cell]:
+def _task_cells(run: Mapping, measured: Measured, matched: Measured | None, *, is_lift: bool) -> dict[Arm, Cell]:
     seed = int(run.get("seeds", {}).get("bootstrap", 0)) if isinstance(run.get("seeds"), Mapping) else 0
     effects = hierarchical_bootstrap(measured.effects, measured.neutral, seed=seed)
     scores = effects if is_lift else hierarchical_bootstrap(measured.scores, seed=seed)
+    within = None if matched is None else hierarchical_bootstrap(matched.scores, seed=seed)
     judged = _verdicts(run, effects)
     native = Arm("", "native")
     beside = details(measured, effects)
@@ -228,13 +244,15 @@ def _task_cells(run: Mapping, measured: Measured, *, is_lift: bool) -> dict[Arm,
         arm: Cell(
             score=scores.effect(arm),
             recovered=effects.recovered(arm, native, gate=measured.gate) if native in effects.means else nothing,
-            scored=measured.scored(arm),
+            scored=measured.scored[arm],
             total=measured.totals[arm],
             factor=_median(measured.factors[arm]),
-            ratio=_geometric_mean(measured.ratios[arm]),
+            ratio=_geometric_mean(measured.ratios[arm][np.isfinite(measured.factors[arm])]),
             verdict=judged.get(arm),
             details=beside.get(arm),
             gated_out=0 if measured.gate is None else int((~measured.gate).sum()),
+            matched=None if within is None else within.effect(arm),
+            matched_factor=None if matched is None else _median(matched.factors[arm]),
         )
         for arm in measured.effects
     }
@@ -261,5 +279,5 @@ def _median(values: np.ndarray) -> float | None:
 
 
 def _geometric_mean(values: np.ndarray) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(np.exp(np.log(known).mean())) if len(known) else None
+    """None where one is missing: it may be missing because it is large."""
+    return float(np.exp(np.log(values).mean())) if len(values) and np.isfinite(values).all() else None

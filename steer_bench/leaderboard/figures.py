@@ -46,10 +46,13 @@ def draw_figures(results: Sequence[Results], entries: Sequence[Entry], png: bool
     pairs = _pairs(entries, several)
     figures: dict[str, tuple[str, Figure]] = {}
     shown = f" (the first {MAX_PANELS} of {len(pairs)} pairs)" if len(pairs) > MAX_PANELS else ""
-    frontier = _panels(pairs, LIKELIHOOD, _frontier)
-    if frontier:
-        limit = max(float(result.run.get("damage_limit", DAMAGE_LIMIT)) for result in results)
-        figures["frontier"] = (f"Effect against cost{shown}", plots.draw_frontier(frontier, limit))
+    limit = max(float(result.run.get("damage_limit", DAMAGE_LIMIT)) for result in results)
+    for task in (LIKELIHOOD, STEERING, RULES):
+        frontier = _panels(pairs, task, _frontier)
+        if frontier:
+            name = "frontier" if task == LIKELIHOOD else f"frontier-{SHORT[task]}"
+            title = "Effect against cost" + ("" if task == LIKELIHOOD else f": {task} (selection prompts)")
+            figures[name] = (title + shown, plots.draw_frontier(frontier, limit, Y_LABELS[task], title))
     for task in (LIKELIHOOD, STEERING, RULES):
         panels = _panels(pairs, task, _means)
         if panels:
@@ -117,7 +120,7 @@ def _panels(
 
 
 def _frontier(by_concept: Mapping[str, Points]) -> Lines:
-    """Mean lift over the geometric mean of the perplexity ratio, at every factor."""
+    """Mean value over the geometric mean of the perplexity ratio, at every factor."""
     _factors, values, logs = _over_concepts(by_concept)
     known = np.isfinite(values) & np.isfinite(logs)
     if not known[1:].any():

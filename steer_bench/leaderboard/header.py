@@ -21,6 +21,8 @@ COLUMNS = {
     "recovered": "the arm's effect over native's, sums over concepts, not clipped; native is 1 by definition",
     "cost": "perplexity of neutral text, steered over unsteered (geometric mean over concepts), at the factor that was used "
     "(median over concepts): the matched one for likelihood, the selected one for other tasks",
+    "matched": "the score at matched damage, and the factor (median over concepts): that of the factors within the damage limit "
+    "which was best on selection prompts; at factor 0 where no factor is within it",
     "n": "test concepts behind the numbers, in the order of the tasks where they differ",
     "unscored": "values that could not be had, of those there should be",
     "verdict": "about the first of likelihood, rules and steering that was measured",
@@ -65,7 +67,7 @@ def notes_of(results: Sequence[Results]) -> tuple[str, ...]:
         "Matched damage: at one factor arms do very different damage, so concept_likelihood compares them at the largest "
         f"factor at which the perplexity of neutral text is at most {limit} times the unsteered one, interpolated on the "
         "grid. A ratio below that limit means that the grid ended first. Other tasks use the factor that was best on "
-        "selection prompts and are scored on other prompts.",
+        "selection prompts and are scored on other prompts; beside it stands the same with the factors up to that limit alone.",
         "Transfers: native steers, the arm steers, and it beats every control of the table (p from sign flips, Holm over "
         "arms). Equivalent to native: also within the margin of native. The best arm that transfers is in bold; where none "
         "does, none is.",

@@ -115,7 +115,8 @@ def to_csv(board: Board) -> str:
     writer = csv.writer(out, lineterminator="\n")
     names = ["run", "target", "source", "arm", "kind", "task"]
     names += ["value", "low", "high", "concepts", "scored", "total"]
-    names += ["recovered", "recovered_low", "recovered_high", "factor", "perplexity_ratio", "verdict", "why"]
+    names += ["recovered", "recovered_low", "recovered_high", "factor", "perplexity_ratio"]
+    names += ["matched", "matched_low", "matched_high", "matched_factor", "verdict", "why"]
     writer.writerow(names)
     for entry in board.entries:
         for task, cell in entry.cells.items():
@@ -128,6 +129,8 @@ def to_csv(board: Board) -> str:
                 *cell.recovered[:3],
                 cell.factor,
                 cell.ratio,
+                *(cell.matched[:3] if cell.matched else (None, None, None)),
+                cell.matched_factor,
             ]
             words = cell.verdict or ("", "")
             writer.writerow([*map(_csv_text, keys), *map(_csv_number, numbers), *map(_csv_text, words)])

@@ -30,6 +30,7 @@ from steer_bench.stats.effects import (
     Curve,
     Matched,
     Measured,
+    cost_at,
     likelihood_curves,
     matched_factor,
     measure_generation,
@@ -37,6 +38,7 @@ from steer_bench.stats.effects import (
     nan_mean,
     pooled_name,
     selected_factor,
+    within,
 )
 from steer_bench.stats.verdict import (
     ALPHA,
@@ -78,6 +80,7 @@ __all__ = [
     "agreement",
     "anti_steered",
     "auroc",
+    "cost_at",
     "details",
     "few_shot_curve",
     "few_shot_equal",
@@ -96,4 +99,5 @@ __all__ = [
     "unapplied",
     "verdict",
     "verdicts",
+    "within",
 ]

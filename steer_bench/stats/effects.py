@@ -29,6 +29,10 @@ DAMAGE_LIMIT = 1.3
 """Arms are compared at the largest factor whose perplexity ratio on neutral text is at most this."""
 
 
+Selection = Mapping[float, Sequence[float | None]]
+"""Factor -> values on the selection prompts."""
+
+
 class Arm(NamedTuple):
     """What steers: an arm, and the model its vectors were learned on ("" where there is none)."""
 
@@ -77,7 +81,7 @@ def matched_factor(factors: Sequence[float], ratios: Sequence[float], limit: flo
     return Matched(below, False)
 
 
-def selected_factor(values: Mapping[float, Sequence[float | None]]) -> float | None:
+def selected_factor(values: Selection) -> float | None:
     """The factor with the best mean on the selection prompts; of equals the smaller one.
 
     Unscored values (None) are left out; a factor with less than half of its prompts scored can not be selected.
@@ -152,6 +156,20 @@ class Curve:
         return Curve(np.array([factor]), between(self.concept), between(self.neutral), self.tokens)
 
 
+def within(selection: Selection, cost: Curve | None, limit: float) -> Selection | None:
+    """Of the factors to select from, those up to the one at which the arm does the allowed damage.
+
+    None where the arm does more at the smallest of them: what is allowed is not to steer. A factor whose cost is not known, for it
+    lies above the cost's grid or there is no cost, can not be selected. An arm without factors costs nothing on neutral text.
+    """
+    if math.isinf(limit):
+        return selection
+    matched = None if cost is None else cost.matched(limit)
+    largest = 0.0 if matched is None else matched.factor
+    kept = {factor: values for factor, values in selection.items() if factor <= largest}
+    return None if matched is not None and matched.reached and not kept else kept
+
+
 @dataclass(frozen=True)
 class Measured:
     """What one task measured on one target: per-item values of every arm at its factor; NaN where unmeasured."""
@@ -167,14 +185,12 @@ class Measured:
     """(n_concepts,): the matched or selected factor."""
     ratios: Mapping[Arm, Array]
     """(n_concepts,): perplexity ratio on neutral text at that factor."""
+    scored: Mapping[Arm, int]
+    """Values there are."""
     totals: Mapping[Arm, int]
-    """Values there should be, scored or not."""
+    """Values there should be: of several samples of a prompt, and seeds of a random arm, each is one."""
     gate: NDArray[np.bool_] | None = None
     """(n_concepts,): concepts that native moves on the selection prompts; None where the task has no such prompts."""
-
-    def scored(self, arm: Arm) -> int:
-        """Values there are."""
-        return int(np.isfinite(self.scores[arm]).sum() + np.isfinite(self.neutral[arm]).sum())
 
 
 def likelihood_curves(rows: Iterable[Row], target: str, task: str = LIKELIHOOD) -> dict[Arm, dict[str, Curve]]:
@@ -204,7 +220,7 @@ def measure_likelihood(
     target: str,
     limit: float = DAMAGE_LIMIT,
     *,
-    curves: Mapping[Arm, dict[str, Curve]] | None = None,
+    curves: Mapping[Arm, Mapping[str, Curve]] | None = None,
 ) -> Measured:
     """Likelihood lift of every arm and concept at matched damage; the unsteered arm is 0 by definition."""
     curves = likelihood_curves(rows, target) if curves is None else curves
@@ -224,39 +240,64 @@ def measure_likelihood(
             effects[arm][index, : point.concept.shape[1]] = point.concept[0]
             neutral[arm][index] = point.neutral[0]
             factors[arm][index], ratios[arm][index] = matched.factor, point.ratios[0]
-    return Measured(concepts, effects, neutral, effects, factors, ratios, totals)
+    scored = {arm: int(np.isfinite(effects[arm]).sum() + np.isfinite(neutral[arm]).sum()) for arm in effects}
+    return Measured(concepts, effects, neutral, effects, factors, ratios, scored, totals)
 
 
 def measure_generation(
-    rows: Sequence[Row], task: str, target: str, *, costs: Mapping[Arm, dict[str, Curve]] | None = None
+    rows: Sequence[Row],
+    task: str,
+    target: str,
+    *,
+    costs: Mapping[Arm, Mapping[str, Curve]] | None = None,
+    limit: float = math.inf,
 ) -> Measured:
     """Scores and effects on role "score" at the factor selected on role "select", per arm and concept.
 
-    `costs`: likelihood curves that give the perplexity ratio at the selected factor. The unsteered arm has effect 0.
+    `costs`: likelihood curves that give the perplexity ratio at the selected factor. With a `limit` only factors up to the matched
+    one can be selected (see `within`). The unsteered arm has effect 0.
     """
-    table = _group(one_a_prompt(rows), task, target)
+    table, replies, unsteered = (
+        _group(one_a_prompt(rows), task, target),
+        _replies(rows, task, target),
+        Arm("", UNSTEERED),
+    )
     items = {concept: table.items(concept, "score") for concept in table.concepts}
     shape = (len(table.concepts), max(map(len, items.values()), default=0))
-    effects, scores, factors, ratios, totals = {}, {}, {}, {}, {}
-    for arm in (Arm("", UNSTEERED), *table.steered):
+    effects, scores, factors, ratios, scored, totals = {}, {}, {}, {}, {}, {}
+    for arm in (unsteered, *table.steered):
         effects[arm], scores[arm] = _missing(*shape), _missing(*shape)
         factors[arm], ratios[arm] = _missing(shape[0]), _missing(shape[0])
-        totals[arm] = sum(map(len, items.values()))
+        scored[arm], totals[arm] = 0, sum(map(len, items.values()))
         for index, concept in enumerate(table.concepts):
+            cost = (costs or {}).get(arm, {}).get(concept)
+            selection = None if arm == unsteered else within(table.selection(arm, concept), cost, limit)
             base = table.base(concept, items[concept])
-            if arm.name == UNSTEERED:
-                factor, values = 0.0, base
-            else:
-                chosen = selected_factor(table.selection(arm, concept))
+            who, factor, values = unsteered, 0.0, base
+            if selection is not None:
+                chosen = selected_factor(selection)
                 if chosen is None:
                     continue
-                factor, values = chosen, table.values(arm, concept, chosen, "score", items[concept])
+                who, factor, values = arm, chosen, table.values(arm, concept, chosen, "score", items[concept])
             scores[arm][index, : len(values)] = values
             effects[arm][index, : len(values)] = values - base
-            factors[arm][index] = factor
-            ratios[arm][index] = 1.0 if factor == 0 else _cost(costs or {}, arm, concept, factor)
+            factors[arm][index], ratios[arm][index] = factor, cost_at(cost, factor)
+            rated, asked = replies.get((who, concept, factor)) or replies.get((who, "", factor)) or (0, 0)
+            scored[arm] += rated
+            totals[arm] += max(0, asked - len(items[concept]))
     neutral = {arm: np.empty((shape[0], 0)) for arm in effects}
-    return Measured(table.concepts, effects, neutral, scores, factors, ratios, totals, _gate(table))
+    return Measured(table.concepts, effects, neutral, scores, factors, ratios, scored, totals, _gate(table))
+
+
+def _replies(rows: Iterable[Row], task: str, target: str) -> dict[tuple[Arm, str, float], tuple[int, int]]:
+    """(arm, concept, factor) -> replies that have a value, and replies, of role "score"; every sample and seed is one."""
+    counts: dict[tuple[Arm, str, float], tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for row in rows:
+        if (row.task, row.target, row.role) == (task, target, "score"):
+            where = (Arm(row.source, pooled_name(row.arm)), row.concept, row.factor)
+            scored, asked = counts[where]
+            counts[where] = (scored + (row.value is not None), asked + 1)
+    return dict(counts)
 
 
 def _gate(table: "_Table") -> NDArray[np.bool_] | None:
@@ -296,13 +337,14 @@ def nan_mean(values: Array, axis: int = -1) -> Array:
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
-def _cost(costs: Mapping[Arm, dict[str, Curve]], arm: Arm, concept: str, factor: float) -> float:
-    """Perplexity ratio at a factor within the curve's grid, NaN where it was not measured."""
-    curve = costs.get(arm, {}).get(concept)
-    return math.nan if curve is None or factor > curve.factors[-1] else float(curve.at(factor).ratios[0])
+def cost_at(cost: Curve | None, factor: float) -> float:
+    """Perplexity ratio at a factor within the curve's grid, NaN where it was not measured; 1 at factor 0."""
+    if factor == 0:
+        return 1.0
+    return math.nan if cost is None or factor > cost.factors[-1] else float(cost.at(factor).ratios[0])
 
 
-def _all(curves: Mapping[Arm, dict[str, Curve]]) -> list[Curve]:
+def _all(curves: Mapping[Arm, Mapping[str, Curve]]) -> list[Curve]:
     return [curve for by_concept in curves.values() for curve in by_concept.values()]
 
 
