@@ -124,8 +124,9 @@ def hierarchical_bootstrap(
         means[arm], replicates[arm] = nan_mean(values), drawn_means
         if neutral is not None and counts is not None:
             known = np.isfinite(neutral[arm])
-            total = counts @ np.where(known, neutral[arm], 0.0).T  # (n, n_concepts)
-            weight = counts @ known.T.astype(float)
+            # einsum, not @: BLAS threads spin between products this small, and their number decides the last digits
+            total = np.einsum("nt,ct->nc", counts, np.where(known, neutral[arm], 0.0))  # (n, n_concepts)
+            weight = np.einsum("nt,ct->nc", counts, known.astype(float))
             costs = np.divide(total, weight, out=np.full(total.shape, np.nan), where=weight > 0)
             means[arm] = means[arm] - nan_mean(neutral[arm])
             replicates[arm] = drawn_means - np.take_along_axis(costs, drawn, axis=1)
