@@ -6,7 +6,7 @@ results -> effects -> bootstrap -> [entries] -> board
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ from steer_bench.stats import (
     likelihood_curves,
     measure_generation,
     measure_likelihood,
+    pooled_name,
     verdicts,
 )
 
@@ -63,6 +64,8 @@ class Cell:
     """Anti-steered share, specific recovered fraction, few-shot equivalent; None for the unsteered arm."""
     gated_out: int = 0
     """Concepts that native does not move on the selection prompts: they are in no recovered fraction."""
+    reasons: tuple[str, ...] = ()
+    """Why values are unscored, such as non_finite or timeout, sorted."""
 
     @property
     def unscored(self) -> int:
@@ -205,6 +208,10 @@ def _cells(
     for arm, by_concept in curves.items():
         costs[arm] = {**costs.get(arm, {}), **by_concept}
     cells = {}
+    reasons: dict[tuple[str, Arm], set[str]] = defaultdict(set)
+    for row in rows:
+        if row.value is None:
+            reasons[row.task, Arm(row.source, pooled_name(row.arm))].add(row.reason)
     for task in sorted(by_task.keys() - {PERPLEXITY, SPECIFICITY, *capability_tasks(run)}):
         if task == LIKELIHOOD:
             limit = float(run.get("damage_limit", DAMAGE_LIMIT))
@@ -212,7 +219,11 @@ def _cells(
         else:
             measured = measure_generation(by_task[task], task, target, costs=costs)
         if measured.effects:
-            cells[task] = _task_cells(run, measured, is_lift=task == LIKELIHOOD)
+            made = _task_cells(run, measured, is_lift=task == LIKELIHOOD)
+            cells[task] = {
+                arm: replace(cell, reasons=tuple(sorted(reasons[task, arm] - {""}))) if cell.unscored else cell
+                for arm, cell in made.items()
+            }
     return cells
 
 
