@@ -400,6 +400,14 @@ class TestHtml:
             digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
             assert f"{tag}-src &#39;sha256-{digest}&#39;" in page or f"{tag}-src 'sha256-{digest}'" in page
 
+    def test_what_many_runs_are_is_folded_and_a_partial_one_among_them_is_seen(self):
+        runs = [make_results(f"r{i}", {"complete": i != 2}, target=f"t{i}", n_concepts=2) for i in range(4)]
+        page = to_html(runs)
+        summary = re.search(r"<details>\s*<summary>(4 runs: .*?)</summary>", page).group(1)
+        assert summary.count("partial") == 2  # the class and the words, once
+        assert "<summary>Run r0, judge" in page
+        assert "4 runs" not in to_html(runs[:3])
+
     def test_numbers_carry_what_they_are_sorted_by(self, results):
         value = next(e for e in entries(results) if e.arm == "linear").cells[HEADLINE].score.value
         assert f'data-sort="{value}"' in to_html([results])
