@@ -26,7 +26,7 @@ Y_LABELS = {
     STEERING: "concept score (harmonic mean, 0 to 2)",
     RULES: "share of replies that obey the rule",
 }
-MAX_PANELS = 12
+MAX_PANELS = 9
 """Pictures of pairs in one figure; a board of more shows the first, and each run's own pages show its own."""
 MAX_CONCEPTS = 24
 """Concepts with a picture of their own; the HTML page has the curves of all."""
