@@ -25,6 +25,7 @@ RATIO_TICKS, CLOSE_RATIO_TICKS = (1, 1.3, 2, 3, 5, 10), (1, 1.1, 1.2, 1.3, 1.5, 
 RATIO_CUT = 10.0
 """Perplexity ratios beyond this are off the picture: the text is destroyed."""
 PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 4.3, 3.3, 3
+FIGURE_WIDTH = COLUMNS * PANEL_WIDTH
 SMALL_COLUMNS = 4
 """Small multiples beside each other."""
 NUMBERED = 10
@@ -212,45 +213,58 @@ def draw_matrices(
     value_label: str,
     limits: tuple[float, float] | None = None,
 ) -> "Figure":
-    """Heat maps on one colour scale; numbers in the cells where there is room, a dot where there is no number."""
+    """Heat maps on one colour scale; numbers in the cells where there is room, a dot where there is no number.
+
+    Without `limits` the scale is symmetric about 0, which is white. Matrices of the same rows and columns are labelled
+    once a line of panels and once a column of them.
+    """
     with _matplotlib():
         wide = max((len(matrix.columns) for matrix in matrices), default=1)
         tall = max((len(matrix.rows) for matrix in matrices), default=1)
-        cell = 0.6 if wide <= NUMBERED else 0.28
+        numbered = wide <= NUMBERED
+        cell = 0.5 if numbered else max(0.12, min(0.25, (FIGURE_WIDTH / 2 - 0.3) / wide))
+        size = 9 if cell > 0.2 else 6.5
         left, below = (
-            0.07 * max(len(shorten(name, 24)) for matrix in matrices for name in side(matrix))
-            for side in (lambda matrix: matrix.rows, lambda matrix: matrix.columns)
+            0.0085 * size * max((len(shorten(name, 24)) for m in matrices for name in side(m)), default=0)
+            for side in (lambda m: m.rows, lambda m: m.columns)
         )
-        width, height = cell * wide + left + 0.3, min(cell, 0.45) * tall + 0.7 * below + 0.8
-        columns = max(1, min(COLUMNS, int(COLUMNS * PANEL_WIDTH / width)))
-        figure, axes = _grid(len(matrices), height=max(height, 1.7), width=max(width, 2.4), columns=columns)
+        shared = len({(matrix.rows, matrix.columns) for matrix in matrices}) == 1
+        width = max(cell * wide, 1.5) + 0.3 + (0 if shared else left)
+        titles = [textwrap.fill(m.title, max(int(width * 12), 12), break_on_hyphens=False) for m in matrices]
+        height = cell * tall + 0.2 * max(text.count("\n") + 2 for text in titles) + (0 if shared else below)
+        columns = max(1, min(COLUMNS, int(FIGURE_WIDTH / width)))
+        edges = (left + 1.3, below + 0.3) if shared else (1.3, 0.3)  # labels, and the bar of colours
+        figure, axes = _grid(len(matrices), height=height, width=width, columns=columns, edges=edges)
         known = [value for matrix in matrices for line in matrix.values for value in line if value is not None]
-        low, high = limits or (min([*known, 0.0]), max([*known, 0.0]) or 1.0)
-        for axis, matrix in zip(axes, matrices, strict=True):
+        reach = max((abs(value) for value in known), default=0.0) or 1.0
+        low, high = limits or (-reach, reach)
+        for place, (axis, matrix) in enumerate(zip(axes, matrices, strict=True)):
             axis.set_facecolor("#EDEDED")  # where there is no number
             grid = [[math.nan if value is None else value for value in line] for line in matrix.values]
-            axis.imshow(grid, cmap="cividis", vmin=low, vmax=high, aspect="auto")
-            axis.set_xticks(
-                range(len(matrix.columns)), [shorten(name, 24) for name in matrix.columns], rotation=30, ha="right"
-            )
-            axis.set_yticks(range(len(matrix.rows)), [shorten(name, 24) for name in matrix.rows])
+            axis.imshow(grid, cmap="cividis" if limits else "RdBu_r", vmin=low, vmax=high)
+            names = [[shorten(name, 24) for name in side] for side in (matrix.columns, matrix.rows)]
+            axis.set_xticks(range(len(names[0])), names[0], rotation=90, fontsize=size)
+            axis.set_yticks(range(len(names[1])), names[1], fontsize=size)
             axis.grid(False)
-            axis.tick_params(length=0)
+            is_last, is_first = place // columns == (len(matrices) - 1) // columns, place % columns == 0
+            axis.tick_params(length=0, labelbottom=is_last or not shared, labelleft=is_first or not shared)
             for spine in axis.spines.values():
                 spine.set_visible(False)
             for y, line in enumerate(matrix.values):
                 for x, value in enumerate(line):
                     if value is None:
                         axis.text(x, y, "·", ha="center", va="center", color="#5F5F5F")
-                    elif wide <= NUMBERED:
-                        dark = value < (low + high) / 2
-                        ink = "white" if dark else "black"
-                        axis.text(x, y, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=8)
-            axis.set_title(shorten(matrix.title), loc="left")
-            axis.set_xlabel(x_label)
-            axis.set_ylabel(y_label)
+                    elif numbered:
+                        dark = value < (low + high) / 2 if limits else abs(value) > 0.6 * reach
+                        text = f"{value:.2f}".replace("-0.00", "0.00")
+                        axis.text(x, y, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
+            axis.set_title(titles[place], loc="left")
+        figure.supxlabel(x_label, fontsize=9)
+        figure.supylabel(y_label, fontsize=9)
+        bar = min(0.9, 3 / figure.get_figheight())  # three inches tall, however tall the figure
+        extend = "both" if limits else "neither"
         figure.colorbar(
-            axes[0].images[0], ax=axes, label=value_label, shrink=0.9, aspect=25, extend="both" if limits else "neither"
+            axes[0].images[0], ax=axes, label=value_label, shrink=bar, aspect=20, anchor=(0, 1), extend=extend
         )
         _finish(figure, axes, title)
         return figure
@@ -296,18 +310,20 @@ def draw_recovered(panels: Sequence[DotPanel], title: str) -> "Figure":
 
 def to_svg(figure: "Figure") -> bytes:
     """The figure as SVG: the same bytes for the same figure."""
-    return _save(figure, "svg", metadata={"Date": None, "Creator": None})
+    stream = io.BytesIO()
+    with _matplotlib():
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+        # Not savefig: it draws everything twice, first for the layout alone, and drawing is half of a board's time.
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None})
+    return stream.getvalue()
 
 
 def to_png(figure: "Figure", dots_per_inch: int = 150) -> bytes:
     """The figure as PNG."""
-    return _save(figure, "png", dpi=dots_per_inch, metadata={"Software": None})
-
-
-def _save(figure: "Figure", kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
     with _matplotlib():
-        figure.savefig(stream, format=kind, **options)
+        figure.savefig(stream, format="png", dpi=dots_per_inch, metadata={"Software": None})
     return stream.getvalue()
 
 
@@ -325,16 +341,21 @@ def _matplotlib() -> Iterator[None]:
 
 
 def _grid(
-    n: int, height: float = PANEL_HEIGHT, width: float = PANEL_WIDTH, columns: int = COLUMNS
+    n: int,
+    height: float = PANEL_HEIGHT,
+    width: float = PANEL_WIDTH,
+    columns: int = COLUMNS,
+    edges: tuple[float, float] = (0.0, 0.0),
 ) -> tuple["Figure", list["Axes"]]:
-    """A figure with n panels, at most `columns` beside each other."""
+    """A figure with n panels, at most `columns` beside each other; `edges`: further inches beside and below them."""
     from matplotlib.figure import Figure
 
     if n == 0:
         raise ValueError("nothing to draw; give at least one panel")
     columns = min(n, columns)
     rows = math.ceil(n / columns)
-    figure = Figure(figsize=(width * columns, height * rows + 0.9), layout="constrained")
+    size = (width * columns + edges[0], height * rows + 0.9 + edges[1])
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for spare in axes[n:]:
         spare.remove()

@@ -33,8 +33,25 @@ def record_key(**parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def _digest(key: str, value: str) -> str:
-    return hashlib.sha256(f"{key}\0{value}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def seal(*texts: str) -> str:
+    """Digest of a record's texts, stored beside them: a record whose seal is broken was changed on disk."""
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def readable(data: bytes) -> str:
+    """Text of a database: damaged text breaks its seal, not the query."""
+    return data.decode("utf-8", "replace")
+
+
+def explained(path: Path | None, error: sqlite3.DatabaseError) -> Exception:
+    """A damaged file as a ValueError with the way on; a full disk, a lock and the like as they are."""
+    damaged = not isinstance(error, sqlite3.OperationalError) or "no such column" in str(error)
+    if path is None or not damaged:
+        return error
+    return ValueError(
+        f"{path}: damaged, or not a records file of this steer-bench ({error}); what it holds can not be read. Move it "
+        f"and its -wal and -shm files away (mv {path} {path}.damaged) and run the same command again: it is computed again"
+    )
 
 
 class Records:
@@ -48,9 +65,7 @@ class Records:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)
-        self._db.text_factory = lambda data: data.decode(
-            "utf-8", "replace"
-        )  # damaged text fails its digest, not the query
+        self._db.text_factory = readable
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
@@ -58,18 +73,7 @@ class Records:
             self._db.execute("SELECT key, value, digest FROM records LIMIT 1").fetchall()
         except sqlite3.DatabaseError as error:
             self._db.close()
-            raise self._explained(error) from error
-
-    def _explained(self, error: sqlite3.DatabaseError) -> Exception:
-        """A damaged file as a ValueError with the way on; a full disk, a lock and the like as they are."""
-        damaged = not isinstance(error, sqlite3.OperationalError) or "no such column" in str(error)
-        if self.path is None or not damaged:
-            return error
-        return ValueError(
-            f"{self.path}: damaged, or not a records file of this steer-bench ({error}); what it holds can not be read. Move it "
-            f"and its -wal and -shm files away (mv {self.path} {self.path}.damaged) and run the same command again: it is computed "
-            "again"
-        )
+            raise explained(self.path, error) from error
 
     def get(self, keys: Iterable[str]) -> dict[str, Any]:
         """The values of those keys that are recorded, whole and unchanged."""
@@ -80,7 +84,7 @@ class Records:
                 marks = ",".join("?" * len(part))
                 rows = self._db.execute(f"SELECT key, value, digest FROM records WHERE key IN ({marks})", part)
                 for key, value, digest in rows:
-                    if isinstance(value, str) and digest == _digest(key, value):
+                    if isinstance(value, str) and digest == seal(key, value):
                         found[key] = json.loads(value)
                     else:
                         damaged.append(key)
@@ -89,13 +93,13 @@ class Records:
                 with contextlib.suppress(sqlite3.OperationalError):  # opened to be read only
                     self._db.executemany("DELETE FROM records WHERE key = ?", [(key,) for key in damaged])
         except sqlite3.DatabaseError as error:
-            raise self._explained(error) from error
+            raise explained(self.path, error) from error
         return found
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Record values, all or none; a key that is there already keeps its value."""
         texts = [(key, json.dumps(value, allow_nan=False)) for key, value in values.items()]
-        rows = [(key, text, _digest(key, text)) for key, text in texts]
+        rows = [(key, text, seal(key, text)) for key, text in texts]
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("INSERT OR IGNORE INTO records VALUES (?, ?, ?)", rows)
@@ -104,7 +108,7 @@ class Records:
             if self._db.in_transaction:  # a full disk has rolled back already
                 self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.DatabaseError):
-                raise self._explained(error) from error
+                raise explained(self.path, error) from error
             raise
 
     def merge(self, path: Path) -> None:

@@ -9,10 +9,10 @@ import hashlib
 import json
 import math
 import os
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -126,18 +126,8 @@ def load_results(path: str | Path) -> Results:
     if not isinstance(run, dict) or not isinstance(columns, dict):
         raise ValueError(f"{path} lacks 'run' or 'rows'; report the run again")
     _check_columns(path, columns)
-    aspects = [name.removeprefix(RATING) for name in columns if name.startswith(RATING)]
-    ratings = zip(*(columns[RATING + aspect] for aspect in aspects), strict=True) if aspects else repeat(())
-    measured = zip(*(columns[name] for name in COLUMNS), strict=True)
     try:
-        rows = tuple(
-            Row(
-                **dict(zip(COLUMNS, values, strict=True)),
-                ratings={aspect: rating for aspect, rating in zip(aspects, rated, strict=True) if rating is not None},
-            )
-            for values, rated in zip(measured, ratings, strict=False)
-        )
-        return Results(run=run, rows=rows)
+        return Results(run=run, rows=_rows(columns))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -175,6 +165,18 @@ def _check_columns(path: str | Path, columns: Mapping[str, Any]) -> None:
         if wrong:
             value = next(value for value in values if type(value) in wrong)
             raise ValueError(f"{path}: column {name!r} holds {value!r}; report the run again")
+
+
+def _rows(columns: Mapping[str, list[Any]]) -> tuple[Row, ...]:
+    """Rows of checked columns; equal texts become one object, for the few names of a run stand in every row."""
+    sides: list[Iterable[Any]] = [map(sys.intern, columns[n]) if n in TEXT_COLUMNS else columns[n] for n in COLUMNS]
+    aspects = [name.removeprefix(RATING) for name in columns if name.startswith(RATING)]
+    if aspects:
+        rated = zip(*(columns[RATING + aspect] for aspect in aspects), strict=True)
+        sides.append(
+            {aspect: one for aspect, one in zip(aspects, given, strict=True) if one is not None} for given in rated
+        )
+    return tuple(Row(*values) for values in zip(*sides, strict=True))
 
 
 def _types(column: str) -> set[type]:

@@ -1,4 +1,5 @@
-"""Stopping: Ctrl-C and SIGTERM end a run after the batch in flight, so that what was computed is kept; a second one at once.
+"""Stopping: Ctrl-C, SIGTERM and SIGUSR2 (a time limit of Slurm) end a run after the batch in flight, so that what was computed
+is kept; a second one at once.
 
     with stoppable():            # the command line: the signals are ours
         while ...:
@@ -19,7 +20,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class _State:
@@ -29,7 +30,7 @@ class _State:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within the block, SIGINT and SIGTERM stop after the batch in flight. Only in the main thread; elsewhere it does nothing."""
+    """Within the block, these signals stop after the batch in flight. Only in the main thread; elsewhere it does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

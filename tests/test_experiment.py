@@ -176,6 +176,25 @@ def test_an_unknown_experiment_and_a_key_given_twice(tmp_path):
         stages.open_run(str(tmp_path / "twice.yaml"), tmp_path)
 
 
+@pytest.mark.parametrize("key", ["trust_remote_code", "confirm_run_unsafe_code"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_no_file_can_allow_code_of_others_and_the_flag_is_named(key, inside, tmp_path):
+    content = yaml.safe_load((shipped("experiments") / "quickstart.yaml").read_text())
+    (content["models"][0] if inside else content)[key] = True
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=rf"{key}: no file can switch this on.*--{key}"):
+        stages.load_experiment(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir", "!!python/name:os.mkdir", "!function os.mkdir"])
+def test_no_yaml_of_ours_builds_or_calls_anything(tag, tmp_path):
+    made = tmp_path / "made"
+    (tmp_path / "bad.yaml").write_text(f"name: {tag} ['{made}']\n")
+    with pytest.raises(ValueError, match=r"bad\.yaml"):
+        stages.load_experiment(tmp_path / "bad.yaml")
+    assert not made.exists()
+
+
 @pytest.fixture(scope="module")
 def command(finished, models):
     """Runs a command in a child process as a user does; gives its output."""

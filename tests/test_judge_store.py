@@ -1,5 +1,6 @@
 """Run: python -m pytest tests/test_judge_store.py"""
 
+import random
 import sqlite3
 import subprocess
 import sys
@@ -206,6 +207,46 @@ def test_the_store_lives_beside_other_tables(tmp_path: Path) -> None:
     with JudgementStore(path) as store:
         store.save("k", "judge", cases(1)[0], GOOD)
         assert store.load(["k"])
+
+
+@pytest.mark.parametrize("column", ["ratings", "raw", "explanation", '"case"', "digest"])
+def test_a_judgement_that_was_changed_on_disk_is_not_believed_and_asked_again(tmp_path: Path, column: str) -> None:
+    path, judge = tmp_path / "r.sqlite", WholeJudge()
+    with JudgementStore(path) as store:
+        StoredJudge(judge, store).rate(cases(2))
+    with sqlite3.connect(path) as db:  # one character of one row: 2.0 becomes 1.0, say
+        ((text,),) = db.execute(f"SELECT {column} FROM judgements WHERE rowid = 2")
+        changed = text.replace("2", "1", 1) if "2" in text else text[:-1] + " "
+        db.execute(f"UPDATE judgements SET {column} = ? WHERE rowid = 2", (changed,))
+    with JudgementStore(path) as store:
+        assert StoredJudge(judge, store).missing(cases(2)) == 1
+        assert StoredJudge(judge, store).rate(cases(2)) == [GOOD, GOOD]
+        assert [case.reply for case in judge.asked] == ["reply 0", "reply 1", "reply 1"]
+        assert StoredJudge(judge, store).missing(cases(2)) == 0
+
+
+def test_a_flipped_bit_anywhere_in_a_store_gives_an_error_or_leaves_the_judgement_out(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    with JudgementStore(path) as store:
+        for i in range(12):
+            store.save(f"k{i}", "judge", cases(1)[0], GOOD)
+    whole, rng, left_out, refused = path.read_bytes(), random.Random(0), 0, 0
+    for place in rng.sample(range(len(whole)), 100):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            with JudgementStore(path) as store:
+                found = store.load([f"k{i}" for i in range(12)])
+        except (ValueError, sqlite3.OperationalError):
+            refused += 1
+        else:
+            assert all(judgement == GOOD for judgement in found.values())
+            left_out += len(found) < 12
+        for name in ("-wal", "-shm"):
+            path.with_name(path.name + name).unlink(missing_ok=True)
+    assert refused
+    assert left_out
 
 
 def test_a_file_that_is_no_database_is_refused_by_name(tmp_path: Path) -> None:

@@ -20,12 +20,14 @@ from steer_bench.leaderboard import (
     interval,
     kind_of,
     number,
+    render,
     to_csv,
     to_html,
     to_latex,
     to_markdown,
     write_leaderboard,
 )
+from steer_bench.leaderboard import page as pages
 from steer_bench.results import Results, save_results
 from steer_bench.stats import Estimate
 
@@ -224,7 +226,26 @@ class TestMarkdown:
         markdown = to_markdown([Results(results.run, rows)])
         assert "concept_steering: 30% of native is unscored, unlike other arms" in markdown
         cells = line_of(markdown, "native")
-        assert cells[-2:] == ["10/7/10", "18 of 60 steering"]
+        assert cells[-2:] == ["10/7/10", "18 of 60 steering (refused)"]
+
+    def test_an_arm_whose_every_value_overflowed_is_na_with_the_reason_in_every_format(self, results):
+        rows = tuple(
+            replace(row, value=None, reason="non_finite", ratings={}) if row.arm == "linear" else row
+            for row in results.rows
+        )
+        board = build_board([Results(results.run, rows)])
+        formats = [render.to_markdown(board), render.to_csv(board), render.to_latex(board), pages.to_html(board)]
+        cells = line_of(formats[0], "linear")
+        assert cells[3:5] == ["n/a", "n/a"]  # likelihood and what is recovered of it
+        assert "120 of 120 likelihood (non_finite)" in cells[-1]
+        entry = next(entry for entry in board.entries if entry.arm == "linear")
+        assert {cell.score.value for cell in entry.cells.values()} == {None}
+        assert entry.verdict == "no evidence"
+        lines = [line for line in csv.DictReader(io.StringIO(formats[1])) if line["arm"] == "linear"]
+        assert {(line["value"], line["recovered"], line["scored"]) for line in lines} == {("", "", "0")}
+        for text in formats:
+            shown = re.sub(r"<(script|style)>.*?</\1>", "", text, flags=re.S)  # our own script speaks of Infinity
+            assert not re.search(r"\bnan\b|\binf\b|NaN|Infinity", shown)
 
     def test_a_rule_that_is_not_obeyed_when_asked_for_is_said_to_leave_nothing_to_suppress(self, results):
         def suppressed(unsteered):
@@ -359,6 +380,39 @@ class TestHostileText:
         assert {len(line) for line in table} == {len(table[0])}
         assert {line[0] for line in table[1:]} == {"'=1+1"}
 
+    @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", " =", "\r@"])
+    def test_no_csv_cell_starts_as_a_formula_whatever_stands_before_it(self, start):
+        name = start + 'HYPERLINK("http://x.invalid","y")'
+        rows = [replace(row, arm=name) if row.arm == "linear" else row for row in make_rows(n_concepts=2)]
+        cells = [
+            cell for line in csv.reader(io.StringIO(to_csv([Results(make_run(name), tuple(rows))]))) for cell in line
+        ]
+        assert any("HYPERLINK" in cell for cell in cells)
+        number = re.compile(r"-?[\d.]+(e-?\d+)?")
+        assert not [
+            cell for cell in cells if cell.lstrip()[:1] in tuple("=+-@") and cell and not number.fullmatch(cell)
+        ]
+
+    def test_latex_runs_no_command_of_a_name(self, hostile):
+        name = r"[\input{/etc/passwd}\write18{id}] $x$ 50% a_b & c # ~ ^ `` \\ % {"
+        rows = [replace(row, arm=name) if row.arm.startswith("z") else row for row in hostile.rows]
+        run = hostile.run | {"geometry": [{"source": name, "target": name, "arm": name, "cosine": 0.5}]}
+        latex = to_latex([Results(run | {"name": name}, tuple(rows))])
+        ours = {"begin", "end", "hline", "textbf", "textbackslash", "textasciitilde", "textasciicircum"}
+        ours |= {"textless", "textgreater", "textbar", "textasciigrave"}
+        widths: list[int] = []
+        for line in latex.splitlines():
+            if line.startswith("%"):  # a table's title, one line of comment
+                widths = []
+                continue
+            assert set(re.findall(r"\\([A-Za-z]+)", line)) <= ours
+            bare = re.sub(r"\\[A-Za-z]+|\\[\\&%$#_{}]", "", line)
+            assert not re.search(r"[%$#_^~`]", bare)
+            assert not re.match(r"\s*[\[*]", bare)  # the line break before it would take it for its option
+            if line.endswith(r"\\"):
+                widths.append(bare.count("&"))
+                assert widths[-1] == widths[0]
+
     def test_latex_escapes_its_commands(self):
         run = make_run("50%_$x$")
         latex = to_latex([Results(run, tuple(make_rows({"native": 1.0, "a_b&c": 0.9, "random": 0.0}, n_concepts=8)))])
@@ -386,6 +440,14 @@ class TestHtml:
             source = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.S).group(1)
             digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
             assert f"{tag}-src &#39;sha256-{digest}&#39;" in page or f"{tag}-src 'sha256-{digest}'" in page
+
+    def test_what_many_runs_are_is_folded_and_a_partial_one_among_them_is_seen(self):
+        runs = [make_results(f"r{i}", {"complete": i != 2}, target=f"t{i}", n_concepts=2) for i in range(4)]
+        page = to_html(runs)
+        summary = re.search(r"<details>\s*<summary>(4 runs: .*?)</summary>", page).group(1)
+        assert summary.count("partial") == 2  # the class and the words, once
+        assert "<summary>Run r0, judge" in page
+        assert "4 runs" not in to_html(runs[:3])
 
     def test_numbers_carry_what_they_are_sorted_by(self, results):
         value = next(e for e in entries(results) if e.arm == "linear").cells[HEADLINE].score.value

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,10 @@ def test_it_fits_the_width_in_light_and_dark(browser, visit, width, scheme):
 def test_hostile_text_is_shown_as_text_and_runs_nothing(browser, visit, tmp_path):
     hostile = make_results(HOSTILE, {"judge": {"name": HOSTILE}}, target=HOSTILE, source="s" + HOSTILE, n_concepts=2)
     samples = make_samples(HOSTILE, target=HOSTILE, source="s" + HOSTILE, text=HOSTILE, n_concepts=2, n_prompts=2)
+    rows = [replace(row, concept=row.concept and row.concept + HOSTILE) for row in hostile.rows]
+    replies = [replace(one, concept=one.concept + HOSTILE) for one in samples.samples]
+    origins = {concept + HOSTILE: origin for concept, origin in samples.concepts.items()}
+    hostile, samples = replace(hostile, rows=tuple(rows)), replace(samples, samples=tuple(replies), concepts=origins)
     visit("#arm=linear", build(tmp_path, hostile, samples))
     assert browser.execute_script("return [typeof window.hacked, document.title]") == [
         "undefined",
@@ -225,6 +230,7 @@ def test_hostile_text_is_shown_as_text_and_runs_nothing(browser, visit, tmp_path
     click(browser, ".card summary")
     # \x1b and the override are written out, so that they can be seen and do nothing
     shown = HOSTILE.replace("\x1b", "\\u001b").replace("\x07", "\\u0007").replace("\u202e", "\\u202e")
+    assert text(browser, "#prompt-title").startswith("c00<script>")
     for selector in ("#prompt-text", "#origin .quote", ".card .reply", ".card details .text"):
         found = browser.execute_script("return document.querySelector(arguments[0]).textContent", selector)
         assert found.startswith(shown), selector

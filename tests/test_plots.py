@@ -8,8 +8,9 @@ import pytest
 from synthetic_rows import make_results
 
 from steer_bench import plots
-from steer_bench.leaderboard import entries
+from steer_bench.leaderboard import entries, figures
 from steer_bench.leaderboard.figures import draw_figures
+from steer_bench.results import Row
 
 PANEL = plots.Panel(
     "a to b",
@@ -108,10 +109,10 @@ def test_results_become_figures_with_the_known_effects(monkeypatch):
     monkeypatch.setattr(plots, "to_svg", lambda figure: b"<svg/>")
     results = make_results(wobble=0.0, n_concepts=3)
     monkeypatch.setattr(plots, "draw_small_multiples", lambda panels, label, title: drawn.update(concepts=panels))
-    figures = draw_figures([results], entries(results))
+    found = draw_figures([results], entries(results))
     factors = ["factors-likelihood", "factors-steering", "factors-rules"]
     frontiers = ["frontier", "frontier-steering", "frontier-rules"]
-    assert list(figures) == [*frontiers, *factors, "concepts-likelihood", "recovered"]
+    assert list(found) == [*frontiers, *factors, "concepts-likelihood", "recovered"]
     assert [panel.title for panel in drawn["concepts"]] == ["c00", "c01", "c02"]
     one = next(s for s in drawn["concepts"][1].series if s.arm == "linear")
     assert (one.x, one.y) == ((0.0, 0.2, 0.4, 0.8), pytest.approx((0.0, 0.18, 0.36, 0.72)))
@@ -131,3 +132,29 @@ def test_a_run_without_likelihoods_has_no_frontier():
     results = make_results(n_concepts=2)
     rated = type(results)(results.run, tuple(row for row in results.rows if row.task == "rule_following"))
     assert list(draw_figures([rated], entries(rated))) == ["factors-rules", "concepts-rules", "recovered"]
+
+
+def test_the_specificity_matrix_is_white_at_0_and_says_which_concept_lifts_which():
+    effects = {("a", "a"): 0.4, ("a", "b"): -0.1, ("b", "a"): 0.0, ("b", "b"): 0.2}
+    rows = [Row("specificity", "t", "", "unsteered", "", 0.0, f"{c}-1", c, -3.0, 9) for c in "ab"]
+    rows += [
+        Row("specificity", "t", source, arm, of, 0.4, f"{on}-1", on, -3.0 + effect, 9)
+        for source, arm in (("", "native"), ("s", "linear"), ("", "random"))
+        for (of, on), effect in effects.items()
+    ]
+    results = make_results(n_concepts=2)
+    found = figures._specificity([type(results)(results.run, tuple(rows))], several=False)
+    assert [matrix.title for matrix in found] == ["native on t", "linear on t from s"]  # controls are in the table only
+    assert found[1].rows == found[1].columns == ("a", "b")
+    assert found[1].values == (pytest.approx((0.4, -0.1)), pytest.approx((0.0, 0.2)))
+    native, linear = plots.draw_matrices(found, "title", "texts of", "vector of", "effect").axes[:2]
+    assert native.images[0].get_clim() == pytest.approx((-0.4, 0.4))
+    assert [text.get_text() for text in native.texts] == ["0.40", "-0.10", "0.00", "0.20"]
+    labelled = [axis.yaxis.get_tick_params()["labelleft"] for axis in (native, linear)]
+    assert labelled == [True, False]  # once a line of panels
+
+
+def test_a_matrix_has_the_sources_that_were_measured_and_not_every_model():
+    runs = [make_results(name, target=name, n_concepts=2) for name in ("t1", "t2")]
+    found = figures._matrices([entry for run in runs for entry in entries(run)])
+    assert {(matrix.rows, matrix.columns) for matrix in found} == {(("source-model",), ("t1", "t2"))}

@@ -34,6 +34,11 @@ Unscored = Annotated[
 Figures = Annotated[bool, typer.Option("--figures/--no-figures", help="Draw figures (needs the extra [plots]).")]
 
 
+def say(text: object, *, err: bool = False) -> None:
+    """Print a line: what others wrote may be in it, so no escape sequence and no key gets through."""
+    typer.echo(printable(str(text)), err=err)
+
+
 def run_stages(
     run: Run, names: tuple[str, ...], *, stages: Mapping[str, Any] | None = None, **options: Any
 ) -> list[Path]:
@@ -73,7 +78,7 @@ class Faults:
         from steer_bench.experiment.lock import RunLockedError
 
         if isinstance(error, KeyboardInterrupt):
-            typer.echo(f"interrupted; what is finished is saved, continue with: {self.resume}", err=True)
+            say(f"interrupted; what is finished is saved, continue with: {self.resume}", err=True)
             raise typer.Exit(130) from error
         if isinstance(error, Exception) and not isinstance(error, (Fault, RunLockedError, typer.Exit, *self.passed)):
             said = f"{self.name} stopped: {explained(error, self.folder)}"
@@ -83,12 +88,12 @@ class Faults:
 def print_files(files: list[Path]) -> None:
     """A path a line."""
     for file in files:
-        typer.echo(plain(file))
+        say(plain(file))
 
 
 def show(opened: Run, files: list[Path]) -> None:
     """The leaderboard's tables, then where everything lies."""
-    typer.echo(printable((opened.folder / "leaderboard.md").read_text()))
+    say((opened.folder / "leaderboard.md").read_text())
     print_files(files)
     for target in opened.targets:
         print_files(sorted(opened.evaluation(target).rglob("results_*.json"))[-1:])

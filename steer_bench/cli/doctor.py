@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from steer_bench.cli.app import app
-from steer_bench.cli.faults import free_bytes, printable
+from steer_bench.cli.app import app, say
+from steer_bench.cli.faults import free_bytes
 
 PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "safetensors", "openai", "numpy", "scipy")
 Finding = tuple[str, str, str]
@@ -30,7 +30,7 @@ def doctor(
     missing = 0
     for state, what, found in findings(experiment):
         missing += state == "missing"
-        typer.echo(printable(f"{state:8}{what:14}{found}"))
+        say(f"{state:8}{what:14}{found}")
     if missing:
         raise typer.Exit(2)
 

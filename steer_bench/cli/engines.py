@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer_bench.cli.app import Fault, plain, run_stages, show
+from steer_bench.cli.app import Fault, Faults, plain, run_stages, show
 
 if TYPE_CHECKING:
     from steer_bench.experiment import Run
@@ -53,20 +53,21 @@ def finish(opened: Run, *, figures: bool) -> int:
 
 
 def measure_one_shard(opened: Run, shard: str) -> list[Path]:
-    """Shard I/N of every target. Raises ValueError for what is not I/N with 0 <= I < N."""
+    """Shard I/N of every target, under a lock of its own. Raises ValueError for what is not I/N with 0 <= I < N."""
+    from steer_bench.experiment.lock import run_lock
     from steer_bench.experiment.measuring import check_arms
     from steer_bench.experiment.sharding import measure_shards
+    from steer_bench.stopping import stoppable
 
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not match or int(match[1]) >= int(match[2]):
         raise ValueError(f"--shard {shard}: give I/N, shards are numbered 0 to N-1, such as 0/4 to 3/4")
     check_arms(opened)
-    try:
-        return measure_shards(opened, int(match[1]), int(match[2]))
-    except ValueError:
-        raise
-    except Exception as error:
-        raise Fault(f"shard {shard} stopped: {error}; what is finished is saved, the same command continues") from error
+    index, count = int(match[1]), int(match[2])
+    resume = f"steer-bench evaluate {plain(opened.folder)} --shard {index}/{count}"
+    lock = run_lock(opened.folder / "shards", f".{index}-of-{count}.lock")
+    with Faults(f"shard {shard}", opened.folder, resume), lock, stoppable():
+        return measure_shards(opened, index, count)
 
 
 def in_processes(

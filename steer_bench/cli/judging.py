@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer_bench.cli.app import Out, RunArgument, Unscored, app, print_files, run_stages
+from steer_bench.cli.app import Out, RunArgument, Unscored, app, print_files, run_stages, say
 
 if TYPE_CHECKING:
     from steer_bench.experiment import Run
@@ -41,7 +41,7 @@ def end_judged(run: Run, config: Mapping[str, Any], max_unscored: float) -> None
 
     line = unscored_line(all_ratings(run).get(judge_id(config), {}), max_unscored)
     if line is not None:
-        typer.echo(f"{line}; ask again with: steer-bench judge {run.folder}", err=True)
+        say(f"{line}; ask again with: steer-bench judge {run.folder}", err=True)
         raise typer.Exit(3)
 
 
@@ -78,7 +78,7 @@ def judge(
         usage = found.card.get("usage") or {}
         spent = f"{usage['calls']:,} calls, {usage['input_tokens'] + usage['output_tokens']:,} tokens" if usage else ""
         cost = f", ${usage['cost']:.2f}" if usage.get("cost") is not None else ""
-        typer.echo(
+        say(
             f"{target}: {found.card['total']} replies, {found.unscored} unscored"
             + (f"; {spent}{cost}" if spent else "")
         )
@@ -87,10 +87,8 @@ def judge(
             kappa, spearman = (
                 f"{value:.2f}" if value is not None else "n/a" for value in (line["kappa"], line["spearman"])
             )
-            typer.echo(
-                f"{' and '.join(line['judges'])}, {line['aspect']}: kappa {kappa}, Spearman {spearman}, n {line['n']}"
-            )
-    typer.echo(f"to show its ratings: steer-bench report {opened.folder} --judge {name}")
+            say(f"{' and '.join(line['judges'])}, {line['aspect']}: kappa {kappa}, Spearman {spearman}, n {line['n']}")
+    say(f"to show its ratings: steer-bench report {opened.folder} --judge {name}")
     end_judged(opened, config, max_unscored)
 
 
@@ -105,6 +103,6 @@ def _print_check(rows: list[CheckRow]) -> None:
         )
         for row in rows
     ]  # fmt: skip
-    typer.echo(f"judge: {rows[0].judge}")
+    say(f"judge: {rows[0].judge}")
     headers = ("aspect", "texts", "AUROC", "n", "unscored", "why", "tokens", "cost")
-    typer.echo(tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True))
+    say(tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from steer_bench.cli.app import Figures, app, print_files
+from steer_bench.cli.app import Figures, app, print_files, say
 
 Port = Annotated[int, typer.Option("--port", help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)]
 Formats = Annotated[str, typer.Option("--format", help="Which pages, of md,html,csv,tex.")]
@@ -39,13 +39,13 @@ def view(
     from steer_bench.viewer import Viewer
 
     with Viewer(run, port) as viewer:
-        typer.echo(f"{viewer.url} (Ctrl-C stops)")
+        say(f"{viewer.url} (Ctrl-C stops)")
         if browser:
             webbrowser.open(viewer.url)
         try:
             viewer.serve_forever()
         except KeyboardInterrupt:
-            typer.echo("stopped")
+            say("stopped")
 
 
 @app.command()
@@ -58,7 +58,7 @@ def compare(
     from steer_bench.results import load_results
 
     first, second = (load_results(_results_file(path)) for path in (run1, run2))
-    typer.echo(table_to_text(comparison_table(first, second)))
+    say(table_to_text(comparison_table(first, second)))
 
 
 def _results_file(path: Path) -> Path:

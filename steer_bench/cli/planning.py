@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer_bench.cli.app import Out, RunArgument, app
+from steer_bench.cli.app import Out, RunArgument, app, say
 
 if TYPE_CHECKING:
     from steer_bench.experiment.planning import Plan, Rates
@@ -45,7 +45,7 @@ def plan(
     _show_work(opened, found)
     known = Rates(*rates) if rates else measure(opened, opened.targets[0]) if probe else None
     if known is not None:
-        typer.echo(
+        say(
             f"\nrates: {known.read:,.0f} tokens read and {known.written:,.0f} written a second"
             + (" (measured)" if probe else "")
         )
@@ -64,19 +64,19 @@ def _show_work(run: Run, plan: Plan) -> None:
     lines = [[target, task, *vars(work).values()] for (target, task), work in plan.work.items()]
     lines.append(["all", "", *vars(plan.total).values()])
     heads = ["target", "task", "cells", "samples", "answers", "tokens read", "tokens written", "judged"]
-    typer.echo(tabulate(lines, heads, tablefmt="github", intfmt=",", disable_numparse=[0, 1]))
-    typer.echo(f"\nextract reads {plan.extract:,} tokens, fit {plan.fit:,} (training of MLP maps not counted)")
+    say(tabulate(lines, heads, tablefmt="github", intfmt=",", disable_numparse=[0, 1]))
+    say(f"\nextract reads {plan.extract:,} tokens, fit {plan.fit:,} (training of MLP maps not counted)")
     dollars = cost(plan, run)
     asked = plan.total.judged * ASPECTS if run.experiment.judge.get("kind") == "openai" else 0
     price = (
         "price not given (judge: {price: {input: ..., output: ...}})" if dollars is None else f"{dollars:,.2f} dollars"
     )
-    typer.echo(f"judge: {asked:,} calls, {price}")
+    say(f"judge: {asked:,} calls, {price}")
     disk = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.disk.items())
-    typer.echo(f"disk: {_bytes(sum(plan.disk.values()))} ({disk}); free: {_bytes(plan.free)}")
+    say(f"disk: {_bytes(sum(plan.disk.values()))} ({disk}); free: {_bytes(plan.free)}")
     if sum(plan.disk.values()) > plan.free:
-        typer.echo("disk: not enough; choose another folder with --out")
-    typer.echo("missing: " + ("; ".join(plan.missing) or "nothing"))
+        say("disk: not enough; choose another folder with --out")
+    say("missing: " + ("; ".join(plan.missing) or "nothing"))
 
 
 def _show_time(run: Run, plan: Plan, rates: Rates, gpus: tuple[int, ...]) -> None:
@@ -87,20 +87,18 @@ def _show_time(run: Run, plan: Plan, rates: Rates, gpus: tuple[int, ...]) -> Non
     found = parts(plan, run, rates)
     lines = [[part.name, *(_hours(part.hours(n)) for n in gpus)] for part in found]
     lines.append(["all", *(_hours(sum(part.hours(n) for part in found)) for n in gpus)])
-    typer.echo(
+    say(
         tabulate(
             lines, ["hours", *(f"{n} GPU" + "s" * (n > 1) for n in gpus)], tablefmt="github", disable_numparse=True
         )
     )
-    typer.echo("hours = tokens read / read rate + tokens written / write rate, over the GPUs a part can use")
+    say("hours = tokens read / read rate + tokens written / write rate, over the GPUs a part can use")
     if len(gpus) > 1:
         rest = [part for part in found if part.name != "measure"]
         longest = max(rest, key=lambda part: part.hours(gpus[-1]))
         measure = next(part for part in found if part.name == "measure")
         n = measure.seconds / 3600 / max(longest.hours(gpus[-1]), 1e-9)
-        typer.echo(
-            f"stops scaling first: {longest.name}; beyond {max(1, round(n)):,} GPUs it takes longer than measuring"
-        )
+        say(f"stops scaling first: {longest.name}; beyond {max(1, round(n)):,} GPUs it takes longer than measuring")
 
 
 def _hours(value: float) -> str:

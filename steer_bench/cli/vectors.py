@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from steer_bench.cli.app import app, plain, print_files
+from steer_bench.cli.app import app, plain, print_files, say
 
 FromFormat = Annotated[str | None, typer.Option("--from", help="Format of the file; guessed when left out.")]
 Ids = Annotated[Path | None, typer.Option(help="Text file with an id a line, for formats without ids.")]
@@ -55,7 +55,7 @@ def inspect(
     """Ids, norms, cosines, duplicates and provenance of a vector file."""
     from steer_bench.convert import describe, render
 
-    typer.echo(render(describe(file, format=from_format, ids=ids, allow_pickle=allow_pickle)))
+    say(render(describe(file, format=from_format, ids=ids, allow_pickle=allow_pickle)))
 
 
 @app.command()
@@ -105,6 +105,4 @@ def generate(
         written = save_lines(generate_neutral(writer, n, prefix=prefix, counts=counts, **how), out)
     else:
         written = save_lines(generate_concepts(writer, wanted, n_positives=n, n_negatives=n, counts=counts, **how), out)
-    typer.echo(
-        f"{plain(out)}: {written} lines; " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
-    )
+    say(f"{plain(out)}: {written} lines; " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common()))

@@ -19,9 +19,10 @@ class RunLockedError(ValueError):
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path, name: str = ".lock") -> Iterator[None]:
     """Hold RUN/.lock within the block. Raises RunLockedError, naming process and host, where another process holds it.
 
+    Shards, which run at the same time, have a lock each: `name`.
     Ranks above 0 of a multi-process run belong to the process of rank 0 and take no lock of their own.
     """
     from filelock import FileLock, Timeout
@@ -30,8 +31,8 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    holder = folder / ".lock.json"
-    lock = FileLock(folder / ".lock")
+    holder = folder / f"{name}.json"
+    lock = FileLock(folder / name)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -2,10 +2,12 @@
 
     judge + store -> [StoredJudge] -> judgements
 
-One sqlite table in WAL mode, plain JSON text, safe for several threads and processes.
+One sqlite table in WAL mode, plain JSON text, safe for several threads and processes. Each rating carries a digest: one
+whose bytes were changed on disk is asked for again, never believed.
 """
 
 import json
+import logging
 import math
 import sqlite3
 import threading
@@ -14,8 +16,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from steer_bench.judge.rating import ASPECTS, AspectJudge, Case, Judge, Judgement, Question, digest, rate_by_aspect
+from steer_bench.records import explained, readable, seal
+
+logger = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS judgements (
@@ -25,7 +31,8 @@ CREATE TABLE IF NOT EXISTS judgements (
   ratings TEXT NOT NULL,
   explanation TEXT NOT NULL,
   raw TEXT NOT NULL,
-  created TEXT NOT NULL
+  created TEXT NOT NULL,
+  digest TEXT NOT NULL
 )
 """
 _CHUNK = 64
@@ -41,10 +48,12 @@ class JudgementStore:
             raise ValueError(f"{self.path}: its folder does not exist; make it first or give another path")
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False, isolation_level=None)
+        self._connection.text_factory = readable
         try:
             _use_wal(self._connection)
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute(_SCHEMA)
+            self._connection.execute("SELECT digest FROM judgements LIMIT 1").fetchall()
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise ValueError(
@@ -52,24 +61,36 @@ class JudgementStore:
             ) from error
 
     def load(self, keys: Sequence[str]) -> dict[str, Judgement]:
-        """The judgements there are, by key."""
+        """The judgements there are, by key; raises ValueError for a file that can not be read."""
         found: dict[str, Judgement] = {}
+        broken: list[str] = []
         for start in range(0, len(keys), 500):  # sqlite takes at least 999 parameters
             some = keys[start : start + 500]
             places = ",".join("?" * len(some))
-            with self._lock:
-                rows = self._connection.execute(
-                    f"SELECT key, ratings, explanation, raw FROM judgements WHERE key IN ({places})", some
-                ).fetchall()
-            for key, ratings, explanation, raw in rows:
-                extra = json.loads(raw)
+            query = f'SELECT key, "case", ratings, explanation, raw, digest FROM judgements WHERE key IN ({places})'
+            for key, *texts, sealed in self._execute(query, some):
+                if not all(isinstance(text, str) for text in texts) or sealed != seal(key, *texts):
+                    broken.append(key)
+                    continue
+                ratings, explanation, extra = map(json.loads, texts[1:])
                 found[key] = Judgement(
-                    ratings=json.loads(ratings),
-                    explanation=json.loads(explanation),
-                    raw={aspect: tuple(texts) for aspect, texts in extra["raw"].items()},
+                    ratings=ratings,
+                    explanation=explanation,
+                    raw={aspect: tuple(replies) for aspect, replies in extra["raw"].items()},
                     flags=tuple(extra["flags"]),
                 )
+        if broken:  # so that what is asked again can take their place
+            logger.warning("%s: %d judgements are damaged and asked for again", self.path, len(broken))
+            for key in broken:
+                self._execute("DELETE FROM judgements WHERE key = ?", (key,))
         return found
+
+    def _execute(self, statement: str, values: Sequence[str] = ()) -> list[tuple[Any, ...]]:
+        with self._lock:
+            try:
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise explained(self.path, error) from error
 
     def save(self, key: str, judge: str, case: Case, judgement: Judgement) -> None:
         """Write one judgement; a key that is there stays as it is. Unscored ones are refused: they are to be asked again."""
@@ -84,16 +105,14 @@ class JudgementStore:
             _json({"raw": judgement.raw, "flags": judgement.flags}),
         )
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._lock:
-            self._connection.execute(
-                "INSERT OR IGNORE INTO judgements VALUES (?, ?, ?, ?, ?, ?, ?)", (key, judge, *texts, created)
-            )
+        self._execute(
+            "INSERT OR IGNORE INTO judgements VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (key, judge, *texts, created, seal(key, *texts)),
+        )
 
     def judges(self) -> dict[str, int]:
         """Name of each judge -> ratings of it in the store."""
-        with self._lock:
-            rows = self._connection.execute("SELECT judge, COUNT(*) FROM judgements GROUP BY judge ORDER BY judge")
-            return dict(rows.fetchall())
+        return dict(self._execute("SELECT judge, COUNT(*) FROM judgements GROUP BY judge ORDER BY judge"))
 
     def close(self) -> None:
         """Close the file; the store cannot be used after."""

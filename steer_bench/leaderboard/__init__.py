@@ -7,7 +7,9 @@ No model, no network: only results files come in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,8 +93,9 @@ def write_leaderboard(
     if unknown or not formats:
         raise ValueError(f"format {', '.join(unknown) or 'none'}: give some of {','.join(FORMATS)}")
     folder = Path(folder)
-    results = [load_results(path) for path in results_paths]
-    board = build_board(results)
+    with _uncollected():
+        results = [load_results(path) for path in results_paths]
+        board = build_board(results)
     drawn: dict[str, Drawn] = {}
     if figures:
         from steer_bench.leaderboard.figures import draw_figures
@@ -117,3 +120,15 @@ def write_leaderboard(
     for path, content in files.items():
         write_atomic(path, content)
     return list(files)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's collector of cycles, which would walk over hundreds of thousands of rows again and again to find none."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

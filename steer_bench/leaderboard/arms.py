@@ -128,10 +128,12 @@ def _counts(entry: Entry, tasks: Sequence[str]) -> Text:
 
 
 def _unscored(entry: Entry, tasks: Sequence[str]) -> Text:
-    """Unscored values, and on which task where there are several."""
+    """Unscored values, on which task where there are several, and why."""
     cells = [(task, entry.cells[task]) for task in tasks if task in entry.cells]
     texts = [
-        f"{cell.unscored} of {cell.total}" + (f" {short(t)}" if len(tasks) > 1 else "")
+        f"{cell.unscored} of {cell.total}"
+        + (f" {short(t)}" if len(tasks) > 1 else "")
+        + (f" ({', '.join(cell.reasons)})" if cell.reasons else "")
         for t, cell in cells
         if cell.unscored
     ]

@@ -57,16 +57,16 @@ def build_board(results: Iterable[Results]) -> Board:
 
 
 def _matrix(found: Sequence[Entry]) -> Table | None:
-    """Recovered fraction of every transfer arm, every model as source by every model as target."""
+    """Recovered fraction of every transfer arm, every source by every target."""
     claims = [entry for entry in found if entry.kind == "transfer" and entry.source and entry.headline]
     if not claims:
         return None
-    models = sorted({entry.target for entry in claims} | {entry.source for entry in claims})
+    sources, targets = sorted({entry.source for entry in claims}), sorted({entry.target for entry in claims})
     lines = []
     for arm in sorted({entry.arm for entry in claims}):
-        for source in models:
+        for source in sources:
             cells = []
-            for target in models:
+            for target in targets:
                 mine = [e for e in claims if (e.arm, e.source, e.target) == (arm, source, target)]
                 texts = [recovered_text(entry, entry.headline) for entry in mine]
                 empty = Text("native") if source == target else Text("-")
@@ -76,7 +76,7 @@ def _matrix(found: Sequence[Entry]) -> Table | None:
     title = f"Recovered fraction, source (rows) by target (columns): {tasks}"
     unmeasured = any(cell.text == "-" for line in lines for cell in line.cells)
     remarks = ("-: this pair was not measured.",) if unmeasured else ()
-    return Table(title, ("arm", "source", *models), tuple(lines), remarks)
+    return Table(title, ("arm", "source", *targets), tuple(lines), remarks)
 
 
 def _geometry(results: Sequence[Results]) -> Table | None:

@@ -32,6 +32,8 @@ def costs_table(results: Sequence[Results]) -> Table | None:
         plain = {(row.target, row.item): row for row in result.rows if row.task == PERPLEXITY and row.arm == UNSTEERED}
         found: dict[tuple[str, str, str, float], dict[str, list[float]]] = {}
         for row in result.rows:
+            if row.task not in (PERPLEXITY, *REPLIES, *capability):
+                continue
             where = found.setdefault((row.target, row.source, row.arm, row.factor), {})
             for name, value in _costs(row, plain.get((row.target, row.item)), capability):
                 where.setdefault(name, []).append(value)

@@ -6,7 +6,7 @@ results -> effects -> bootstrap -> [entries] -> board
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from steer_bench.stats import (
     likelihood_curves,
     measure_generation,
     measure_likelihood,
+    pooled_name,
     verdicts,
 )
 
@@ -70,6 +71,8 @@ class Cell:
     """The score at matched damage; None for concept_likelihood, whose score it is, and where no damage was measured."""
     matched_factor: float | None = None
     """Median over concepts of the factor of that score: 0 where the damage of every factor is too large."""
+    reasons: tuple[str, ...] = ()
+    """Why values are unscored, such as non_finite or timeout, sorted."""
 
     @property
     def unscored(self) -> int:
@@ -219,6 +222,10 @@ def _cells(run: Mapping, rows: Sequence[Row], target: str, lifts: Curves, costs:
         by_task.setdefault(row.task, []).append(row)
     cells = {}
     limit = float(run.get("damage_limit", DAMAGE_LIMIT))
+    reasons: dict[tuple[str, Arm], set[str]] = defaultdict(set)
+    for row in rows:
+        if row.value is None:
+            reasons[row.task, Arm(row.source, pooled_name(row.arm))].add(row.reason)
     for task in sorted(by_task.keys() - {PERPLEXITY, SPECIFICITY, *capability_tasks(run)}):
         if task == LIKELIHOOD:
             measured, matched = measure_likelihood([], target, limit, curves=lifts), None
@@ -227,7 +234,11 @@ def _cells(run: Mapping, rows: Sequence[Row], target: str, lifts: Curves, costs:
             has_costs = task in REPLIES and costs
             matched = measure_generation(by_task[task], task, target, costs=costs, limit=limit) if has_costs else None
         if measured.effects:
-            cells[task] = _task_cells(run, measured, matched, is_lift=task == LIKELIHOOD)
+            made = _task_cells(run, measured, matched, is_lift=task == LIKELIHOOD)
+            cells[task] = {
+                arm: replace(cell, reasons=tuple(sorted(reasons[task, arm] - {""}))) if cell.unscored else cell
+                for arm, cell in made.items()
+            }
     return cells
 
 

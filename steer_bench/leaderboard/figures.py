@@ -26,7 +26,7 @@ Y_LABELS = {
     STEERING: "concept score (harmonic mean, 0 to 2)",
     RULES: "share of replies that obey the rule",
 }
-MAX_PANELS = 12
+MAX_PANELS = 9
 """Pictures of pairs in one figure; a board of more shows the first, and each run's own pages show its own."""
 MAX_CONCEPTS = 24
 """Concepts with a picture of their own; the HTML page has the curves of all."""
@@ -61,13 +61,16 @@ def draw_figures(results: Sequence[Results], entries: Sequence[Entry], png: bool
                 if task == LIKELIHOOD
                 else f"{task} over the factor (selection prompts)"
             )
-            figures[f"factors-{SHORT[task]}"] = (title + shown, plots.draw_factor_curves(panels, Y_LABELS[task], title))
+            figures[f"factors-{SHORT[task]}"] = (
+                title + shown,
+                plots.draw_factor_curves(panels, Y_LABELS[task], title + shown),
+            )
     if not several:
         figures |= _concept_figures(pairs)
     dots = _dots(pairs)
     if dots:
         title = "Recovered fraction with 95 % intervals"
-        figures["recovered"] = (title + shown, plots.draw_recovered(dots, title))
+        figures["recovered"] = (title + shown, plots.draw_recovered(dots, title + shown))
     matrices = _matrices(entries)
     if matrices:
         title = "Recovered fraction, source by target"
@@ -78,13 +81,13 @@ def draw_figures(results: Sequence[Results], entries: Sequence[Entry], png: bool
     geometry = _geometry(results, pairs)
     if geometry:
         title = "Geometry against behaviour"
-        figures["geometry"] = (title + shown, plots.draw_scatter(geometry, title, *GEOMETRY_AXES))
+        figures["geometry"] = (title + shown, plots.draw_scatter(geometry, title + shown, *GEOMETRY_AXES))
     specificity = _specificity(results, several)
     if specificity:
         title = "Specificity: what each concept's vector does to every concept"
         figures["specificity"] = (
             title,
-            plots.draw_matrices(specificity, title, "scored concept", "vector of", "effect"),
+            plots.draw_matrices(specificity, title, "texts of", "vector of", "change of log-likelihood (nats/token)"),
         )
     return {
         name: Drawn(caption, plots.to_svg(figure), plots.to_png(figure) if png else None)
@@ -179,7 +182,7 @@ def _matrices(entries: Sequence[Entry]) -> list[plots.Matrix]:
         if entry.kind == "transfer" and entry.source and entry.headline in entry.cells:
             values[entry.arm][entry.source, entry.target].append(entry.cells[entry.headline].recovered.value)
     pairs = {pair for by_pair in values.values() for pair in by_pair}
-    models = tuple(sorted({model for pair in pairs for model in pair}))
+    sources, targets = (tuple(sorted(set(side))) for side in zip(*pairs, strict=True)) if pairs else ((), ())
     if len(pairs) < 2:
         return []
 
@@ -188,7 +191,9 @@ def _matrices(entries: Sequence[Entry]) -> list[plots.Matrix]:
         return fmean(known) if known else None
 
     return [
-        plots.Matrix(arm, models, models, tuple(tuple(mean(by_pair.get((s, t), [])) for t in models) for s in models))
+        plots.Matrix(
+            arm, sources, targets, tuple(tuple(mean(by_pair.get((s, t), [])) for t in targets) for s in sources)
+        )
         for arm, by_pair in sorted(values.items())
     ][:MAX_PANELS]
 

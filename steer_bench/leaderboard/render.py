@@ -30,6 +30,7 @@ _LATEX = {c: "\\" + c for c in "&%$#_{}"} | {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
 }
 
 
@@ -62,7 +63,8 @@ def escape_latex(text: str) -> str:
     >>> escape_latex("50 % of a_b")
     '50 \\% of a\\_b'
     """
-    return "".join(_LATEX.get(c, c) for c in plain(text))
+    escaped = "".join(_LATEX.get(c, c) for c in plain(text)).lstrip()
+    return "{}" + escaped if escaped.startswith(("[", "*")) else escaped  # else an option of the \\ before it
 
 
 def to_markdown(board: Board, figures: Sequence[str] = ()) -> str:
@@ -153,7 +155,7 @@ def _markdown_table(table: Table) -> str:
 def _csv_text(text: str) -> str:
     """Text a spreadsheet will not run as a formula."""
     text = plain(text)
-    return "'" + text if text.startswith(("=", "+", "-", "@")) else text
+    return "'" + text if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
 def _csv_number(value: float | None) -> str:

@@ -119,13 +119,14 @@ def hierarchical_bootstrap(
     means, replicates = {}, {}
     for arm, values in effects.items():
         packed = np.append(np.take_along_axis(values, order, axis=1).ravel(), np.nan)
-        gathered = packed.take(flat)
-        drawn_means = nan_mean(gathered) if np.isnan(packed[:-1]).any() else gathered.mean(axis=-1)
+        gathered = packed.take(flat)  # (n_items, n, n_concepts)
+        drawn_means = nan_mean(gathered, axis=0) if np.isnan(packed[:-1]).any() else gathered.mean(axis=0)
         means[arm], replicates[arm] = nan_mean(values), drawn_means
         if neutral is not None and counts is not None:
             known = np.isfinite(neutral[arm])
-            total = counts @ np.where(known, neutral[arm], 0.0).T  # (n, n_concepts)
-            weight = counts @ known.T.astype(float)
+            # einsum, not @: BLAS threads spin between products this small, and their number decides the last digits
+            total = np.einsum("nt,ct->nc", counts, np.where(known, neutral[arm], 0.0))  # (n, n_concepts)
+            weight = np.einsum("nt,ct->nc", counts, known.astype(float))
             costs = np.divide(total, weight, out=np.full(total.shape, np.nan), where=weight > 0)
             means[arm] = means[arm] - nan_mean(neutral[arm])
             replicates[arm] = drawn_means - np.take_along_axis(costs, drawn, axis=1)
@@ -133,11 +134,15 @@ def hierarchical_bootstrap(
 
 
 def _draw_items(rng: np.random.Generator, drawn: Indices, counts: Indices, n_items: int) -> Indices:
-    """(n, n_concepts, n_items) positions into flattened effects; past a concept's count, the NaN at the end."""
+    """(n_items, n, n_concepts) positions into flattened effects; past a concept's count, the NaN at the end.
+
+    Items come first, for means over a first axis are several times faster than over a short last one.
+    """
     size = counts[drawn][..., None]  # (n, n_concepts, 1)
     picked = (rng.random((*drawn.shape, n_items)) * size).astype(np.int64)
     beyond = np.arange(n_items) >= size
-    return np.where(beyond, len(counts) * n_items, drawn[..., None] * n_items + picked)
+    positions = np.where(beyond, len(counts) * n_items, drawn[..., None] * n_items + picked)
+    return np.ascontiguousarray(np.moveaxis(positions, -1, 0))
 
 
 def _draw_neutral(rng: np.random.Generator, neutral: Mapping[Arm, Array] | None, n: int) -> Array | None:

@@ -88,7 +88,8 @@ def few_shot_curve(bootstrap: Bootstrap) -> dict[int, float]:
     """n -> effect of the target's own vector from n texts a side."""
     curve = {}
     for arm in bootstrap.means:
-        match, value = _FEW_SHOT.fullmatch(arm.name), bootstrap.effect(arm).value
+        match = _FEW_SHOT.fullmatch(arm.name)
+        value = bootstrap.effect(arm).value if match else None
         if match and value is not None:
             curve[int(match[1])] = value
     return dict(sorted(curve.items()))

@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -118,12 +119,12 @@ class Curve:
     tokens: Array
     """(n_neutral,): tokens of the neutral texts, the weights of the perplexity ratio."""
 
-    @property
+    @cached_property
     def lifts(self) -> Array:
         """(n_factors,): mean change on concept texts minus mean change on neutral texts, nats a token."""
         return nan_mean(self.concept) - nan_mean(self.neutral)
 
-    @property
+    @cached_property
     def ratios(self) -> Array:
         """(n_factors,): perplexity of the neutral texts, steered over unsteered."""
         known = np.isfinite(self.neutral)
@@ -406,7 +407,8 @@ class _Table:
 def _group(rows: Iterable[Row], task: str, target: str) -> _Table:
     steered: dict[Arm, Values] = {}
     unsteered: dict[tuple[str, str], Row] = {}
-    seeds: dict[tuple[str, str, str, float, str, str], list[float]] = defaultdict(list)
+    seeds: dict[tuple[Arm, str, float, str, str], list[float]] = defaultdict(list)
+    pooled = cache(pooled_name)  # a few names, asked for once a row
     names: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
         if row.task != task or row.target != target:
@@ -415,11 +417,12 @@ def _group(rows: Iterable[Row], task: str, target: str) -> _Table:
         if row.arm == UNSTEERED:
             unsteered[row.concept, row.item] = row
         else:
-            by_concept = steered.setdefault(Arm(row.source, pooled_name(row.arm)), {})
-            roles = by_concept.setdefault(row.concept, {}).setdefault(row.factor, {})
-            values = seeds[row.source, pooled_name(row.arm), row.concept, row.factor, row.role, row.item]
-            if row.value is not None:
-                values.append(row.value)
-            roles.setdefault(row.role, {})[row.item] = math.fsum(values) / len(values) if values else None
+            arm, value = Arm(row.source, pooled(row.arm)), row.value
+            roles = steered.setdefault(arm, {}).setdefault(row.concept, {}).setdefault(row.factor, {})
+            if arm.name in SEEDED:
+                values = seeds[arm, row.concept, row.factor, row.role, row.item]
+                values += [] if value is None else [value]
+                value = math.fsum(values) / len(values) if values else None
+            roles.setdefault(row.role, {})[row.item] = value
     concepts = tuple(sorted({concept for concept, _ in names} - {""})) or (("",) if names else ())
     return _Table(steered, unsteered, concepts, names)

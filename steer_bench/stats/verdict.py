@@ -67,7 +67,8 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray, *, n: int = 10_000, s
     slack = 1e-9 * max(float(np.abs(values).sum()), 1e-300)
     exact = len(values) <= EXACT_UP_TO
     signs = _all_signs(len(values)) if exact else _drawn_signs(len(values), n, seed)
-    reached = int((np.abs(signs @ values) >= observed - slack).sum())
+    sums = np.einsum("ni,i->n", signs, values)  # not @: see hierarchical_bootstrap
+    reached = int((np.abs(sums) >= observed - slack).sum())
     return reached / len(signs) if exact else (1 + reached) / (1 + n)
 
 

@@ -161,10 +161,11 @@ function drawCurves(entry, chosen) {
   }}) : null;
   dialog.replaceChildren(
     el("h2", {id: "curves-title", text: `${entry.arm}${from}, on ${entry.target}`}),
-    el("p", {class: "soft", text: "Blue: mean over concepts. Dashed: native's mean. Thin: each concept; judged tasks on selection prompts."
-      + (entry.verdict ? ` Verdict: ${entry.verdict}.` : "")}),
+    el("p", {class: "soft", text: (tasks.length
+      ? "Blue: mean over concepts. Dashed: native's mean. Thin: each concept; judged tasks on selection prompts."
+      : "This arm has no factors to draw; its replies can be read.") + (entry.verdict ? ` Verdict: ${entry.verdict}.` : "")}),
     el("div", {class: "fields"}, el("label", {}, "concept", pick), replies, close),
-    tasks.length ? el("div", {class: "charts"}, ...charts) : el("p", {text: "Nothing was measured over factors."}));
+    el("div", {class: "charts"}, ...charts));
   if (!dialog.open) dialog.showModal();
 }
 
@@ -247,7 +248,7 @@ function drawList(state) {
   byId("groups").replaceChildren(...listed.slice(page * PAGE, (page + 1) * PAGE).map(group => {
     const open = el("button", {type: "button", class: "link", text: line(group.prompt).slice(0, 120), click: () => { go({at: pointer(group), page: page + 1}); byId("prompt-title")?.focus(); }});
     return el("tr", {"aria-current": group === current ? "true" : null}, el("td", {text: line(group.concept)}), el("td", {}, open),
-      ...extra.map(name => el("td", {class: "task", text: line(name === "run" ? group.run.run : group[name])})),
+      ...extra.map(name => el("td", {class: "task", text: name === "task" ? line(group.task).replaceAll("_", " ") : line(name === "run" ? group.run.run : group[name])})),
       el("td", {text: group.members.length}), el("td", {class: group.unscored ? "unscored" : null, text: group.unscored}));
   }));
   const replies = listed.reduce((sum, group) => sum + group.members.length, 0);
@@ -259,7 +260,7 @@ function drawList(state) {
 }
 function card(group, i, state) {
   const {run} = group, arm = text(run, "arm", i), source = text(run, "source", i), reason = text(run, "reason", i);
-  const value = run.value[i] === null ? el("span", {class: "unscored", text: "unscored: " + (reason || "no reason given")}) : el("span", {class: "value", text: show(run.value[i])});
+  const value = run.value[i] === null ? el("span", {class: "unscored", text: "unscored: " + (reason || "no reason given")}) : el("span", {class: "value", text: "score " + show(run.value[i])});
   const chips = Object.entries(run.ratings).filter(([, values]) => values[i] !== null).map(([aspect, values]) => el("span", {text: `${aspect} ${show(values[i])}`}));
   const said = Object.entries(run.words).filter(([, values]) => values[i]);
   const chosen = arm === state.get("arm") && (!state.get("source") || ["", state.get("source")].includes(source));

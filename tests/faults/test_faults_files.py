@@ -1,13 +1,16 @@
 """Files that are cut, changed, renamed or not what they say: a clear error or what was whole, never a number from them."""
 
+import ast
 import shutil
 import sqlite3
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 from steered import make_arms
 
+import steer_bench
 from steer_bench.records import Records
 from steer_bench.vectors import Arm, Arms, VectorStore, load_card, load_tensors, save_tensors
 
@@ -176,6 +179,14 @@ def test_a_file_of_another_kind_or_width_under_the_right_name_is_refused(tmp_pat
     make_arms().save(path)
     with pytest.raises(ValueError, match="not the vectors of a model"):
         VectorStore.load(path)
+    card = {"kind": "arms", "target": "t", "layer": 1, "scale": 1.0, "d_model": 4}
+    narrow = {"native||sea": np.ones(4, dtype=np.float32), "native||law": np.ones(3, dtype=np.float32)}
+    save_tensors(tmp_path / "narrow.safetensors", narrow, card)
+    with pytest.raises(
+        ValueError, match=r"narrow.safetensors: vector 'native\|\|law' has shape \(3,\), .* d_model is 4"
+    ):
+        Arms.load(tmp_path / "narrow.safetensors")
+    (tmp_path / "narrow.safetensors").unlink()
     for value in (np.nan, np.inf, 1e39):
         with pytest.raises(ValueError, match="not finite"):
             Arms("t", 1, 1.0, {Arm("native", "", "sea"): np.array([value, 1.0])}).save(path)
@@ -195,3 +206,30 @@ def test_a_run_whose_vectors_were_damaged_stops_before_any_number(which, damage,
     assert path.name in said
     assert "continue with" in said
     assert not trial.noted("computed")
+
+
+def test_nothing_of_ours_loads_a_pickle_but_convert_and_no_yaml_is_loaded_unsafely():
+    """Read from the code itself, so that a new module can not."""
+    package, seen = Path(steer_bench.__file__).parent, []
+    for file in sorted(package.rglob("*.py")):
+        is_convert = file.parent == package / "convert"
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            unsafe = {name.partition(".")[0] for name in names} & {"pickle", "dill", "joblib", "shelve", "marshal"}
+            assert is_convert or not unsafe, f"{file}:{node.lineno} imports {unsafe}"
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            call = ast.unparse(node.func)
+            given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            if call == "torch.load":
+                assert (is_convert, given["weights_only"]) == (True, "True"), f"{file}:{node.lineno}"
+            elif call == "np.load":
+                assert given["allow_pickle"] == "False", f"{file}:{node.lineno}"
+            elif call.startswith("yaml.") and call.endswith(("load", "load_all")) and "safe" not in call:
+                loader = given["Loader"]
+                assert f"class {loader}(yaml.SafeLoader)" in file.read_text(), f"{file}:{node.lineno}"
+            else:
+                continue
+            seen.append(call)
+    assert {"torch.load", "np.load", "yaml.load"} <= set(seen)

@@ -2,12 +2,15 @@
 
 import contextlib
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import CANARY
 from steered import PROMPTS, TEXTS, ask, likelihoods, make_arms, replies, rolling, steer, steered_lm, tiny_pair
 
+import steer_bench.cli
 from steer_bench.cli.faults import printable
 from steer_bench.selftest import SelfTestError
 from steer_bench.steering import Steerer
@@ -189,3 +192,22 @@ def test_no_key_of_the_environment_is_in_any_file_of_a_run(undisturbed):
 def test_what_is_printed_holds_no_escape_sequence_and_no_key(monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "very-secret-9")
     assert printable("a\x1b]0;own\x07b\x1b[2Jc\x9bd very-secret-9\n") == "abcd [key]\n"
+
+
+def test_every_command_prints_through_what_strips_escape_sequences(monkeypatch, tmp_path, capsys):
+    """But tasks-path, which prints a path of our own, and the line of an error, which is stripped where it is printed."""
+    said = {
+        file.name: file.read_text().count("typer.echo(") for file in Path(steer_bench.cli.__file__).parent.glob("*.py")
+    }
+    assert {name: n for name, n in said.items() if n} == {"__init__.py": 2, "app.py": 1, "lmeval.py": 1}
+    path = tmp_path / "arms.safetensors"
+    make_arms(card={"revision": "\x1b]0;own\x07\x1b[2Jabc"}).save(path)
+    monkeypatch.setattr(sys, "argv", ["steer-bench", "inspect", str(path)])
+    with pytest.raises(SystemExit) as left:
+        steer_bench.cli.main()
+    assert not left.value.code
+    shown = capsys.readouterr().out
+    assert "native" in shown
+    assert "abc" in shown
+    assert "\x1b" not in shown
+    assert "\x07" not in shown

@@ -76,6 +76,31 @@ def test_a_signal_stops_after_the_batch_in_flight_with_130_and_the_command_that_
     assert Counter(trial.noted("computed")) == Counter(undisturbed.noted("computed"))
 
 
+def test_a_shard_stops_after_its_batch_holds_its_own_lock_and_goes_on(trial, undisturbed):
+    command = ("evaluate", str(trial.folder), "--shard", "0/2")
+    code, said = trial.run(command=command, signals=(("before", 2, signal.SIGUSR2),))
+    assert code == 130, said
+    assert said.rstrip().endswith("--shard 0/2")
+    assert "Traceback" not in said
+    first = trial.start(command=command, pause=("after", 1, 60.0))
+    for _ in range(600):
+        if trial.noted("paused"):
+            break
+        time.sleep(0.1)
+    code, said = trial.run(command=command)
+    assert code == 2
+    assert f"process {first.process.pid} on " in said
+    code, said = trial.run(command=(*command[:-1], "1/2"))  # another shard may run beside it
+    assert code == 0, said
+    first.process.kill()
+    first.wait()
+    code, said = trial.run()  # what shard 0 did not reach is computed here
+    assert code == 0, said
+    assert trial.reports() == undisturbed.reports()
+    assert trial.records() == undisturbed.records()
+    assert Counter(trial.noted("computed")) == Counter(undisturbed.noted("computed"))
+
+
 def test_a_second_signal_stops_at_once(trial):
     code, said = trial.run(signals=(("before", 3, signal.SIGINT), ("inside", 3, signal.SIGINT)))
     assert code == 130, said

@@ -12,11 +12,11 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util import ActorPool
 from tqdm.auto import tqdm
 
 from steer_bench.experiment.config import ResourceConfig
@@ -99,15 +99,23 @@ def on_workers(run: Run, jobs: list[tuple[str, int, int]], workers: int, kind: t
     """Every job on a pool of actors. An actor that dies is started again elsewhere, with the job it had."""
     asked = _resources(run.experiment.cluster.evaluate)
     actor: Any = ray.remote(kind or _Worker).options(max_restarts=RETRIES, max_task_retries=RETRIES, **asked)
-    pool = ActorPool([actor.remote(_light(run), os.getcwd()) for _ in range(workers)])
+    left, busy = iter(jobs), {}
 
-    def submit(worker: Any, job: tuple[str, int, int]) -> Any:
-        target, index, count = job
-        return worker.measure.options(name=f"measure {target} {index}/{count}").remote(*job)
+    def give(worker: Any) -> None:
+        """The next job, if there is one. One name a target: Ray keeps counts of every name for ever."""
+        for target, index, count in islice(left, 1):
+            named = worker.measure.options(name=f"measure {target}")
+            busy[named.remote(target, index, count)] = worker
 
+    for _ in range(workers):
+        give(actor.remote(_light(run), os.getcwd()))
     with tqdm(total=len(jobs), desc="shards", unit="shard") as bar:
-        for _ in _raising(pool.map_unordered(submit, jobs)):
-            bar.update()
+        while busy:
+            for done in ray.wait(list(busy))[0]:
+                worker = busy.pop(done)
+                _get(done)
+                bar.update()
+                give(worker)
 
 
 class _Worker:
@@ -137,7 +145,8 @@ def _tasks(run: Run, kind: str, calls: dict[str, tuple[Any, ...]]) -> None:
     with tqdm(total=len(waiting), desc=kind, unit="task") as bar:
         while waiting:
             done, waiting = ray.wait(waiting)
-            for _ in _raising(map(ray.get, done)):
+            for result in done:
+                _get(result)
                 bar.update()
 
 
@@ -146,10 +155,10 @@ def _call(function: Callable[..., Any], run: Run, folder: str, *arguments: Any) 
     function(run, *arguments)
 
 
-def _raising(results: Iterator[Any]) -> Iterator[Any]:
-    """The results; an error of ours as it was raised, not in Ray's wrapping."""
+def _get(result: Any) -> Any:
+    """The result; an error of ours as it was raised, not in Ray's wrapping."""
     try:
-        yield from results
+        return ray.get(result)
     except ray.exceptions.RayTaskError as error:
         raise getattr(error, "cause", None) or error from error
 
