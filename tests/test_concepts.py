@@ -464,6 +464,9 @@ def test_near_duplicates_by_description_or_shared_text_stand_in_one_group():
         concept("h", "one two three four"),  # 4 of 5 with f: 0.8; 3 of 5 with g: 0.6
     ]
     assert near_duplicates(concepts) == [["a", "b"], ["c"], ["d", "e"], ["f", "g", "h"]]
+    assert near_duplicates(concepts, [("c", "d")]) == [["a", "b"], ["c", "d", "e"], ["f", "g", "h"]]
+    splits = split_concepts(concepts, fit=3, test=3, kin=[("c", "d")])
+    assert {len({"c", "d", "e"} & set(split)) for split in (splits.fit, splits.test)} == {0, 3}
 
 
 @settings(deadline=None, max_examples=60)

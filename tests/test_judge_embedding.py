@@ -332,3 +332,26 @@ def test_an_embedding_does_not_depend_on_the_batch_it_is_in() -> None:
     alone = EmbeddingJudge(batch_size=1).embedder.embed(texts)
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-5)
+
+
+@pytest.mark.real
+def test_concepts_said_in_other_words_are_alike_by_their_embeddings() -> None:
+    from steer_bench.concepts import Concept, near_duplicates
+    from steer_bench.experiment.run import alike_descriptions
+
+    said = {"film": "references to video and multimedia content", "movie": "mentions of films and multimedia"}
+    said |= {
+        "rent": "references to rental services",
+        "hire": "mentions of renting equipment",
+        "anger": "anger",
+        "joy": "joy",
+    }
+    concepts = [Concept(key, words, "text", (f"{key} text",), ("other",)) for key, words in said.items()]
+    assert near_duplicates(concepts) == [[key] for key in sorted(said)]  # no two share 0.6 of their words
+    assert alike_descriptions(concepts, 0.65) == [("film", "movie"), ("rent", "hire")]
+    assert near_duplicates(concepts, alike_descriptions(concepts, 0.65)) == [
+        ["anger"],
+        ["film", "movie"],
+        ["hire", "rent"],
+        ["joy"],
+    ]

@@ -118,7 +118,10 @@ def dead_concepts(bench: Bench, rows: Sequence[Row]) -> Check:
 
 
 def false_positives(bench: Bench, rows: Sequence[Row]) -> Check:
-    """Each null arm judged as the only arm of a run, on the texts and at the factor that null arms were measured on."""
+    """Each null arm judged as the only arm of a run, on the texts and at the factor that null arms were measured on.
+
+    On the same texts native, judged as if it were an arm, has to get the verdict: where nothing could, none is no finding.
+    """
     sizes, n = bench.sizes, bench.sizes.nulls
     compared = {NATIVE, RANDOM, WRONG}
     kept = [
@@ -129,15 +132,16 @@ def false_positives(bench: Bench, rows: Sequence[Row]) -> Check:
     ]  # fmt: skip
     results = bootstrap(bench, kept)
     nulls = [arm for arm in results.means if arm.name.startswith(NULL)]
-    words = [verdicts(results, [arm], NATIVE, [RANDOM, WRONG])[arm].word for arm in nulls]
+    own, *words = [verdicts(results, [arm], NATIVE, [RANDOM, WRONG])[arm].word for arm in (NATIVE, *nulls)]
     claimed = sum(word in CLAIMS for word in words)
-    passed = len(nulls) == n and results.effect(NATIVE).positive and claimed <= FALSE_POSITIVES * n
+    passed = len(nulls) == n and own in CLAIMS and claimed <= FALSE_POSITIVES * n
     name = (
         f"false positives: {n} random arms, {len(bench.test)} concepts with {sizes.null_texts} texts and as many neutral, "
         f"factor {sizes.factors[-1]}"
     )
-    measured = f"{claimed} of {n} get a verdict of transfer (native {_words(results.effect(NATIVE))})"
-    return Check(name, passed, measured, f"at most {int(FALSE_POSITIVES * n)}, native above 0")
+    does = "does" if own in CLAIMS else "does not"
+    measured = f"{claimed} of {n} get a verdict of transfer, native {does} ({_words(results.effect(NATIVE))})"
+    return Check(name, passed, measured, f"at most {int(FALSE_POSITIVES * n)}, and native does")
 
 
 def _is_one(recovered: Estimate) -> bool:

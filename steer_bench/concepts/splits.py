@@ -69,11 +69,12 @@ def split_concepts(
     test: int | float | None = None,
     seed: int = 0,
     pinned: Mapping[str, Sequence[str]] | None = None,
+    kin: Iterable[tuple[str, str]] = (),
 ) -> Splits:
     """Splits of the given sizes (an int counts concepts, a float is a share), alike in genres, near-duplicates together.
 
     `pinned` gives ids by split, {"fit": [...], ...}; they count into its size, and a size left out is exactly what is
-    pinned. What is asked for less than there is stays unused. Near-duplicates (`near_duplicates`) are never torn apart,
+    pinned. What is asked for less than there is stays unused. Near-duplicates (`near_duplicates`, `kin`) are never torn apart,
     but where `pinned` itself does so by description alone: then their unpinned kin stays unused. The same concepts and
     seed give the same splits in whatever order the concepts come.
     """
@@ -90,7 +91,7 @@ def split_concepts(
 
     placed: dict[str, list[str]] = {name: list(getattr(fixed, name)) for name in SPLITS} | {"unused": []}
     free: list[list[str]] = []
-    for group in near_duplicates(concepts):
+    for group in near_duplicates(concepts, kin):
         homes = {home[concept] for concept in group if concept in home}
         loose = [concept for concept in group if concept not in home]
         if not homes:
@@ -158,11 +159,12 @@ def _sizes(asked: Mapping[str, int | float | None], pinned: Mapping[str, int], n
     return {name: sizes[name] for name in asked} | {"unused": n - sum(sizes.values())}
 
 
-def near_duplicates(concepts: Sequence[Concept]) -> list[list[str]]:
+def near_duplicates(concepts: Sequence[Concept], kin: Iterable[tuple[str, str]] = ()) -> list[list[str]]:
     """Ids grouped so that near-duplicates stand together; single concepts are groups of one. Sorted.
 
     Two concepts are near-duplicates if their descriptions' sets of words (lower case, without stop words) have a Jaccard
-    index of at least NEAR_DUPLICATE, or if they share a positive text. Groups are the connected components of that.
+    index of at least NEAR_DUPLICATE, if they share a positive text, or if they are a pair of `kin`. Groups are the connected
+    components of that.
     """
     parent = {concept.id: concept.id for concept in concepts}
 
@@ -175,6 +177,8 @@ def near_duplicates(concepts: Sequence[Concept]) -> list[list[str]]:
         a, b = sorted((root(a), root(b)))
         parent[b] = a
 
+    for pair in kin:
+        join(*pair)
     owner: dict[str, str] = {}
     for concept in concepts:
         for text in concept.positives:

@@ -60,6 +60,9 @@ class SplitConfig(_Strict):
     select: int | float | list[str] = 0
     test: int | float | list[str]
     seed: int = 0
+    similarity: float | None = Field(default=None, gt=0, le=1)
+    """Cosine of two descriptions' sentence embeddings (MiniLM) from which on two concepts stay in one split, beside what the
+    overlap of their words keeps together."""
 
 
 class NeutralConfig(_Strict):

@@ -114,7 +114,8 @@ class Run:
         given = {name: getattr(config, name) for name in ("fit", "select", "test")}
         pinned = {name: value for name, value in given.items() if isinstance(value, list)}
         sizes = {name: value for name, value in given.items() if not isinstance(value, list)}
-        splits = split_concepts(topics, **sizes, seed=config.seed, pinned=pinned)
+        kin = () if config.similarity is None else alike_descriptions(topics, config.similarity)
+        splits = split_concepts(topics, **sizes, seed=config.seed, pinned=pinned, kin=kin)
         check_splits(splits, topics)
         return splits
 
@@ -380,6 +381,17 @@ def sides(run: Run, concepts: Sequence[str], part: str = "all") -> dict[str, tup
             continue
         sides[f"+{key}"], sides[f"-{key}"] = texts.positives, texts.negatives
     return sides
+
+
+def alike_descriptions(concepts: Sequence[Concept], least: float) -> list[tuple[str, str]]:
+    """Pairs of concepts whose descriptions' embeddings have a cosine of at least `least`."""
+    import numpy as np
+
+    from steer_bench.judge.embedding import EmbeddingJudge
+
+    rows = EmbeddingJudge().embedder.embed([concept.description for concept in concepts])
+    pairs = np.argwhere(np.triu(rows @ rows.T >= least, k=1))
+    return [(concepts[i].id, concepts[j].id) for i, j in pairs]
 
 
 def few_shot_sizes(run: Run) -> tuple[int, ...]:
