@@ -138,8 +138,8 @@ def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> 
 
 def count(run: Run, target: str, task: str) -> tuple[Work, Work, Work]:
     """Work of one task on one target, from the rows it would have: (fixed, linear, quadratic) in the number of concepts."""
-    from steer_bench.evaluation import BUILDERS, Cell, Options
-    from steer_bench.evaluation import Plan as Rows
+    from steer_bench.cells import BUILDERS, Cell, Options
+    from steer_bench.cells import Plan as Rows
     from steer_bench.vectors import UNSTEERED
 
     limits = run.experiment.tasks[task].model_dump(exclude_none=True)
