@@ -135,6 +135,11 @@ class TestFewShot:
         assert str(found[LINEAR].few_shot) == "2.83"
         assert found[NATIVE].few_shot == (8.0, ">")  # more than any that was measured
 
+    def test_a_few_shot_arm_is_its_own_n_though_a_smaller_one_did_better(self):
+        arms = {NATIVE: [0.5, 0.5], Arm("", "few-shot-1"): [0.3, 0.3], Arm("", "few-shot-4"): [0.2, 0.2]}
+        found = details(measured_of(arms), of_means(arms))
+        assert [str(found[Arm("", f"few-shot-{n}")].few_shot) for n in (1, 4)] == ["1", "4"]
+
     def test_at_a_measured_n_it_is_that_n_and_where_the_curve_falls_the_first_crossing_counts(self):
         assert few_shot_equal({1: 0.1, 2: 0.2, 8: 0.4}, 0.2) == (2.0, "")
         assert few_shot_equal({1: 0.1, 2: 0.3, 4: 0.1, 8: 0.4}, 0.2) == (pytest.approx(math.sqrt(2)), "")

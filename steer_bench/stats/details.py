@@ -65,9 +65,9 @@ def details(measured: Measured, bootstrap: Bootstrap) -> dict[Arm, Details]:
         specific = Estimate(None, None, None, 0)
         if null is not None and NATIVE in bootstrap.means and arm != null:
             specific = bootstrap.recovered(arm, NATIVE, gate=measured.gate, null=null)
-        found[arm] = Details(
-            arm, anti_steered(measured, arm), specific, few_shot_equal(curve, bootstrap.effect(arm).value)
-        )
+        own = _FEW_SHOT.fullmatch(arm.name)
+        equal = FewShot(float(own[1])) if own else few_shot_equal(curve, bootstrap.effect(arm).value)
+        found[arm] = Details(arm, anti_steered(measured, arm), specific, equal)
     return found
 
 
