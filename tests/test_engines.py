@@ -90,7 +90,7 @@ class Driver:
 
     def wait_for_records(self, n):
         """Until n answers are recorded, long before all is done."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while time.monotonic() < end and self.process.poll() is None:
             if self.log.is_file() and self.log.read_text().count("\n") >= n:
                 return
@@ -104,7 +104,7 @@ class Driver:
     def end(self):
         """Exit code, once it has ended; whatever is left of its cluster is ended too."""
         try:
-            return self.process.wait(timeout=180)
+            return self.process.wait(timeout=300)
         finally:
             for pid in self.processes(""):
                 os.kill(pid, signal.SIGKILL)

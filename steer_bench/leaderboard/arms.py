@@ -3,6 +3,7 @@
 entries -> [arm tables]
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from steer_bench.leaderboard.entries import KINDS, RULES, STEERING, SUPPRESSION, Cell, Entry
@@ -16,6 +17,15 @@ NOT_OBEYED = 0.9
 """Share of unsteered replies that break a rule they were asked to obey, from which suppressing it shows nothing."""
 SHORT = {LIKELIHOOD: "likelihood", STEERING: "steering", RULES: "rules", SUPPRESSION: "suppression"}
 NOTHING = Text("-")
+
+
+def natural(name: str) -> list[str | int]:
+    """Sorts few-shot-2 before few-shot-16.
+
+    >>> sorted(["few-shot-16", "few-shot-2", "few"], key=natural)
+    ['few', 'few-shot-2', 'few-shot-16']
+    """
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def arm_tables(found: Sequence[Entry], *, several: bool) -> list[Table]:
@@ -64,7 +74,7 @@ def _arm_table(title: str, lines: Sequence[Entry], with_source: bool, places: Ma
         columns += ["matched"] if task in matched else []
     best = _best(lines, headline)
     rows = []
-    for entry in sorted(lines, key=lambda e: (KINDS.index(e.kind), e.arm, e.source)):
+    for entry in sorted(lines, key=lambda e: (KINDS.index(e.kind), natural(e.arm), e.source)):
         cells = [Text(entry.kind), Text(entry.arm), *([Text(entry.source)] if with_source else [])]
         cells += [Text(entry.verdict or "-")] if headline else []
         for task in tasks:
