@@ -40,7 +40,8 @@ def measured_of(arms: dict[Arm, list[float]], gate: list[bool] | None = None) ->
     ones = {arm: np.ones(n) for arm in arms}
     concepts = tuple(f"c{i}" for i in range(n))
     held = None if gate is None else np.array(gate)
-    return Measured(concepts, effects, nothing, effects, ones, ones, dict.fromkeys(arms, n), held)
+    counts = dict.fromkeys(arms, n)
+    return Measured(concepts, effects, nothing, effects, ones, ones, counts, counts, held)
 
 
 class TestRecovered:
@@ -108,20 +109,20 @@ class TestAntiSteered:
     def test_counts_the_samples_that_fell(self):
         # 2 concepts x 2: -0.1 fell, 0 did not, one was not measured: 1 of 3
         effects = {NATIVE: np.array([[0.3, -0.1], [0.0, math.nan]])}
-        measured = Measured(("a", "b"), effects, {NATIVE: np.empty((2, 0))}, effects, {}, {}, {NATIVE: 4})
+        measured = Measured(("a", "b"), effects, {NATIVE: np.empty((2, 0))}, effects, {}, {}, {NATIVE: 3}, {NATIVE: 4})
         assert anti_steered(measured, NATIVE) == (pytest.approx(1 / 3), 3)
 
     def test_of_likelihoods_what_neutral_texts_lost_is_taken_off_first(self):
         # a: neutral mean (-0.4 - 0.2) / 2 = -0.3: -0.1 is +0.2 beside it, -0.5 is -0.2. b: neutral 0.1: 0.05 is -0.05, 0.3 is 0.2.
         effects = {NATIVE: np.array([[-0.1, -0.5], [0.05, 0.3]])}
         neutral = {NATIVE: np.array([[-0.4, -0.2], [0.1, math.nan]])}
-        measured = Measured(("a", "b"), effects, neutral, effects, {}, {}, {NATIVE: 8})
+        measured = Measured(("a", "b"), effects, neutral, effects, {}, {}, {NATIVE: 8}, {NATIVE: 8})
         assert anti_steered(measured, NATIVE) == (0.5, 4)
 
     def test_of_nothing_there_is_no_share(self):
         effects = {NATIVE: np.full((1, 2), math.nan)}
         assert anti_steered(
-            Measured(("a",), effects, {NATIVE: np.empty((1, 0))}, effects, {}, {}, {NATIVE: 2}), NATIVE
+            Measured(("a",), effects, {NATIVE: np.empty((1, 0))}, effects, {}, {}, {NATIVE: 0}, {NATIVE: 2}), NATIVE
         ) == (None, 0)
 
 
