@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -273,9 +272,9 @@ def test_a_shard_that_does_not_exist_is_exit_2(fitted, given):
     assert "give I/N" in done.stderr
 
 
-@pytest.mark.real
-def test_ranks_and_ray_on_the_offline_models_give_the_bytes_of_one_process(tmp_path):
-    """Both models, all four tasks, very few rows; bfloat16 where the machine computes it."""
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """Both offline models, all four tasks, very few rows: the run up to its arms, and in one process to its end."""
     content = yaml.safe_load((DATA.parents[1] / "steer_bench/experiments/quickstart.yaml").read_text())
     content |= {"concepts": {"source": "concepts.jsonl", "limit": 4, "held_out": 8}, "splits": {"fit": 2, "test": 1}}
     content |= {"rules": ["question"], "rule_texts": 12, "adapters": ["native", "linear"], "factors": [0.2]}
@@ -283,20 +282,36 @@ def test_ranks_and_ray_on_the_offline_models_give_the_bytes_of_one_process(tmp_p
     for limits in content["tasks"].values():
         limits |= {key: 2 for key in limits if key in ("max_texts", "max_neutral", "max_prompts")}
         limits |= {"max_new_tokens": 4} if "max_new_tokens" in limits else {}
-    (tmp_path / "real.yaml").write_text(yaml.safe_dump(content))
-    run = stages.open_run(str(tmp_path / "real.yaml"), tmp_path / "fitted")
+    folder = tmp_path_factory.mktemp("offline")
+    (folder / "real.yaml").write_text(yaml.safe_dump(content))
+    run = stages.open_run(str(folder / "real.yaml"), folder / "fitted")
     stages.extract(run)
     stages.fit(run)
-    one = again(run, tmp_path / "one")
+    one = again(run, folder / "one")
     stages.evaluate(one)
     stages.report(one, figures=False)
     assert re.search(rb"smollm2", page(one.folder))
-    ways = [["--processes", "2"], ["--processes", "3"], *([["--engine", "ray"]] if find_spec("ray") else [])]
-    for number, way in enumerate(ways):
-        other = again(run, tmp_path / str(number))
-        done = command("-m", "steer_bench", "run", str(other.folder), "--no-figures", *way)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert page(other.folder) == page(one.folder), way
+    return run, one
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "way",
+    [
+        "--processes 2",
+        pytest.param("--processes 3", marks=pytest.mark.slow),
+        pytest.param("--engine ray", marks=pytest.mark.slow),
+    ],
+)
+def test_ranks_and_ray_on_the_offline_models_give_the_bytes_of_one_process(offline, tmp_path, way):
+    """In bfloat16 where the machine computes it."""
+    if "ray" in way:
+        pytest.importorskip("ray", reason="needs the extra [ray]: pip install 'steer-bench[ray]'")
+    run, one = offline
+    other = again(run, tmp_path / "other")
+    done = command("-m", "steer_bench", "run", str(other.folder), "--no-figures", *way.split())
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert page(other.folder) == page(one.folder)
 
 
 def test_with_parallelize_steering_follows_the_layer_that_accelerate_offloads(tmp_path):
