@@ -303,8 +303,12 @@ def offline(tmp_path_factory):
         pytest.param("--engine ray", marks=pytest.mark.slow),
     ],
 )
-def test_ranks_and_ray_on_the_offline_models_give_the_bytes_of_one_process(offline, tmp_path, way):
+def test_ranks_and_ray_on_the_offline_models_give_the_bytes_of_one_process(request, offline, tmp_path, way):
     """In bfloat16 where the machine computes it."""
+    if way != "--processes 2" and "slow" not in request.config.getoption("-m"):
+        pytest.skip(
+            "minutes more, and the same on tiny models is tested above; pytest -m slow tests/test_ranks.py runs it"
+        )
     if "ray" in way:
         pytest.importorskip("ray", reason="needs the extra [ray]: pip install 'steer-bench[ray]'")
     run, one = offline
