@@ -56,8 +56,6 @@ class FixedLayer(DynamicLayer):
 class FixedStep:
     """One more token for each row of a batch, in fixed memory; on a GPU a captured graph."""
 
-    drops = False
-
     def __init__(self, model: Any, steerer: Steerer | None, like: GrowingStep, length: int) -> None:
         self.model, self.steerer, self.length = model, steerer if like.added is not None else None, length
         rows, device = len(like.mask), like.mask.device
@@ -100,10 +98,6 @@ class FixedStep:
         self.graph.replay()
         assert self.logits is not None
         return self.logits
-
-    def keep(self, _rows: Tensor) -> None:
-        """Not here: the size is fixed."""
-        raise NotImplementedError("a captured step has all its rows to the end")
 
     def _forward(self) -> Tensor:
         self.seen.index_fill_(3, self.at, True)

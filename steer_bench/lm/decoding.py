@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,17 +143,8 @@ def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device
     return ids, mask
 
 
-class Step(Protocol):
-    """One more token for each row of a batch."""
-
-    drops: bool
-    """Whether rows can be dropped."""
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Logits (rows, 1, vocab) after `tokens` (rows,)"""
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows alone."""
+Step = Callable[[Tensor], Tensor]
+"""One more token for each row of a batch: (rows,) -> logits (rows, 1, vocab)"""
 
 
 @dataclass
@@ -167,7 +158,6 @@ class GrowingStep:
     steerer: Steerer | None
     added: Tensor | None
     """(rows, 1, d_model), or None where no row is steered"""
-    drops: bool = True
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """See `Step`."""
@@ -177,7 +167,7 @@ class GrowingStep:
             return forward(self.model, tokens[:, None], self.mask, self.past)
 
     def keep(self, rows: Tensor) -> None:
-        """See `Step`."""
+        """Go on with these rows alone."""
         self.past.batch_select_indices(rows)
         self.mask = self.mask[rows]
         self.added = self.added[rows] if self.added is not None else None
@@ -251,7 +241,7 @@ def greedy(
             break
         if step == 0 and captured is not None and isinstance(step_of, GrowingStep):
             step_of = captured(step_of, tokens, max_new_tokens) or step_of
-        if step_of.drops and len(running) <= FULL * len(rows):
+        if isinstance(step_of, GrowingStep) and len(running) <= FULL * len(rows):
             kept = torch.tensor(running, device=device)
             step_of.keep(kept)
             tokens = tokens[kept]
