@@ -28,9 +28,10 @@ from steer_bench.cells import BUILDERS, JSON, OPTIONS, Cell, Options, Plan
 from steer_bench.judge import JudgeError, Judgement, Reply, distinct_2, judge_id, rate_replies
 from steer_bench.judge.replies import Key, spoken
 from steer_bench.ranks import PADDING, all_gather_list
-from steer_bench.results import WORDS, Row
+from steer_bench.results import WORDS
+from steer_bench.rows import Row
 from steer_bench.rules import check_rule, check_suppressed
-from steer_bench.stats import measure_generation, measure_likelihood, nan_mean, specificity
+from steer_bench.stats import block_of, measure_generation, measure_likelihood, nan_mean, specificity
 from steer_bench.vectors import UNSTEERED
 
 register()  # a task given by path is loaded before the model: from here on `--model steer_bench` is known
@@ -291,7 +292,7 @@ def _headline(rows: Sequence[JSON], *, measure: str, target: str) -> float:
         found = measure_likelihood(measured, target)
         per_concept = [nan_mean(found.effects[arm]) - nan_mean(found.neutral[arm]) for arm in found.effects]
     else:
-        scores = measure_generation(measured, measure, target)
+        scores = measure_generation(block_of(measured, measure, target))
         per_concept = [nan_mean(values) for arm, values in scores.scores.items() if arm.name != UNSTEERED]
     values = [float(value) for arm in per_concept for value in arm if math.isfinite(value)]
     return math.fsum(values) / len(values) if values else math.nan

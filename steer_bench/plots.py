@@ -30,6 +30,8 @@ SMALL_COLUMNS = 4
 """Small multiples beside each other."""
 NUMBERED = 10
 """Matrices up to this many columns have their numbers in the cells."""
+TICKS = 5
+"""Steps of an axis at most: laying out their labels is half of the time that drawing takes."""
 ORDER = ("baseline", "transfer", "control", "ceiling")
 
 RC: dict[str, Any] = {
@@ -410,9 +412,15 @@ def _lines(
 
 
 def _finish(figure: "Figure", axes: Sequence["Axes"], title: str, legend: Sequence[str] = ()) -> None:
-    """Title, and one legend for all panels below them, in the order given."""
+    """Title, few ticks, and one legend for all panels below them, in the order given."""
+    from matplotlib.ticker import AutoLocator
+
     room = int(figure.get_figwidth() * 12)  # characters of the bold title that fit an inch, about
     figure.suptitle(textwrap.fill(title, max(room, 24)), x=0.01, ha="left", fontweight="bold")
+    for axis in axes:
+        for side in (axis.xaxis, axis.yaxis):
+            if isinstance(locator := side.get_major_locator(), AutoLocator):
+                locator.set_params(nbins=TICKS)
     handles: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):

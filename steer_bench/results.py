@@ -1,81 +1,26 @@
-"""Results: one row a measured value, one JSON file a run.
+"""Results: the rows of a run in one JSON file, and in the samples that lm-eval writes.
 
-    lm-eval's samples -> [rows] -> statistics -> leaderboard
+    lm-eval's samples -> [results] -> statistics -> leaderboard
 
 Knows nothing of models or judges; what a run did stands in its provenance, `Results.run`.
 """
 
 import hashlib
 import json
-import math
 import os
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from steer_bench.rows import COLUMNS, RATING, TEXT_COLUMNS, Row, Rows
 
 SCHEMA = "steer-bench-results"
 VERSION = 1
 
-TEXT_COLUMNS = ("task", "target", "source", "arm", "concept", "item", "role", "reason")
-COLUMNS = ("task", "target", "source", "arm", "concept", "factor", "item", "role", "value", "tokens", "reason")
-"""The order of Row's fields."""
-INVALID = "non_finite"
-"""Reason of a row whose logits held NaN or Inf: it has no value, and its reply is not rated."""
-RATING = "ratings."
-"""Prefix of the columns that hold ratings, e.g. `ratings.fluency`; null where a row has no such rating."""
-
 WORDS = "words"
 """Key of the judge's own words beside a row in lm-eval's samples; not part of the row."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured value with the keys that say what was measured."""
-
-    task: str
-    """concept_steering, concept_likelihood, steered_perplexity, rule_following, or another lm-eval task."""
-    target: str
-    """The model that was steered."""
-    source: str
-    """The model the vector was learned on; "" for arms that need none (unsteered, native, random, mean, prompt)."""
-    arm: str
-    """unsteered, native, an adapter (identity, linear, ...) or a control (random, mean, ...)."""
-    concept: str
-    """Concept or rule id; "" where the row is the same for all concepts."""
-    factor: float
-    """Steering factor; 0.0 for unsteered."""
-    item: str
-    """Id of the prompt or text."""
-    role: str
-    """"select" or "score" for prompts; "concept" or "neutral" for likelihood texts."""
-    value: float | None
-    """concept_steering 0..2; rule_following 0..1; likelihood: mean log-likelihood a token, nats. None: unscored."""
-    tokens: int = 0
-    """Tokens the value is averaged over (likelihood); length of the reply (generation)."""
-    reason: str = ""
-    """Why the row is unscored."""
-    ratings: Mapping[str, float] = field(default_factory=dict, hash=False)
-    """Aspects concept, instruction, fluency, each 0..2; also perplexity and distinct_2 of the reply."""
-
-    def __post_init__(self) -> None:
-        if self.value is not None and not math.isfinite(self.value):
-            raise ValueError(f"value {self.value} in {self.where}; a value is finite, or None with a reason")
-        if not (math.isfinite(self.factor) and all(map(math.isfinite, self.ratings.values()))):
-            raise ValueError(f"a factor or rating that is not finite in {self.where}; leave the rating out instead")
-
-    @property
-    def key(self) -> tuple[str, str, str, str, str, float, str, str]:
-        """What makes a row: no two rows of a run share it."""
-        return (self.task, self.target, self.source, self.arm, self.concept, self.factor, self.item, self.role)
-
-    @property
-    def where(self) -> str:
-        """The key in words, for messages."""
-        names = ("task", "target", "source", "arm", "concept", "factor", "item", "role")
-        return ", ".join(f"{name}={value!r}" for name, value in zip(names, self.key, strict=True))
 
 
 @dataclass(frozen=True)
@@ -84,14 +29,15 @@ class Results:
 
     run: Mapping[str, Any]
     """Provenance: name, created, versions, models, judge, splits, factors, seeds, adapters, geometry, complete, ..."""
-    rows: tuple[Row, ...]
+    rows: Rows
+    """Any rows may be given; they are kept as columns."""
 
-    def __post_init__(self) -> None:
-        seen = set()
-        for row in self.rows:
-            if row.key in seen:
-                raise ValueError(f"two rows for {row.where}; results hold each measurement once")
-            seen.add(row.key)
+    def __init__(self, run: Mapping[str, Any], rows: Iterable[Row]) -> None:
+        object.__setattr__(self, "run", run)
+        object.__setattr__(self, "rows", Rows.of(rows))
+        repeated = self.rows.repeated()
+        if repeated is not None:
+            raise ValueError(f"two rows for {repeated.where}; results hold each measurement once")
 
 
 def save_results(path: str | Path, results: Results) -> None:
@@ -99,10 +45,7 @@ def save_results(path: str | Path, results: Results) -> None:
 
     Rows are sorted by key, floats carry 6 significant digits. Raises ValueError for values JSON can not hold.
     """
-    rows = sorted(results.rows, key=lambda row: row.key)
-    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
-    for aspect in sorted({aspect for row in rows for aspect in row.ratings}):
-        columns[RATING + aspect] = [row.ratings.get(aspect) for row in rows]
+    columns = results.rows.ordered().columns()
     document = {"schema": SCHEMA, "version": VERSION, "run": _six_digits(results.run), "rows": _six_digits(columns)}
     parts = [f'"{name}": {json.dumps(value, allow_nan=False, sort_keys=True)}' for name, value in document.items()]
     write_atomic(path, "{" + ",\n".join(parts) + "}\n")
@@ -127,7 +70,7 @@ def load_results(path: str | Path) -> Results:
         raise ValueError(f"{path} lacks 'run' or 'rows'; report the run again")
     _check_columns(path, columns)
     try:
-        return Results(run=run, rows=_rows(columns))
+        return Results(run=run, rows=Rows.from_columns(columns))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -165,18 +108,6 @@ def _check_columns(path: str | Path, columns: Mapping[str, Any]) -> None:
         if wrong:
             value = next(value for value in values if type(value) in wrong)
             raise ValueError(f"{path}: column {name!r} holds {value!r}; report the run again")
-
-
-def _rows(columns: Mapping[str, list[Any]]) -> tuple[Row, ...]:
-    """Rows of checked columns; equal texts become one object, for the few names of a run stand in every row."""
-    sides: list[Iterable[Any]] = [map(sys.intern, columns[n]) if n in TEXT_COLUMNS else columns[n] for n in COLUMNS]
-    aspects = [name.removeprefix(RATING) for name in columns if name.startswith(RATING)]
-    if aspects:
-        rated = zip(*(columns[RATING + aspect] for aspect in aspects), strict=True)
-        sides.append(
-            {aspect: one for aspect, one in zip(aspects, given, strict=True) if one is not None} for given in rated
-        )
-    return tuple(Row(*values) for values in zip(*sides, strict=True))
 
 
 def _types(column: str) -> set[type]:

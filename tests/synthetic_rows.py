@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from steer_bench.results import Results, Row
+from steer_bench.results import Results
+from steer_bench.rows import Row
 
 FACTORS = (0.2, 0.4, 0.8)
 ARMS = {"native": 1.0, "linear": 0.9, "identity": 0.0, "random": 0.05, "mean": 0.1}

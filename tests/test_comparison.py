@@ -8,7 +8,8 @@ import pytest
 
 from steer_bench.leaderboard import comparison_table
 from steer_bench.leaderboard.comparison import compare
-from steer_bench.results import Results, Row, save_results
+from steer_bench.results import Results, save_results
+from steer_bench.rows import Row
 
 ITEMS = (("p1", "select"), ("p2", "score"), ("p3", "score"))
 

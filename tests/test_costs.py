@@ -16,7 +16,8 @@ from steer_bench import shipped
 from steer_bench.choices import load, mean_valid, rated
 from steer_bench.concepts import load_texts
 from steer_bench.leaderboard.costs import costs_table
-from steer_bench.results import Results, Row, load_results
+from steer_bench.results import Results, load_results
+from steer_bench.rows import Row
 from steer_bench.rules import ask_for_rule, check_rule
 from steer_bench.selftest import SelfTestError
 

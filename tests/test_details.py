@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from steer_bench.results import Row
+from steer_bench.rows import Row
 from steer_bench.stats import (
     Arm,
     Estimate,
     FewShot,
     Measured,
     anti_steered,
+    block_of,
     details,
     few_shot_equal,
     hierarchical_bootstrap,
@@ -67,9 +68,9 @@ class TestRecovered:
         # without the second: (0.6 + 0.4) / (0.9 + 0.6) = 1 / 1.5; not specific: 1.1 / 1.6
         gate = np.array([True, False, True])
         boot = of_means(self.arms)
-        assert boot.recovered(LINEAR, NATIVE, gate=gate, null=WRONG)[::3] == (pytest.approx(1 / 1.5), 2)
-        assert boot.recovered(LINEAR, NATIVE, gate=gate)[::3] == (pytest.approx(1.1 / 1.6), 2)
-        assert boot.recovered(LINEAR, NATIVE, gate=np.array([True, False, False])) == (None, None, None, 1)
+        assert boot.gated(gate).recovered(LINEAR, NATIVE, null=WRONG)[::3] == (pytest.approx(1 / 1.5), 2)
+        assert boot.gated(gate).recovered(LINEAR, NATIVE)[::3] == (pytest.approx(1.1 / 1.6), 2)
+        assert boot.gated(np.array([True, False, False])).recovered(LINEAR, NATIVE) == (None, None, None, 1)
         assert details(measured_of(self.arms, [True, False, True]), boot)[LINEAR].specific.n == 2
 
     def test_a_native_no_better_than_a_wrong_concept_leaves_nothing_specific_to_recover(self):
@@ -94,7 +95,7 @@ class TestRecovered:
             *rows("unsteered", "c2", [0.5, 0.5], [0.0], 0.0), *rows("native", "c2", [0.1, 0.1], [0.0], 0.2),
             *rows("native", "c2", [0.9, 0.9], [0.6], 0.4),
         ]  # fmt: skip
-        measured = measure_generation(table, "concept_steering", "t")
+        measured = measure_generation(block_of(table, "concept_steering", "t"))
         assert measured.gate is not None
         assert measured.gate.tolist() == [True, False, True]
         assert measured.factors[NATIVE].tolist() == [0.2, 0.2, 0.4]
@@ -102,7 +103,7 @@ class TestRecovered:
 
     def test_without_selection_prompts_there_is_no_gate(self):
         table = [Row("concept_steering", "t", "", "native", "c", 0.2, "p", "score", 1.0)]
-        assert measure_generation(table, "concept_steering", "t").gate is None
+        assert measure_generation(block_of(table, "concept_steering", "t")).gate is None
 
 
 class TestAntiSteered:

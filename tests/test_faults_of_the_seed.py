@@ -6,7 +6,7 @@ import yaml
 
 from steer_bench import experiment as stages
 from steer_bench import shipped
-from steer_bench.results import Row
+from steer_bench.rows import Row
 from steer_bench.stats import unapplied
 from steer_bench.transfer.pairs import check_unseen
 from steer_bench.vectors import VectorStore, check_distinct, check_same_texts, load_card

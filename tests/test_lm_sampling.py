@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from scipy import stats
 from steered import PROMPTS, ask, make_arms, steer, steered_lm, tiny_pair
 
 from steer_bench.lm.sampling import GumbelNoise, row_seed, samplers
-from steer_bench.results import Row
-from steer_bench.stats.effects import one_a_prompt
+from steer_bench.rows import Row
+from steer_bench.stats import block_of
 
 SAMPLED = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
 
@@ -106,8 +107,9 @@ def test_samples_of_a_prompt_are_one_item_of_the_statistics() -> None:
         return Row("concept_steering", "t", "", "native", "sea", 0.2, item, "score", value)
 
     rows = [row("p1#0", 1.0), row("p1#1", 2.0), row("p1#2", None), row("p2#0", None), row("p3", 0.5)]
-    found = {one.item: one.value for one in one_a_prompt(rows)}
-    assert found == {"p1": 1.5, "p2": None, "p3": 0.5}
+    found = block_of(rows, "concept_steering", "t").role("score")
+    np.testing.assert_array_equal(found.values, [[[[1.5, math.nan, 0.5]]]])
+    assert found.counts.tolist() == [[[[3, 5]]]]  # three of five replies have a value
 
 
 def test_settings_are_json(pair: tuple[Any, Any]) -> None:

@@ -10,7 +10,7 @@ from synthetic_rows import make_results
 from steer_bench import plots
 from steer_bench.leaderboard import entries, figures
 from steer_bench.leaderboard.figures import draw_figures
-from steer_bench.results import Row
+from steer_bench.rows import Row
 
 PANEL = plots.Panel(
     "a to b",

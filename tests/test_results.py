@@ -6,7 +6,8 @@ import os
 import pytest
 from synthetic_rows import make_results, make_run
 
-from steer_bench.results import COLUMNS, Results, Row, load_results, save_results, write_atomic
+from steer_bench.results import Results, load_results, save_results, write_atomic
+from steer_bench.rows import COLUMNS, Row, Rows
 
 
 def row(**changes) -> Row:
@@ -48,6 +49,64 @@ def test_a_value_that_is_not_finite_is_refused_naming_the_row(value):
         row(value=value)
     with pytest.raises(ValueError, match="a factor or rating that is not finite"):
         row(ratings={"perplexity": value})
+
+
+@pytest.mark.parametrize(("column", "wrong"), [("value", "NaN"), ("factor", "Infinity"), ("ratings.fluency", "NaN")])
+def test_a_number_that_is_not_finite_is_refused_in_a_file_too(tmp_path, column, wrong):
+    path = tmp_path / "r.json"
+    rows = (row(value=None, reason="parse"), row(item="j", ratings={"fluency": 2.0}))
+    save_results(path, Results({}, rows))
+    content = json.loads(path.read_text())
+    content["rows"][column][1] = float(wrong.replace("Infinity", "inf"))
+    path.write_text(json.dumps(content))
+    assert wrong in path.read_text()
+    with pytest.raises(ValueError, match="item='j'") as caught:
+        load_results(path)
+    assert str(path) in str(caught.value)
+
+
+class TestRows:
+    rows = Rows.of(
+        [
+            row(item="i", value=1.0, ratings={"fluency": 2.0}),
+            row(item="j", value=None, reason="parse"),
+            row(item="k", value=4.0, concept="d", tokens=3),
+        ]
+    )
+
+    def test_they_are_a_sequence_of_row(self):
+        assert len(self.rows) == 3
+        assert self.rows[1] == self.rows[-2] == row(item="j", value=None, reason="parse")
+        assert list(self.rows[::2]) == [self.rows[0], self.rows[2]]
+        assert self.rows[2].tokens == 3
+        assert type(self.rows[2].tokens) is int
+        assert self.rows[0].ratings == {"fluency": 2.0}
+        assert self.rows[2].ratings == {}
+        with pytest.raises(IndexError):
+            self.rows[3]
+        with pytest.raises(IndexError):
+            self.rows[-4]
+        assert self.rows == tuple(self.rows)
+        assert self.rows != tuple(self.rows)[:2]
+
+    def test_a_selection_has_the_rows_that_are_as_asked(self):
+        assert [one.item for one in self.rows.where(concept="c")] == ["i", "j"]
+        assert [one.item for one in self.rows.where(concept="c", item="j")] == ["j"]
+        assert len(self.rows.where(concept="nowhere")) == 0
+        assert self.rows.where(concept="d").texts["concept"].present() == ["d"]
+
+    def test_means_are_of_what_is_known_by_equal_keys(self):
+        means = self.rows.means(self.rows.numbers["value"], ("arm", "concept"))
+        assert list(means) == [("linear", "c", 1.0), ("linear", "d", 4.0)]
+        assert list(self.rows.means(self.rows.numbers["value"], ("arm",))) == [("linear", 2.5)]
+        assert list(self.rows[1:2].means(self.rows[1:2].numbers["value"], ("arm",))) == []
+
+    def test_without_rows_there_is_nothing(self):
+        none = Rows.of([])
+        assert len(none) == 0
+        assert list(none) == []
+        assert none.repeated() is None
+        assert none.texts["task"].present() == []
 
 
 def test_a_measurement_twice_is_refused():

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 from synthetic_rows import make_rows
 
-from steer_bench.results import Row
+from steer_bench.rows import Row
 from steer_bench.stats import (
     Arm,
     Bootstrap,
@@ -18,13 +18,14 @@ from steer_bench.stats import (
     Estimate,
     agreement,
     auroc,
+    block_of,
     hierarchical_bootstrap,
     holm,
     likelihood_curves,
     matched_factor,
     measure_generation,
     measure_likelihood,
-    selected_factor,
+    selected,
     sign_flip_p,
     tost,
     verdict,
@@ -67,20 +68,40 @@ class TestMatchedFactor:
             matched_factor(factors, ratios, limit)
 
 
-class TestSelectedFactor:
+class TestSelected:
+    @staticmethod
+    def place(*values: list[float | None], among: list[bool] | None = None) -> int:
+        """Values of each factor on as many prompts as they are; None: unscored."""
+        width = max(map(len, values), default=0)
+        filled = np.array([[*map(float_or_nan, line), *[math.nan] * (width - len(line))] for line in values])
+        filled = filled.reshape(len(values), width)
+        asked = np.array([[place < len(line) for place in range(width)] for line in values]).reshape(filled.shape)
+        return selected(filled, asked.astype(bool), np.array(among or [True] * len(values), dtype=bool)).item()
+
     def test_takes_the_best_mean_and_of_equals_the_smaller(self):
-        assert selected_factor({0.4: [1.0, 0.0], 0.2: [0.5, 0.5], 0.8: [0.2, 0.2]}) == 0.2
-        assert selected_factor({0.4: [1.0, 0.2], 0.2: [0.5, 0.5]}) == 0.4
+        assert self.place([0.5, 0.5], [1.0, 0.0], [0.2, 0.2]) == 0
+        assert self.place([0.5, 0.5], [1.0, 0.2]) == 1
+        assert self.place([-0.5], [-0.2], [-0.3]) == 1
 
     def test_a_factor_with_most_prompts_unscored_can_not_win(self):
-        assert selected_factor({0.2: [0.1, 0.1, 0.1], 0.4: [2.0, None, None]}) == 0.2
+        assert self.place([0.1, 0.1, 0.1], [2.0, None, None]) == 0
+        assert self.place([0.1, 0.1], [2.0, None]) == 1  # half of them is enough
 
     def test_nothing_scored_selects_nothing(self):
-        assert selected_factor({0.2: [None], 0.4: []}) is None
-        assert selected_factor({}) is None
+        assert self.place([None], []) == -1
+        assert self.place([1.0], [2.0], among=[False, False]) == -1
 
     def test_one_factor_needs_no_selection(self):
-        assert selected_factor({1.0: []}) == 1.0
+        assert self.place([]) == 0
+        assert self.place([1.0], [None], among=[False, True]) == 1
+
+    def test_of_many_arms_each_has_its_own(self):
+        values = np.array([[[0.1], [0.2]], [[0.4], [0.3]], [[math.nan], [math.nan]]])
+        assert selected(values, np.ones((3, 2, 1), bool), np.ones((3, 2), bool)).tolist() == [1, 0, -1]
+
+
+def float_or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 class TestCurve:
@@ -169,7 +190,7 @@ class TestMeasure:
             *self.rated("native", 0.4, "select", [0.1]),
             *self.rated("native", 0.4, "score", [2.0, 2.0]),  # better, but chosen on these it would be a leak
         ]
-        measured = measure_generation(rows, "concept_steering", "t")
+        measured = measure_generation(block_of(rows, "concept_steering", "t"))
         assert measured.factors[NATIVE].tolist() == [0.2]
         np.testing.assert_allclose(measured.scores[NATIVE], [[0.8, 0.6]])
         np.testing.assert_allclose(measured.effects[NATIVE], [[0.6, 0.2]])
@@ -179,7 +200,7 @@ class TestMeasure:
             *self.rated("unsteered", 0.0, "score", [0.0, 0.0, None]),
             *self.rated("native", 0.2, "score", [1.0, None, 1.0]),
         ]
-        measured = measure_generation(rows, "concept_steering", "t")
+        measured = measure_generation(block_of(rows, "concept_steering", "t"))
         assert (measured.scored[NATIVE], measured.totals[NATIVE]) == (2, 3)
         np.testing.assert_allclose(measured.effects[NATIVE], [[1.0, math.nan, math.nan]])
 
@@ -191,7 +212,7 @@ class TestMeasure:
                 for k in range(3)
                 for row in self.rated(arm, 0.2, "score", [k, None])
             ]
-        measured = measure_generation(rows, "concept_steering", "t")
+        measured = measure_generation(block_of(rows, "concept_steering", "t"))
         # two prompts of three samples, and of three samples by two seeds; those of the second prompt have no value
         assert (measured.scored[NATIVE], measured.totals[NATIVE]) == (3, 6)
         assert (measured.scored[RANDOM], measured.totals[RANDOM]) == (6, 12)
@@ -199,9 +220,8 @@ class TestMeasure:
 
     def test_the_cost_at_the_selected_factor_comes_from_the_neutral_texts(self):
         rows = make_rows(n_concepts=2)
-        measured = measure_generation(
-            rows, "concept_steering", "target-model", costs=likelihood_curves(rows, "target-model")
-        )
+        block = block_of(rows, "concept_steering", "target-model")
+        measured = measure_generation(block, costs=likelihood_curves(rows, "target-model"))
         np.testing.assert_allclose(measured.ratios[NATIVE], math.exp(0.5 * 0.4))  # peak of the ratings is factor 0.4
 
     def test_with_a_limit_only_factors_up_to_the_matched_one_are_selected_from(self):
@@ -210,14 +230,48 @@ class TestMeasure:
             factors = 0.2 * np.arange(1, len(changes) + 1)
             return Curve(factors, np.zeros((len(changes), 1)), -np.array(changes)[:, None], np.ones(1))
 
-        values = {0.2: [0.1], 0.4: [0.9], 0.6: [2.0]}
-        assert list(within(values, cost(0.1, 0.2, 0.4), 1.3)) == [0.2, 0.4]  # ln 1.3 = 0.26
-        assert list(within(values, cost(0.1, 0.4, 0.1), 1.3)) == [0.2]  # the first crossing counts
-        assert within(values, cost(0.4, 0.5, 0.6), 1.3) is None  # the smallest is too much: do not steer
-        assert list(within(values, cost(0.1), 1.3)) == [0.2]  # above the cost's grid nothing is known
-        assert within({0.4: [0.9]}, cost(0.1), 1.3) == within(values, None, 1.3) == {}
-        assert within({0.0: [0.5]}, None, 1.3) == {0.0: [0.5]}  # a prompt changes no neutral text
-        assert within(values, None, math.inf) == values
+        factors = np.array([0.2, 0.4, 0.6])
+
+        def kept(cost, limit=1.3, factors=factors):
+            among, reached = within(factors, cost, limit)
+            return factors[among].tolist(), reached
+
+        assert kept(cost(0.1, 0.2, 0.4)) == ([0.2, 0.4], True)  # ln 1.3 = 0.26
+        assert kept(cost(0.1, 0.4, 0.1)) == ([0.2], True)  # the first crossing counts
+        assert kept(cost(0.4, 0.5, 0.6)) == ([], True)  # the smallest is too much: do not steer
+        assert kept(cost(0.1)) == ([0.2], False)  # above the cost's grid nothing is known
+        assert kept(cost(0.1), factors=factors[1:]) == kept(None) == ([], False)
+        assert kept(None, factors=np.zeros(1)) == ([0.0], False)  # a prompt changes no neutral text
+        assert kept(None, math.inf) == (factors.tolist(), False)
+
+    def test_an_arm_that_does_too_much_at_its_smallest_factor_does_not_steer(self):
+        rows = make_rows({"native": 1.0}, n_concepts=2, cost=2.0)  # log ratio 0.4 at factor 0.2: more than ln 1.3
+        block = block_of(rows, "concept_steering", "target-model")
+        measured = measure_generation(block, costs=likelihood_curves(rows, "target-model"), limit=1.3)
+        assert measured.factors[NATIVE].tolist() == [0.0, 0.0]
+        assert measured.ratios[NATIVE].tolist() == [1.0, 1.0]
+        np.testing.assert_array_equal(measured.scores[NATIVE], measured.scores[Arm("", "unsteered")])
+
+    def test_without_a_cost_no_factor_is_known_to_be_within_a_limit(self):
+        block = block_of(make_rows({"native": 1.0}, n_concepts=2), "concept_steering", "target-model")
+        measured = measure_generation(block, limit=1.3)
+        assert np.isnan(measured.factors[NATIVE]).all()
+        assert np.isnan(measured.scores[NATIVE]).all()
+        assert measured.scored[NATIVE] == 0
+
+    def test_unsteered_rows_of_all_concepts_give_way_to_a_concepts_own(self):
+        def row(arm, concept, item, value, factor=0.2):
+            return Row(
+                "concept_steering", "t", "", arm, concept, 0.0 if arm == "unsteered" else factor, item, "score", value
+            )
+
+        rows = [
+            row("unsteered", "", "p", 0.0), row("unsteered", "", "q", 0.5), row("unsteered", "d", "q", 0.75),
+            *(row("native", concept, item, 1.0) for concept in "cd" for item in "pq"),
+        ]  # fmt: skip
+        measured = measure_generation(block_of(rows, "concept_steering", "t"))
+        np.testing.assert_allclose(measured.effects[NATIVE], [[1.0, 0.5], [1.0, 0.25]])
+        assert (measured.scored[Arm("", "unsteered")], measured.totals[Arm("", "unsteered")]) == (4, 4)
 
     def test_rows_of_another_target_do_not_enter(self):
         mine, other = make_rows(n_concepts=2), make_rows(n_concepts=2, target="other", cost=3.0, seed=9)

@@ -11,7 +11,7 @@ import numpy as np
 from steer_bench.calibration.bench import NATIVE, NULL, RANDOM, SAME, SHUFFLED_PAIRS, WRONG, Bench, cosine
 from steer_bench.calibration.scoring import is_dead, is_null
 from steer_bench.calibration.twin import Twin
-from steer_bench.results import Row
+from steer_bench.rows import Row
 from steer_bench.stats import Arm as ArmKey
 from steer_bench.stats import Bootstrap, Estimate, hierarchical_bootstrap, measure_likelihood, verdicts
 from steer_bench.transfer.fits import transfer

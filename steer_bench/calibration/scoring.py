@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from steer_bench.calibration.bench import DEAD, NATIVE, NULL, RANDOM, SAME, WRONG, Bench, Vectors, dead
 from steer_bench.models import Loaded
-from steer_bench.results import Row
+from steer_bench.rows import Row
 from steer_bench.stats import LIKELIHOOD
 from steer_bench.stats import Arm as ArmKey
 from steer_bench.transfer.fits import transfer

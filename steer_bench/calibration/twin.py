@@ -13,7 +13,7 @@ from steer_bench.activations import MomentAccumulator, paired
 from steer_bench.calibration.bench import NATIVE, SHUFFLED_PAIRS, Bench, Vectors, cosine
 from steer_bench.calibration.scoring import Job, score
 from steer_bench.models import Loaded, encode
-from steer_bench.results import Row
+from steer_bench.rows import Row
 from steer_bench.stats import Arm as ArmKey
 from steer_bench.transfer.adapters import load_adapter
 from steer_bench.transfer.fits import FITS, Fit, Pair, Side, transfer

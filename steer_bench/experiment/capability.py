@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer_bench.experiment.config import CapabilityConfig
-from steer_bench.results import Row, write_atomic
+from steer_bench.results import write_atomic
+from steer_bench.rows import Row
 
 if TYPE_CHECKING:
     from steer_bench.steering import Steering

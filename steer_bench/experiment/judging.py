@@ -31,7 +31,8 @@ from steer_bench.judge.replies import (
     rate_replies,
     spoken,
 )
-from steer_bench.results import INVALID, Row, write_atomic
+from steer_bench.results import write_atomic
+from steer_bench.rows import INVALID, Row
 from steer_bench.samples import Sample
 from steer_bench.vectors import UNSTEERED
 

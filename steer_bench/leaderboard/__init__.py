@@ -93,14 +93,14 @@ def write_leaderboard(
     if unknown or not formats:
         raise ValueError(f"format {', '.join(unknown) or 'none'}: give some of {','.join(FORMATS)}")
     folder = Path(folder)
+    drawn: dict[str, Drawn] = {}
     with _uncollected():
         results = [load_results(path) for path in results_paths]
         board = build_board(results)
-    drawn: dict[str, Drawn] = {}
-    if figures:
-        from steer_bench.leaderboard.figures import draw_figures
+        if figures:
+            from steer_bench.leaderboard.figures import draw_figures
 
-        drawn = draw_figures(results, board.entries, png=png)
+            drawn = draw_figures(results, board.entries, png=png)
     pages: dict[str, Callable[[], str]] = {
         "md": lambda: render.to_markdown(board, [f"figures/{name}.svg" for name in drawn]),
         "html": lambda: page.to_html(
@@ -124,7 +124,7 @@ def write_leaderboard(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without Python's collector of cycles, which would walk over hundreds of thousands of rows again and again to find none."""
+    """Without Python's collector of cycles, which would walk over hundreds of thousands of objects again and again to find none."""
     was = gc.isenabled()
     gc.disable()
     try:

@@ -6,11 +6,14 @@ results, results -> [paired differences with intervals] -> table
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from steer_bench.leaderboard.arms import short
 from steer_bench.leaderboard.entries import RULES, STEERING
 from steer_bench.leaderboard.merging import differing, protocol_of, shorten
 from steer_bench.leaderboard.table import MISSING, Line, Table, Text, interval, number
-from steer_bench.results import Results, Row
+from steer_bench.results import Results
+from steer_bench.rows import Rows
 from steer_bench.stats import (
     DAMAGE_LIMIT,
     LIKELIHOOD,
@@ -20,6 +23,7 @@ from steer_bench.stats import (
     Arm,
     Estimate,
     Measured,
+    block_of,
     hierarchical_bootstrap,
     holm,
     measure_generation,
@@ -51,7 +55,8 @@ def compare(first: Results, second: Results) -> tuple[list[Difference], list[str
     Only concepts and items that both measured count. Each run keeps its own factors: likelihood at matched damage, other
     tasks at the selected factor. Raises ValueError where the runs share no measurement.
     """
-    targets = sorted({row.target for row in first.rows} & {row.target for row in second.rows})
+    sides = [set(result.rows.texts["target"].present()) for result in (first, second)]
+    targets = sorted(sides[0] & sides[1])
     remarks: list[str] = []
     found: list[Difference] = []
     for target in targets:
@@ -107,7 +112,7 @@ def comparison_table(first: Results, second: Results) -> Table:
 
 
 def _shared_tasks(first: Results, second: Results, target: str) -> list[str]:
-    tasks = [{row.task for row in result.rows if row.target == target} for result in (first, second)]
+    tasks = [set(result.rows.where(target=target).texts["task"].present()) for result in (first, second)]
     shared = (tasks[0] & tasks[1]) - {PERPLEXITY, SPECIFICITY}
     return [
         *(task for task in (LIKELIHOOD, STEERING, RULES) if task in shared),
@@ -116,18 +121,18 @@ def _shared_tasks(first: Results, second: Results, target: str) -> list[str]:
 
 
 def _differences(first: Results, second: Results, target: str, task: str, remarks: list[str]) -> list[Difference]:
-    sides = [[row for row in result.rows if (row.target, row.task) == (target, task)] for result in (first, second)]
-    arms = sorted({Arm(row.source, row.arm) for row in sides[0]} & {Arm(row.source, row.arm) for row in sides[1]})
-    arms = [arm for arm in arms if arm.name != UNSTEERED or task != LIKELIHOOD]
-    shared = _places(sides[0]) & _places(sides[1])
-    dropped = len(_places(sides[0]) | _places(sides[1])) - len(shared)
+    sides = [result.rows.where(target=target, task=task) for result in (first, second)]
+    places, steered = [_places(rows) for rows in sides], [_arms(rows) for rows in sides]
+    arms = [arm for arm in sorted(steered[0] & steered[1]) if arm.name != UNSTEERED or task != LIKELIHOOD]
+    shared = set(places[0]) & set(places[1])
+    dropped = len({*places[0], *places[1]}) - len(shared)
     if not shared:
         return []
     if dropped:
         remarks.append(
             f"{target}: {short(task)}: {dropped} concept-item pairs that only one run measured are left out."
         )
-    kept = [[row for row in side if _place(row) in shared] for side in sides]
+    kept = [rows.take(np.array([place in shared for place in own])) for rows, own in zip(sides, places, strict=True)]
     one, two = (
         _measured(rows, task, target, float(result.run.get("damage_limit", DAMAGE_LIMIT)))
         for rows, result in zip(kept, (first, second), strict=True)
@@ -153,16 +158,19 @@ def _differences(first: Results, second: Results, target: str, task: str, remark
     return found
 
 
-def _place(row: Row) -> tuple[str, str, str]:
-    return (row.concept, row.item, row.role)
+def _places(rows: Rows) -> list[tuple[str, str, str]]:
+    """(concept, item, role) of every row."""
+    return list(zip(*(rows.texts[name].tolist() for name in ("concept", "item", "role")), strict=True))
 
 
-def _places(rows: Sequence[Row]) -> set[tuple[str, str, str]]:
-    return {_place(row) for row in rows}
+def _arms(rows: Rows) -> set[Arm]:
+    return set(map(Arm, rows.texts["source"].tolist(), rows.texts["arm"].tolist()))
 
 
-def _measured(rows: Sequence[Row], task: str, target: str, limit: float) -> Measured:
-    return measure_likelihood(rows, target, limit) if task == LIKELIHOOD else measure_generation(rows, task, target)
+def _measured(rows: Rows, task: str, target: str, limit: float) -> Measured:
+    if task == LIKELIHOOD:
+        return measure_likelihood(rows, target, limit)
+    return measure_generation(block_of(rows, task, target))
 
 
 def _holm(found: Sequence[Difference]) -> list[Difference]:

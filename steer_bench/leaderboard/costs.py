@@ -4,12 +4,14 @@ rows -> mean cost of every target, arm and factor -> table
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from statistics import fmean
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from steer_bench.leaderboard.entries import REPLIES, capability_tasks
 from steer_bench.leaderboard.table import Line, Table, Text, number
-from steer_bench.results import Results, Row
+from steer_bench.results import Results
+from steer_bench.rows import RATING, Array, Rows
 from steer_bench.stats import PERPLEXITY, UNSTEERED
 
 COLUMNS = {
@@ -29,19 +31,15 @@ def costs_table(results: Sequence[Results]) -> Table | None:
     capability = tuple(dict.fromkeys(task for result in results for task in capability_tasks(result.run)))
     several, lines, invalid = len(results) > 1, [], 0
     for result in results:
-        plain = {(row.target, row.item): row for row in result.rows if row.task == PERPLEXITY and row.arm == UNSTEERED}
-        found: dict[tuple[str, str, str, float], dict[str, list[float]]] = {}
-        for row in result.rows:
-            if row.task not in (PERPLEXITY, *REPLIES, *capability):
+        found: dict[tuple[str, str, str, float], dict[str, float]] = {}
+        for cost, rows, values in _costs(result.rows, capability):
+            for target, source, arm, factor, mean in rows.means(values, ("target", "source", "arm", "factor")):
+                found.setdefault((target, source, arm, factor), {})[cost] = mean
+        for task in capability:
+            invalid += int(np.isnan(result.rows.where(task=task).numbers["value"]).sum())
+        for (target, source, arm, factor), means in sorted(found.items()):
+            if not means.keys() & {"ratio", "kl", "perplexity", *capability}:
                 continue
-            where = found.setdefault((row.target, row.source, row.arm, row.factor), {})
-            for name, value in _costs(row, plain.get((row.target, row.item)), capability):
-                where.setdefault(name, []).append(value)
-            invalid += row.task in capability and row.value is None
-        for (target, source, arm, factor), costs in sorted(found.items()):
-            if not costs.keys() & {"ratio", "kl", "perplexity", *capability}:
-                continue
-            means = {name: fmean(values) for name, values in costs.items()}
             means |= {name: math.exp(means[name]) for name in GEOMETRIC if name in means}
             keys = [Text(target), Text(source or "-"), Text(arm), Text(number(factor, 2), factor)]
             keys += [Text(str(result.run.get("name", "")))] if several else []
@@ -62,18 +60,27 @@ def costs_table(results: Sequence[Results]) -> Table | None:
     return Table("Costs at every factor", columns, tuple(lines), (remark, bad) if invalid else (remark,))
 
 
-def _costs(row: Row, plain: Row | None, capability: Sequence[str]) -> Iterable[tuple[str, float]]:
-    """(cost, value) pairs of a row; logarithms for those of GEOMETRIC."""
-    if row.task == PERPLEXITY:
-        if row.value is not None and plain is not None and plain.value is not None:
-            yield "ratio", plain.value - row.value
-        if "kl" in row.ratings:
-            yield "kl", row.ratings["kl"]
-    elif row.task in REPLIES:
-        yield "tokens", float(row.tokens)
-        if "distinct_2" in row.ratings:
-            yield "distinct_2", row.ratings["distinct_2"]
-        if row.ratings.get("perplexity", 0.0) > 0:
-            yield "perplexity", math.log(row.ratings["perplexity"])
-    elif row.task in capability and row.value is not None:
-        yield row.task, row.value
+def _costs(rows: Rows, capability: Sequence[str]) -> Iterator[tuple[str, Rows, Array]]:
+    """(cost, rows, its value in each); logarithms for those of GEOMETRIC, NaN where there is none."""
+    neutral = rows.where(task=PERPLEXITY)
+    plain = neutral.where(arm=UNSTEERED)
+    base = dict(zip(_texts(plain), plain.numbers["value"].tolist(), strict=True))
+    yield "ratio", neutral, np.array([base.get(text, math.nan) for text in _texts(neutral)]) - neutral.numbers["value"]
+    yield "kl", neutral, _rating(neutral, "kl")
+    replies = rows.take(np.any([rows.texts["task"].is_(task) for task in REPLIES], axis=0))
+    yield "tokens", replies, replies.numbers["tokens"]
+    yield "distinct_2", replies, _rating(replies, "distinct_2")
+    perplexity = _rating(replies, "perplexity")
+    yield "perplexity", replies, np.log(perplexity, out=np.full(len(replies), np.nan), where=perplexity > 0)
+    for task in capability:
+        asked = rows.where(task=task)
+        yield task, asked, asked.numbers["value"]
+
+
+def _texts(rows: Rows) -> list[tuple[str, str]]:
+    """What the neutral text of every row is: its target and item."""
+    return list(zip(rows.texts["target"].tolist(), rows.texts["item"].tolist(), strict=True))
+
+
+def _rating(rows: Rows, aspect: str) -> Array:
+    return rows.numbers.get(RATING + aspect, np.full(len(rows), np.nan))

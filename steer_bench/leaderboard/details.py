@@ -54,7 +54,7 @@ def specificity_table(results: Sequence[Results]) -> Table | None:
     """One line an arm: its vectors on the texts of their own concept, and of the others."""
     lines = []
     for result in results:
-        for target in sorted({row.target for row in result.rows if row.task == SPECIFICITY}):
+        for target in result.rows.where(task=SPECIFICITY).texts["target"].present():
             for arm, matrix in sorted(specificity(result.rows, target).items()):
                 own, others = (float(values.mean()) for values in (matrix.own, matrix.others))
                 names = (target, arm.source or "-", arm.name)

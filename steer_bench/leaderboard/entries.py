@@ -5,14 +5,15 @@ results -> effects -> bootstrap -> [entries] -> board
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from statistics import fmean, median
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 
-from steer_bench.results import Results, Row
+from steer_bench.results import Results
+from steer_bench.rows import Rows
 from steer_bench.stats import (
     DAMAGE_LIMIT,
     LIKELIHOOD,
@@ -27,6 +28,7 @@ from steer_bench.stats import (
     Estimate,
     Measured,
     Verdict,
+    block_of,
     cost_at,
     details,
     hierarchical_bootstrap,
@@ -147,7 +149,7 @@ def capability_tasks(run: Mapping) -> tuple[str, ...]:
 
 def headline_task(results: Results) -> str:
     """The task that gives the verdicts of a run."""
-    tasks = {row.task for row in results.rows}
+    tasks = results.rows.texts["task"].present()
     return next((task for task in HEADLINES if task in tasks), "")
 
 
@@ -157,12 +159,10 @@ def entries(results: Results) -> list[Entry]:
     The run may set `damage_limit` (1.3), `equivalence_margin` (0.1, of native's effect) and `seeds.bootstrap` (0).
     """
     headline = headline_task(results)
-    by_target: dict[str, list[Row]] = {}
-    for row in results.rows:
-        by_target.setdefault(row.target, []).append(row)
     found = []
-    for target, rows in by_target.items():
-        lifts = likelihood_curves([row for row in rows if row.task == LIKELIHOOD], target)
+    for target in results.rows.texts["target"].present():
+        rows = results.rows.where(target=target)
+        lifts = likelihood_curves(rows, target)
         costs = likelihood_curves(rows, target, PERPLEXITY)  # rules have no texts: only these
         costs |= {arm: {**costs.get(arm, {}), **by_concept} for arm, by_concept in lifts.items()}
         cells, curves = _cells(results.run, rows, target, lifts, costs), _curves(rows, lifts, costs)
@@ -179,17 +179,18 @@ Curves = Mapping[Arm, Mapping[str, Curve]]
 """arm -> concept -> curve"""
 
 
-def _curves(rows: Sequence[Row], lifts: Curves, costs: Curves) -> dict[str, dict[Arm, dict[str, Points]]]:
+def _curves(rows: Rows, lifts: Curves, costs: Curves) -> dict[str, dict[Arm, dict[str, Points]]]:
     """task -> arm -> concept -> points, of one target."""
     curves: dict[str, dict[Arm, dict[str, Points]]] = {}
     if lifts:
         curves[LIKELIHOOD] = {arm: {c: _lift_points(curve) for c, curve in by.items()} for arm, by in lifts.items()}
-    values: dict[str, dict[Arm, dict[str, dict[float, list[float]]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    values: dict[str, dict[Arm, dict[str, dict[float, float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(dict))
     )
-    for row in rows:
-        if row.role == "select" and row.value is not None:
-            values[row.task][Arm(row.source, row.arm)][row.concept][row.factor].append(row.value)
+    selection = rows.where(role="select")
+    by = ("task", "source", "arm", "concept", "factor")
+    for task, source, arm, concept, factor, mean in selection.means(selection.numbers["value"], by):
+        values[task][Arm(source, arm)][concept][factor] = mean
     for task, by_arm in values.items():
         base = by_arm.pop(Arm("", UNSTEERED), {})
         curves[task] = {
@@ -208,31 +209,29 @@ def _lift_points(curve: Curve) -> Points:
     return Points((0.0, *curve.factors.tolist()), (0.0, *lifts), (1.0, *ratios))
 
 
-def _mean_points(by_factor: Mapping[float, Sequence[float]], cost: Curve | None) -> Points:
+def _mean_points(by_factor: Mapping[float, float], cost: Curve | None) -> Points:
     factors = tuple(sorted(by_factor))
     ratios = [cost_at(cost, factor) for factor in factors] if cost else []
     known = tuple(ratio if math.isfinite(ratio) else None for ratio in ratios)
-    return Points(factors, tuple(fmean(by_factor[factor]) for factor in factors), known)
+    return Points(factors, tuple(by_factor[factor] for factor in factors), known)
 
 
-def _cells(run: Mapping, rows: Sequence[Row], target: str, lifts: Curves, costs: Curves) -> dict[str, dict[Arm, Cell]]:
+def _cells(run: Mapping, rows: Rows, target: str, lifts: Curves, costs: Curves) -> dict[str, dict[Arm, Cell]]:
     """task -> arm -> cell, of one target."""
-    by_task: dict[str, list[Row]] = {}
-    for row in rows:
-        by_task.setdefault(row.task, []).append(row)
     cells = {}
     limit = float(run.get("damage_limit", DAMAGE_LIMIT))
     reasons: dict[tuple[str, Arm], set[str]] = defaultdict(set)
-    for row in rows:
-        if row.value is None:
-            reasons[row.task, Arm(row.source, pooled_name(row.arm))].add(row.reason)
-    for task in sorted(by_task.keys() - {PERPLEXITY, SPECIFICITY, *capability_tasks(run)}):
+    for row in rows.take(np.isnan(rows.numbers["value"])):
+        reasons[row.task, Arm(row.source, pooled_name(row.arm))].add(row.reason)
+    for task in rows.texts["task"].present():
+        if task in {PERPLEXITY, SPECIFICITY, *capability_tasks(run)}:
+            continue
         if task == LIKELIHOOD:
             measured, matched = measure_likelihood([], target, limit, curves=lifts), None
         else:
-            measured = measure_generation(by_task[task], task, target, costs=costs)
-            has_costs = task in REPLIES and costs
-            matched = measure_generation(by_task[task], task, target, costs=costs, limit=limit) if has_costs else None
+            block = block_of(rows, task, target)
+            measured = measure_generation(block, costs=costs)
+            matched = measure_generation(block, costs=costs, limit=limit) if task in REPLIES and costs else None
         if measured.effects:
             made = _task_cells(run, measured, matched, is_lift=task == LIKELIHOOD)
             cells[task] = {
@@ -247,14 +246,14 @@ def _task_cells(run: Mapping, measured: Measured, matched: Measured | None, *, i
     effects = hierarchical_bootstrap(measured.effects, measured.neutral, seed=seed)
     scores = effects if is_lift else hierarchical_bootstrap(measured.scores, seed=seed)
     within = None if matched is None else hierarchical_bootstrap(matched.scores, seed=seed)
-    judged = _verdicts(run, effects)
+    judged, passed = _verdicts(run, effects), effects.gated(measured.gate)
     native = Arm("", "native")
     beside = details(measured, effects)
     nothing = Estimate(None, None, None, 0)
     return {
         arm: Cell(
             score=scores.effect(arm),
-            recovered=effects.recovered(arm, native, gate=measured.gate) if native in effects.means else nothing,
+            recovered=passed.recovered(arm, native) if native in effects.means else nothing,
             scored=measured.scored[arm],
             total=measured.totals[arm],
             factor=_median(measured.factors[arm]),

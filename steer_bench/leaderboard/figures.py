@@ -227,7 +227,7 @@ def _specificity(results: Sequence[Results], several: bool) -> list[plots.Matrix
     """One a native or transfer arm: rows are the vectors' concepts, columns the concepts whose texts were scored."""
     matrices = []
     for result in results:
-        for target in sorted({row.target for row in result.rows if row.task == SPECIFICITY}):
+        for target in result.rows.where(task=SPECIFICITY).texts["target"].present():
             found = specificity(result.rows, target)
             shown = [arm for arm in found if kind_of(result.run, arm.name) in ("baseline", "transfer")]
             for arm in sorted(shown, key=lambda arm: (arm.name != "native", arm)):

@@ -15,7 +15,7 @@ def check_same_protocol(results: Sequence[Results]) -> None:
     """Refuse runs that measured one target in different ways, naming the key that differs."""
     first: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for result in results:
-        for target in sorted({row.target for row in result.rows}):
+        for target in result.rows.texts["target"].present():
             name, mine = str(result.run.get("name", "")), protocol_of(result, target)
             for other, theirs in first.setdefault(target, []):
                 key = next(iter(differing(mine, theirs)), None)
@@ -40,12 +40,9 @@ def protocol_of(result: Results, target: str) -> dict[str, Any]:
     protocol |= {key: run.get(key) for key in ("factors", "splits", "prompts", "limits", "positions", "chat")}
     for key in ("revision", "layer", "dtype", "scale"):
         protocol[f"{key} of the target"] = (run.get("models") or {}).get(target, {}).get(key)
-    tested: dict[str, set[str]] = {}
-    for row in result.rows:
-        if row.target == target and row.concept:
-            tested.setdefault(row.task, set()).add(row.concept)
+    tested = set(result.rows.where(target=target).texts["concept"].present()) - {""}
     complete = run.get("complete", False)
-    protocol["test concepts"] = sorted(set().union(*tested.values())) if complete else None
+    protocol["test concepts"] = sorted(tested) if complete else None
     protocol["damage_limit"] = float(run.get("damage_limit", DAMAGE_LIMIT))
     return protocol
 

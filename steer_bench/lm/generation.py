@@ -26,7 +26,7 @@ from steer_bench.lm.requests import Generation, Reply, Scored, Settings
 from steer_bench.lm.sampling import WARPERS, row_seed, samplers
 from steer_bench.lm.scoring import ScoringLM, log_likelihoods
 from steer_bench.records import record_key
-from steer_bench.results import INVALID
+from steer_bench.rows import INVALID
 from steer_bench.steering import Steering
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ numpy and scipy only; knows nothing of models, judges or tables.
 """
 
 from steer_bench.stats.agreement import Agreement, agreement, auroc
+from steer_bench.stats.blocks import SAMPLE_MARK, UNSTEERED, Arm, Block, block_of, nan_mean, pooled_name
 from steer_bench.stats.bootstrap import REPLICATES, Bootstrap, Estimate, hierarchical_bootstrap
 from steer_bench.stats.details import (
     SPECIFICITY,
@@ -24,9 +25,6 @@ from steer_bench.stats.effects import (
     DAMAGE_LIMIT,
     LIKELIHOOD,
     PERPLEXITY,
-    SAMPLE_MARK,
-    UNSTEERED,
-    Arm,
     Curve,
     Matched,
     Measured,
@@ -35,9 +33,7 @@ from steer_bench.stats.effects import (
     matched_factor,
     measure_generation,
     measure_likelihood,
-    nan_mean,
-    pooled_name,
-    selected_factor,
+    selected,
     within,
 )
 from steer_bench.stats.verdict import (
@@ -66,6 +62,7 @@ __all__ = [
     "Agreement",
     "AntiSteered",
     "Arm",
+    "Block",
     "Bootstrap",
     "Comparison",
     "Curve",
@@ -80,6 +77,7 @@ __all__ = [
     "agreement",
     "anti_steered",
     "auroc",
+    "block_of",
     "cost_at",
     "details",
     "few_shot_curve",
@@ -92,7 +90,7 @@ __all__ = [
     "measure_likelihood",
     "nan_mean",
     "pooled_name",
-    "selected_factor",
+    "selected",
     "sign_flip_p",
     "specificity",
     "tost",

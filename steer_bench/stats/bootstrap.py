@@ -7,12 +7,14 @@ The unit is the concept: items of one concept are not independent (Cameron, Gelb
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steer_bench.stats.effects import Arm, Array, nan_mean
+from steer_bench.rows import Array
+from steer_bench.stats.blocks import Arm, nan_mean
 
 REPLICATES = 2000
 
@@ -50,9 +52,23 @@ class Bootstrap:
     drawn: Indices | None = None
     """(n_replicates, n_concepts): which concept each of them is."""
 
+    @cached_property
+    def overall(self) -> Mapping[Arm, Array]:
+        """(n_replicates,) each: the replicates' means over concepts."""
+        return {arm: nan_mean(values) for arm, values in self.replicates.items()}
+
+    def gated(self, gate: Gate | None) -> "Bootstrap":
+        """The same draws with only the concepts that pass the gate; without one, itself."""
+        if gate is None or gate.all() or self.drawn is None:
+            return self
+        passed = gate[self.drawn]
+        means = {arm: np.where(gate, values, np.nan) for arm, values in self.means.items()}
+        replicates = {arm: np.where(passed, values, np.nan) for arm, values in self.replicates.items()}
+        return Bootstrap(means, replicates, self.drawn)
+
     def effect(self, arm: Arm, level: float = 0.95) -> Estimate:
         """Mean over concepts, percentile interval."""
-        return _estimate(self.means[arm], nan_mean(self.replicates[arm]), level)
+        return _estimate(self.means[arm], self.overall[arm], level)
 
     def differences(self, arm: Arm, other: Arm) -> Array:
         """(n_shared,): arm minus other, over the concepts measured for both."""
@@ -64,30 +80,25 @@ class Bootstrap:
         replicates = nan_mean(self.replicates[arm] - self.replicates[other])
         return _estimate(self.differences(arm, other), replicates, level)
 
-    def recovered(
-        self, arm: Arm, native: Arm, level: float = 0.95, *, gate: Gate | None = None, null: Arm | None = None
-    ) -> Estimate:
+    def recovered(self, arm: Arm, native: Arm, level: float = 0.95, *, null: Arm | None = None) -> Estimate:
         """Recovered fraction: sum of the arm's effects over sum of native's, unclipped.
 
         A ratio of sums, so that a concept native hardly moves can not blow it up. With `null` (wrong-concept) it is the
-        specific one: what both have over that arm, sum(arm - null) / sum(native - null). Only concepts that pass `gate`
-        count. Value None where native's interval (with `null`, native's over it) is not above 0: there is nothing to recover.
+        specific one: what both have over that arm, sum(arm - null) / sum(native - null). Value None where native's interval
+        (with `null`, native's over it) is not above 0: there is nothing to recover.
         """
-        nothing = np.zeros_like(self.means[native]) if null is None else self.means[null]
-        nothings = np.zeros_like(self.replicates[native]) if null is None else self.replicates[null]
-        tops, bottoms = self.means[arm] - nothing, self.means[native] - nothing
-        replicated = self.replicates[arm] - nothings, self.replicates[native] - nothings
-        if gate is not None and self.drawn is not None:
-            tops, bottoms = np.where(gate, tops, np.nan), np.where(gate, bottoms, np.nan)
-            replicated = tuple(np.where(gate[self.drawn], values, np.nan) for values in replicated)  # type: ignore[assignment]
+        tops, bottoms, replicated = self.means[arm], self.means[native], [self.replicates[a] for a in (arm, native)]
+        if null is not None:
+            tops, bottoms = tops - self.means[null], bottoms - self.means[null]
+            replicated = [values - self.replicates[null] for values in replicated]
         both = np.isfinite(tops) & np.isfinite(bottoms)
         n = int(both.sum())
-        floor = _estimate(np.where(both, bottoms, np.nan), nan_mean(replicated[1]), level)
+        overall = self.overall[native] if null is None else nan_mean(replicated[1])
+        floor = _estimate(np.where(both, bottoms, np.nan), overall, level)
         if n < 2 or not floor.positive or bottoms[both].sum() <= 0:
             return Estimate(None, None, None, n)
         shared = np.isfinite(replicated[0]) & np.isfinite(replicated[1])
-        top = np.where(shared, replicated[0], 0.0).sum(axis=1)
-        bottom = np.where(shared, replicated[1], 0.0).sum(axis=1)
+        top, bottom = (np.where(shared, values, 0.0).sum(axis=1) for values in replicated)
         ratios = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom != 0)
         return Estimate(float(tops[both].sum() / bottoms[both].sum()), *_interval(ratios, level), n)
 
@@ -110,12 +121,10 @@ def hierarchical_bootstrap(
     n_concepts, n_items = shapes.pop()
     if n_concepts == 0:
         return Bootstrap({arm: np.empty(0) for arm in effects}, {arm: np.empty((n, 0)) for arm in effects})
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(n_concepts, size=(n, n_concepts))
     measured = np.any([np.isfinite(values) for values in effects.values()], axis=0)
     order = np.argsort(~measured, axis=1, kind="stable")
-    flat = _draw_items(rng, drawn, measured.sum(axis=1), n_items)
-    counts = _draw_neutral(rng, neutral, n)
+    drawn, flat = _draw(seed, n, n_items, tuple(measured.sum(axis=1).tolist()))
+    counts = _draw_neutral(np.random.default_rng([seed, 1]), neutral, n)
     means, replicates = {}, {}
     for arm, values in effects.items():
         packed = np.append(np.take_along_axis(values, order, axis=1).ravel(), np.nan)
@@ -133,16 +142,20 @@ def hierarchical_bootstrap(
     return Bootstrap(means, replicates, drawn)
 
 
-def _draw_items(rng: np.random.Generator, drawn: Indices, counts: Indices, n_items: int) -> Indices:
-    """(n_items, n, n_concepts) positions into flattened effects; past a concept's count, the NaN at the end.
+@lru_cache(maxsize=1)
+def _draw(seed: int, n: int, n_items: int, counts: tuple[int, ...]) -> tuple[Indices, Indices]:
+    """(n, n_concepts) concepts; (n_items, n, n_concepts) positions in flattened effects; past a concept's count, the NaN at their end.
 
-    Items come first, for means over a first axis are several times faster than over a short last one.
+    Kept, for effects, scores and scores at matched damage have the same draws. Items come first: means over a first axis are
+    several times faster than over a short last one.
     """
-    size = counts[drawn][..., None]  # (n, n_concepts, 1)
+    rng, sizes = np.random.default_rng(seed), np.array(counts)
+    drawn = rng.integers(len(counts), size=(n, len(counts)))
+    size = sizes[drawn][..., None]  # (n, n_concepts, 1)
     picked = (rng.random((*drawn.shape, n_items)) * size).astype(np.int64)
     beyond = np.arange(n_items) >= size
     positions = np.where(beyond, len(counts) * n_items, drawn[..., None] * n_items + picked)
-    return np.ascontiguousarray(np.moveaxis(positions, -1, 0))
+    return drawn, np.ascontiguousarray(np.moveaxis(positions, -1, 0))
 
 
 def _draw_neutral(rng: np.random.Generator, neutral: Mapping[Arm, Array] | None, n: int) -> Array | None:

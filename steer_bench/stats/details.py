@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from steer_bench.results import Row
+from steer_bench.rows import Array, Row, Rows
+from steer_bench.stats.blocks import UNSTEERED, Arm, nan_mean, pooled_name
 from steer_bench.stats.bootstrap import Bootstrap, Estimate, hierarchical_bootstrap
-from steer_bench.stats.effects import LIKELIHOOD, PERPLEXITY, UNSTEERED, Arm, Array, Measured, nan_mean, pooled_name
+from steer_bench.stats.effects import LIKELIHOOD, PERPLEXITY, Measured
 from steer_bench.stats.verdict import WRONG
 
 NATIVE = Arm("", "native")
@@ -57,14 +58,14 @@ class Details:
 def details(measured: Measured, bootstrap: Bootstrap) -> dict[Arm, Details]:
     """The details of every arm but the unsteered one, from what was measured and its bootstrap."""
     null = next((arm for arm in bootstrap.means if arm.name == WRONG), None)
-    curve = few_shot_curve(bootstrap)
+    curve, passed = few_shot_curve(bootstrap), bootstrap.gated(measured.gate)
     found = {}
     for arm in bootstrap.means:
         if arm.name == UNSTEERED:
             continue
         specific = Estimate(None, None, None, 0)
         if null is not None and NATIVE in bootstrap.means and arm != null:
-            specific = bootstrap.recovered(arm, NATIVE, gate=measured.gate, null=null)
+            specific = passed.recovered(arm, NATIVE, null=null)
         own = _FEW_SHOT.fullmatch(arm.name)
         equal = FewShot(float(own[1])) if own else few_shot_equal(curve, bootstrap.effect(arm).value)
         found[arm] = Details(arm, anti_steered(measured, arm), specific, equal)
@@ -155,7 +156,7 @@ def specificity(rows: Iterable[Row], target: str) -> dict[Arm, Specificity]:
     """The matrix of every arm from the rows of the task `specificity`, whose role names the concept of the text."""
     steered: dict[Arm, dict[tuple[str, str], list[float]]] = {}
     plain: dict[str, float] = {}
-    kept = [row for row in rows if row.task == SPECIFICITY and row.target == target and row.value is not None]
+    kept = [row for row in Rows.of(rows).where(task=SPECIFICITY, target=target) if row.value is not None]
     for row in kept:
         if row.arm == UNSTEERED and row.value is not None:
             plain[row.item] = row.value

@@ -1,54 +1,26 @@
 """Effects: what each arm did to each concept and item, at the factor where arms are compared.
 
-    rows -> [factor curves, matched or selected factor, per-item effects] -> bootstrap
+    rows -> [block of values, factor curves, matched or selected factor, per-item effects] -> bootstrap
 
 Likelihood arms meet at matched damage, generation arms at the factor chosen on the selection prompts.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steer_bench.results import Row
-
-Array = NDArray[np.float64]
+from steer_bench.rows import Array, Integers, Row
+from steer_bench.stats.blocks import UNSTEERED, Arm, Block, block_of, nan_mean
 
 LIKELIHOOD = "concept_likelihood"
 PERPLEXITY = "steered_perplexity"
-UNSTEERED = "unsteered"
-SEEDED = ("random", "random-covariance")
-"""Controls that may have several seeds, an arm each."""
-SAMPLE_MARK = "#"
-"""Between a prompt's id and the number of one of several sampled replies to it, in a row's item."""
 DAMAGE_LIMIT = 1.3
 """Arms are compared at the largest factor whose perplexity ratio on neutral text is at most this."""
-
-
-Selection = Mapping[float, Sequence[float | None]]
-"""Factor -> values on the selection prompts."""
-
-
-class Arm(NamedTuple):
-    """What steers: an arm, and the model its vectors were learned on ("" where there is none)."""
-
-    source: str
-    name: str
-
-
-def pooled_name(arm: str) -> str:
-    """The arm that a seed of a random control belongs to: statistics take the mean over seeds, item by item.
-
-    >>> pooled_name("random-3"), pooled_name("random-covariance-2"), pooled_name("few-shot-4"), pooled_name("random-covariance")
-    ('random', 'random-covariance', 'few-shot-4', 'random-covariance')
-    """
-    name, _, seed = arm.rpartition("-")
-    return name if name in SEEDED and seed.isdigit() else arm
 
 
 class Matched(NamedTuple):
@@ -82,25 +54,24 @@ def matched_factor(factors: Sequence[float], ratios: Sequence[float], limit: flo
     return Matched(below, False)
 
 
-def selected_factor(values: Selection) -> float | None:
-    """The factor with the best mean on the selection prompts; of equals the smaller one.
+def selected(values: Array, asked: NDArray[np.bool_], among: NDArray[np.bool_]) -> Integers:
+    """(...): place of the factor with the best mean on the selection prompts, of equals the first; -1 where none can be selected.
 
-    Unscored values (None) are left out; a factor with less than half of its prompts scored can not be selected.
-    With one factor there is nothing to select. None where no factor can be selected.
+    values: (..., n_factors, n_prompts), NaN where unscored; asked: the same shape, prompts that there are; among: (..., n_factors),
+    the factors to select from. Unscored values are left out; a factor with less than half of its prompts scored can not be selected.
+    With one factor there is nothing to select.
 
-    >>> selected_factor({0.2: [1.0, 0.0], 0.4: [0.0, 1.0], 0.6: [2.0, None, None]})
-    0.2
+    >>> selected(np.array([[1.0, 0.0], [0.0, 1.0], [2.0, np.nan]]), np.ones((3, 2), bool), np.ones(3, bool)).item()
+    2
     """
-    if len(values) == 1:
-        return next(iter(values))
-    best: tuple[float, float] | None = None
-    for factor in sorted(values):
-        scored = [value for value in values[factor] if value is not None]
-        if scored and 2 * len(scored) >= len(values[factor]):
-            mean = math.fsum(scored) / len(scored)
-            if best is None or mean > best[1] + 1e-12:
-                best = (factor, mean)
-    return None if best is None else best[0]
+    scored = np.isfinite(values).sum(axis=-1)
+    can = among & (scored > 0) & (2 * scored >= asked.sum(axis=-1))
+    means = nan_mean(values)
+    best, place = np.full(among.shape[:-1], -np.inf), np.full(among.shape[:-1], -1)
+    for factor in range(among.shape[-1]):
+        better = can[..., factor] & (np.nan_to_num(means[..., factor]) > best + 1e-12)
+        best, place = np.where(better, means[..., factor], best), np.where(better, factor, place)
+    return np.where(among.sum(axis=-1) == 1, among.argmax(axis=-1), place)
 
 
 @dataclass(frozen=True)
@@ -157,18 +128,16 @@ class Curve:
         return Curve(np.array([factor]), between(self.concept), between(self.neutral), self.tokens)
 
 
-def within(selection: Selection, cost: Curve | None, limit: float) -> Selection | None:
-    """Of the factors to select from, those up to the one at which the arm does the allowed damage.
+def within(factors: Array, cost: Curve | None, limit: float) -> tuple[NDArray[np.bool_], bool]:
+    """(n_factors,): those up to the one at which the arm does the allowed damage; and whether it is known that larger ones do more.
 
-    None where the arm does more at the smallest of them: what is allowed is not to steer. A factor whose cost is not known, for it
-    lies above the cost's grid or there is no cost, can not be selected. An arm without factors costs nothing on neutral text.
+    A factor whose cost is not known, for it lies above the cost's grid or there is no cost, is not among them. An arm without
+    factors costs nothing on neutral text.
     """
     if math.isinf(limit):
-        return selection
+        return np.ones(len(factors), dtype=bool), False
     matched = None if cost is None else cost.matched(limit)
-    largest = 0.0 if matched is None else matched.factor
-    kept = {factor: values for factor, values in selection.items() if factor <= largest}
-    return None if matched is not None and matched.reached and not kept else kept
+    return factors <= (0.0 if matched is None else matched.factor), matched is not None and matched.reached
 
 
 @dataclass(frozen=True)
@@ -196,24 +165,21 @@ class Measured:
 
 def likelihood_curves(rows: Iterable[Row], target: str, task: str = LIKELIHOOD) -> dict[Arm, dict[str, Curve]]:
     """Factor curves of every arm and concept, paired by item with the unsteered rows."""
-    table = _group(rows, task, target)
-    texts = {concept: table.items(concept, "concept") for concept in table.concepts}
-    neutral = table.items(None, "neutral")
-    curves: dict[Arm, dict[str, Curve]] = defaultdict(dict)
-    for arm in table.steered:
-        for concept in table.concepts:
-            measured = table.factors(arm, concept)
-            factors = [factor for factor in measured if factor] or measured
-            if not factors:
+    block = block_of(rows, task, target)
+    texts, neutral = block.role("concept"), block.role("neutral", shared=True)
+    curves: dict[Arm, dict[str, Curve]] = {}
+    for a, arm in enumerate(block.arms):
+        for c, concept in enumerate(block.concepts):
+            measured = block.measured[a, c]
+            measured = measured & (block.factors != 0) if block.factors[measured].any() else measured
+            if not measured.any():
                 continue
-            changes = {
-                role: _stack([table.changes(arm, concept, factor, role, items) for factor in factors], len(items))
-                for role, items in (("concept", texts[concept]), ("neutral", neutral))
-            }
-            tokens = np.array([table.tokens(concept, item) for item in neutral], dtype=float)
-            tokens = tokens if tokens.any() else np.ones(len(neutral))
-            curves[arm][concept] = Curve(np.array(factors), changes["concept"], changes["neutral"], tokens)
-    return dict(curves)
+            width = texts.widths[c]
+            changes = texts.values[a, c, measured, :width] - texts.base[c, :width]
+            tokens = neutral.tokens[c] if neutral.tokens[c].any() else np.ones(neutral.tokens.shape[1])
+            costs = neutral.values[a, c, measured] - neutral.base[c]
+            curves.setdefault(arm, {})[concept] = Curve(block.factors[measured], changes, costs, tokens)
+    return curves
 
 
 def measure_likelihood(
@@ -246,9 +212,7 @@ def measure_likelihood(
 
 
 def measure_generation(
-    rows: Sequence[Row],
-    task: str,
-    target: str,
+    block: Block,
     *,
     costs: Mapping[Arm, Mapping[str, Curve]] | None = None,
     limit: float = math.inf,
@@ -256,93 +220,74 @@ def measure_generation(
     """Scores and effects on role "score" at the factor selected on role "select", per arm and concept.
 
     `costs`: likelihood curves that give the perplexity ratio at the selected factor. With a `limit` only factors up to the matched
-    one can be selected (see `within`). The unsteered arm has effect 0.
+    one can be selected (see `within`); an arm that does more at the smallest does not steer. The unsteered arm has effect 0.
     """
-    table, replies, unsteered = (
-        _group(one_a_prompt(rows), task, target),
-        _replies(rows, task, target),
-        Arm("", UNSTEERED),
-    )
-    items = {concept: table.items(concept, "score") for concept in table.concepts}
-    shape = (len(table.concepts), max(map(len, items.values()), default=0))
-    effects, scores, factors, ratios, scored, totals = {}, {}, {}, {}, {}, {}
-    for arm in (unsteered, *table.steered):
-        effects[arm], scores[arm] = _missing(*shape), _missing(*shape)
-        factors[arm], ratios[arm] = _missing(shape[0]), _missing(shape[0])
-        scored[arm], totals[arm] = 0, sum(map(len, items.values()))
-        for index, concept in enumerate(table.concepts):
+    score, select = block.role("score"), block.role("select")
+    among, idle = block.measured.copy(), np.zeros(block.measured.shape[:2], dtype=bool)
+    found: dict[tuple[int, int], Curve] = {}
+    for a, arm in enumerate(block.arms):
+        for c, concept in enumerate(block.concepts):
             cost = (costs or {}).get(arm, {}).get(concept)
-            selection = None if arm == unsteered else within(table.selection(arm, concept), cost, limit)
-            base = table.base(concept, items[concept])
-            who, factor, values = unsteered, 0.0, base
-            if selection is not None:
-                chosen = selected_factor(selection)
-                if chosen is None:
-                    continue
-                who, factor, values = arm, chosen, table.values(arm, concept, chosen, "score", items[concept])
-            scores[arm][index, : len(values)] = values
-            effects[arm][index, : len(values)] = values - base
-            factors[arm][index], ratios[arm][index] = factor, cost_at(cost, factor)
-            rated, asked = replies.get((who, concept, factor)) or replies.get((who, "", factor)) or (0, 0)
-            scored[arm] += rated
-            totals[arm] += max(0, asked - len(items[concept]))
-    neutral = {arm: np.empty((shape[0], 0)) for arm in effects}
-    return Measured(table.concepts, effects, neutral, scores, factors, ratios, scored, totals, _gate(table))
+            if cost is not None:
+                found[a, c] = cost
+            allowed, reached = within(block.factors, cost, limit)
+            idle[a, c] = reached and not (among[a, c] & allowed).any()
+            among[a, c] &= allowed
+    place = selected(select.values, select.asked, among)
+    lost = (place < 0) & ~idle
+    chosen = np.maximum(place, 0)
+    values = np.where(
+        idle[..., None], score.base, np.take_along_axis(score.values, chosen[..., None, None], axis=2)[:, :, 0]
+    )
+    values[lost] = np.nan
+    factors = np.where(idle, 0.0, block.factors[chosen] if len(block.factors) else np.nan)
+    factors[lost] = np.nan
+    ratios = np.array(
+        [[math.nan if lost[a, c] else cost_at(found.get((a, c)), factors[a, c]) for c in range(len(block.concepts))]
+         for a in range(len(block.arms))]
+    ).reshape(factors.shape)  # fmt: skip
+    own = np.take_along_axis(score.counts, chosen[..., None, None], axis=2)[:, :, 0]
+    replies = np.where(idle[..., None], score.base_counts, own) * ~lost[..., None]
+    unsteered, wanted = Arm("", UNSTEERED), int(score.widths.sum())
+    more = np.maximum(0, replies[..., 1] - score.widths) * ~lost
+    more_plain = np.maximum(0, score.base_counts[:, 1] - score.widths)
+    arms = (unsteered, *block.arms)
+    every = np.concatenate([score.base[None], values])
+    scored = [int(score.base_counts[:, 0].sum()), *replies[..., 0].sum(axis=1).tolist()]
+    totals = [wanted + int(more_plain.sum()), *(wanted + more.sum(axis=1)).tolist()]
+    nothing = np.zeros(len(block.concepts))
+    return Measured(
+        concepts=block.concepts,
+        effects=dict(zip(arms, every - score.base, strict=True)),
+        neutral={arm: np.empty((len(block.concepts), 0)) for arm in arms},
+        scores=dict(zip(arms, every, strict=True)),
+        factors=dict(zip(arms, [nothing, *factors], strict=True)),
+        ratios=dict(zip(arms, [nothing + 1, *ratios], strict=True)),
+        scored=dict(zip(arms, scored, strict=True)),
+        totals=dict(zip(arms, totals, strict=True)),
+        gate=_gate(block),
+    )
 
 
-def _replies(rows: Iterable[Row], task: str, target: str) -> dict[tuple[Arm, str, float], tuple[int, int]]:
-    """(arm, concept, factor) -> replies that have a value, and replies, of role "score"; every sample and seed is one."""
-    counts: dict[tuple[Arm, str, float], tuple[int, int]] = defaultdict(lambda: (0, 0))
-    for row in rows:
-        if (row.task, row.target, row.role) == (task, target, "score"):
-            where = (Arm(row.source, pooled_name(row.arm)), row.concept, row.factor)
-            scored, asked = counts[where]
-            counts[where] = (scored + (row.value is not None), asked + 1)
-    return dict(counts)
-
-
-def _gate(table: "_Table") -> NDArray[np.bool_] | None:
+def _gate(block: Block) -> NDArray[np.bool_] | None:
     """Concepts whose selection prompts native moves upwards, at the factor selected on them; None without such prompts."""
-    native = Arm("", "native")
-    if native not in table.steered or not any(table.items(concept, "select") for concept in table.concepts):
+    native, select = Arm("", "native"), block.role("select")
+    if native not in block.arms or not select.widths.any():
         return None
-    passed = np.zeros(len(table.concepts), dtype=bool)
-    for index, concept in enumerate(table.concepts):
-        items = table.items(concept, "select")
-        factor = selected_factor(table.selection(native, concept)) if items else None
-        if factor is not None:
-            passed[index] = float(nan_mean(table.changes(native, concept, factor, "select", items))) > 0
-    return passed
-
-
-def one_a_prompt(rows: Iterable[Row]) -> Iterator[Row]:
-    """Rows with the samples of a prompt averaged, scored ones only: they share the prompt and are no items of their own."""
-    samples: dict[tuple[object, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        prompt, mark, _ = row.item.partition(SAMPLE_MARK)
-        if mark:
-            samples[*row.key[:6], prompt, row.role].append(row)
-        else:
-            yield row
-    for several in samples.values():
-        values = [row.value for row in several if row.value is not None]
-        mean = math.fsum(values) / len(values) if values else None
-        yield replace(several[0], item=several[0].item.partition(SAMPLE_MARK)[0], value=mean)
-
-
-def nan_mean(values: Array, axis: int = -1) -> Array:
-    """Mean over what is measured; NaN, without a warning, where nothing is."""
-    known = np.isfinite(values)
-    count = known.sum(axis=axis)
-    total = np.where(known, values, 0.0).sum(axis=axis)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    a = block.arms.index(native)
+    place = selected(select.values[a], select.asked[a], block.measured[a])
+    chosen = np.take_along_axis(select.values[a], np.maximum(place, 0)[:, None, None], axis=1)[:, 0]
+    return (place >= 0) & (np.nan_to_num(nan_mean(chosen - select.base)) > 0)
 
 
 def cost_at(cost: Curve | None, factor: float) -> float:
     """Perplexity ratio at a factor within the curve's grid, NaN where it was not measured; 1 at factor 0."""
     if factor == 0:
         return 1.0
-    return math.nan if cost is None or factor > cost.factors[-1] else float(cost.at(factor).ratios[0])
+    if cost is None or factor > cost.factors[-1]:
+        return math.nan
+    exact = np.flatnonzero(cost.factors == factor)
+    return float(cost.ratios[exact[0]] if len(exact) else cost.at(factor).ratios[0])
 
 
 def _all(curves: Mapping[Arm, Mapping[str, Curve]]) -> list[Curve]:
@@ -351,78 +296,3 @@ def _all(curves: Mapping[Arm, Mapping[str, Curve]]) -> list[Curve]:
 
 def _missing(*shape: int) -> Array:
     return np.full(shape, np.nan)
-
-
-def _stack(lines: Sequence[Array], width: int) -> Array:
-    return np.stack(lines) if lines else np.empty((0, width))
-
-
-Values = dict[str, dict[float, dict[str, dict[str, float | None]]]]
-"""concept -> factor -> role -> item -> value."""
-
-
-@dataclass(frozen=True)
-class _Table:
-    """The rows of one task and target, by arm, concept, factor, role and item."""
-
-    steered: Mapping[Arm, Values]
-    unsteered: Mapping[tuple[str, str], Row]
-    concepts: tuple[str, ...]
-    names: Mapping[tuple[str, str], set[str]]
-
-    def items(self, concept: str | None, role: str) -> list[str]:
-        """The items of a concept (None: of all) in that role, whichever arm they were measured on, sorted."""
-        if concept is None:
-            return sorted(set().union(*(names for (_, r), names in self.names.items() if r == role)))
-        return sorted(self.names.get((concept, role), set()) | self.names.get(("", role), set()))
-
-    def _of(self, arm: Arm, concept: str) -> Mapping[float, dict[str, dict[str, float | None]]]:
-        by_concept = self.steered[arm]
-        return by_concept.get(concept) or by_concept.get("") or {}
-
-    def factors(self, arm: Arm, concept: str) -> list[float]:
-        return sorted(self._of(arm, concept))
-
-    def values(self, arm: Arm, concept: str, factor: float, role: str, items: Sequence[str]) -> Array:
-        """(n_items,): NaN where unscored or not measured."""
-        by_item = self._of(arm, concept).get(factor, {}).get(role, {})
-        return np.array([by_item.get(item) for item in items], dtype=float)
-
-    def base(self, concept: str, items: Sequence[str]) -> Array:
-        """(n_items,): unsteered values."""
-        rows = [self.unsteered.get((concept, item)) or self.unsteered.get(("", item)) for item in items]
-        return np.array([None if row is None else row.value for row in rows], dtype=float)
-
-    def changes(self, arm: Arm, concept: str, factor: float, role: str, items: Sequence[str]) -> Array:
-        return self.values(arm, concept, factor, role, items) - self.base(concept, items)
-
-    def tokens(self, concept: str, item: str) -> int:
-        row = self.unsteered.get((concept, item)) or self.unsteered.get(("", item))
-        return 0 if row is None else row.tokens
-
-    def selection(self, arm: Arm, concept: str) -> dict[float, list[float | None]]:
-        return {f: list(roles.get("select", {}).values()) for f, roles in self._of(arm, concept).items()}
-
-
-def _group(rows: Iterable[Row], task: str, target: str) -> _Table:
-    steered: dict[Arm, Values] = {}
-    unsteered: dict[tuple[str, str], Row] = {}
-    seeds: dict[tuple[Arm, str, float, str, str], list[float]] = defaultdict(list)
-    pooled = cache(pooled_name)  # a few names, asked for once a row
-    names: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in rows:
-        if row.task != task or row.target != target:
-            continue
-        names[row.concept, row.role].add(row.item)
-        if row.arm == UNSTEERED:
-            unsteered[row.concept, row.item] = row
-        else:
-            arm, value = Arm(row.source, pooled(row.arm)), row.value
-            roles = steered.setdefault(arm, {}).setdefault(row.concept, {}).setdefault(row.factor, {})
-            if arm.name in SEEDED:
-                values = seeds[arm, row.concept, row.factor, row.role, row.item]
-                values += [] if value is None else [value]
-                value = math.fsum(values) / len(values) if values else None
-            roles.setdefault(row.role, {})[row.item] = value
-    concepts = tuple(sorted({concept for concept, _ in names} - {""})) or (("",) if names else ())
-    return _Table(steered, unsteered, concepts, names)

@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from steer_bench.rows import Array
+from steer_bench.stats.blocks import Arm
 from steer_bench.stats.bootstrap import Bootstrap, Estimate
-from steer_bench.stats.effects import Arm, Array
 
 Word = Literal["transfers", "equivalent to native", "no evidence", "native itself does not steer"]
 ALPHA = 0.05

@@ -13,7 +13,8 @@ from steer_bench import shipped
 from steer_bench.concepts import load_concepts, load_prompts, load_texts
 from steer_bench.experiment import load_experiment, open_run
 from steer_bench.protocol import Protocol
-from steer_bench.results import Results, Row, load_results, load_rows, save_results
+from steer_bench.results import Results, load_results, load_rows, save_results
+from steer_bench.rows import Row
 from steer_bench.transfer.adapters import load_adapter
 from steer_bench.vectors import Arms, VectorStore, load_card
 
