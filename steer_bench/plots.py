@@ -141,8 +141,7 @@ def draw_frontier(
             axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
             axis.axvline(limit, color="#555555", linewidth=1, linestyle=":")
             _lines(axis, panel, styles, high)
-            axis.set_xlabel("perplexity of neutral text, steered / unsteered")
-            axis.set_ylabel(y_label)
+        _label(axes, "perplexity of neutral text, steered / unsteered", y_label)
         _finish(figure, axes, f"{title}, over the factor grid", list(styles))
         return figure
 
@@ -150,12 +149,11 @@ def draw_frontier(
 def draw_factor_curves(panels: Sequence[Panel], y_label: str, title: str) -> "Figure":
     """A task's mean value over the steering factor, a line an arm."""
     with _matplotlib():
-        figure, axes = _grid(len(panels))
+        figure, axes = _grid(len(panels), share_x=True)
         styles = _styles((s.arm, s.kind) for panel in panels for s in panel.series)
         for axis, panel in zip(axes, panels, strict=True):
             _lines(axis, panel, styles)
-            axis.set_xlabel("steering factor (multiples of the target's residual scale)")
-            axis.set_ylabel(y_label)
+        _label(axes, "steering factor (multiples of the target's residual scale)", y_label)
         _finish(figure, axes, title, list(styles))
         return figure
 
@@ -200,9 +198,8 @@ def draw_scatter(panels: Sequence[ScatterPanel], title: str, x_label: str, y_lab
                     )
                 axis.plot([spot.x], [spot.y], color=colour, marker=marker, markersize=6.5, linestyle="", label=spot.arm)
             axis.set_xlim(min([spot.x for spot in panel.spots] + [0.0]) - 0.08, 1.05)
-            axis.set_xlabel(x_label)
-            axis.set_ylabel(y_label)
             axis.set_title(shorten(panel.title), loc="left")
+        _label(axes, x_label, y_label)
         _finish(figure, axes, title, list(styles))
         return figure
 
@@ -304,8 +301,8 @@ def draw_recovered(panels: Sequence[DotPanel], title: str) -> "Figure":
             ends = [end for dot in dots for end in (dot.value, dot.low, dot.high) if end is not None]
             axis.set_xlim(min([*ends, 0.0]) - 0.08, max([*ends, 1.0]) + 0.08)
             axis.grid(False, axis="y")
-            axis.set_xlabel("recovered fraction of native's effect")
             axis.set_title(shorten(panel.title), loc="left")
+        _label(axes, "recovered fraction of native's effect")
         _finish(figure, axes, title)
         return figure
 
@@ -348,8 +345,12 @@ def _grid(
     width: float = PANEL_WIDTH,
     columns: int = COLUMNS,
     edges: tuple[float, float] = (0.0, 0.0),
+    share_x: bool = False,
 ) -> tuple["Figure", list["Axes"]]:
-    """A figure with n panels, at most `columns` beside each other; `edges`: further inches beside and below them."""
+    """A figure with n panels, at most `columns` beside each other; `edges`: further inches beside and below them.
+
+    `share_x`: one x axis for all, labelled in the last line only.
+    """
     from matplotlib.figure import Figure
 
     if n == 0:
@@ -358,7 +359,7 @@ def _grid(
     rows = math.ceil(n / columns)
     size = (width * columns + edges[0], height * rows + 0.9 + edges[1])
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x).ravel()
     for spare in axes[n:]:
         spare.remove()
     return figure, list(axes[:n])
@@ -409,6 +410,16 @@ def _lines(
         room = 0.06 * (max([*heights, 0.0]) - min([*heights, 0.0]) or 1.0)
         axis.set_ylim(min([*heights, 0.0]) - room, max([*heights, 0.0]) + room)
     axis.set_title(shorten(panel.title), loc="left")
+
+
+def _label(axes: Sequence["Axes"], x_label: str, y_label: str = "") -> None:
+    """Name the axes, which all panels have in common: x under the lowest of each column, y beside the first of each line."""
+    for place, axis in enumerate(axes):
+        if place + COLUMNS >= len(axes):
+            axis.tick_params(labelbottom=True)
+            axis.set_xlabel(x_label)
+        if y_label and place % COLUMNS == 0:
+            axis.set_ylabel(y_label)
 
 
 def _finish(figure: "Figure", axes: Sequence["Axes"], title: str, legend: Sequence[str] = ()) -> None:

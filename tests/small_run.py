@@ -65,6 +65,13 @@ def torchrun(ranks: int, *words: str, **options: Any) -> Any:
     return command("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", *words, **options)
 
 
+def accelerate(ranks: int, *words: str, **options: Any) -> Any:
+    """The same as `accelerate launch` does it; for CPUs alone (--cpu) it would start one process."""
+    plain = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(ranks), *plain)
+    return command(*launch, "-m", *words, **options)
+
+
 def records(run: Path) -> dict[str, str]:
     """Everything in RUN/records.sqlite, judgements left out."""
     with sqlite3.connect(run / "records.sqlite") as database:

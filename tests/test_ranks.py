@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_run import DATA, command, copy_run, records, small_experiment, torchrun
+from small_run import DATA, accelerate, command, copy_run, records, small_experiment, torchrun
 from steered import PROMPTS, TEXTS, likelihoods, make_arms, replies, steer, tiny_pair
 from tiny import save_tiny
 
@@ -185,7 +185,7 @@ def test_torchrun_of_the_whole_run_extracts_and_fits_by_ranks(fitted, alone, tmp
     assert page(tmp_path / "run") == page(alone.folder)
 
 
-def lm_eval(run, out, tasks, *more, n=1, metadata=LIMITS):
+def lm_eval(run, out, tasks, *more, n=1, metadata=LIMITS, launch=torchrun):
     target = run.targets[0]
     words = [
         "lm_eval", "--model", "steer_bench", "--device", "cpu", "--batch_size", "4",
@@ -193,7 +193,7 @@ def lm_eval(run, out, tasks, *more, n=1, metadata=LIMITS):
         "--tasks", ",".join(str(TASKS / f"{task}.yaml") for task in tasks),
         "--metadata", json.dumps(metadata), "--output_path", str(out), "--log_samples", *more,
     ]  # fmt: skip
-    done = torchrun(n, *words) if n > 1 else command("-m", *words)
+    done = launch(n, *words) if n > 1 else command("-m", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads(next(out.rglob("results_*.json")).read_text())["results"]
     samples = {
@@ -206,10 +206,10 @@ def lm_eval(run, out, tasks, *more, n=1, metadata=LIMITS):
 def test_lm_eval_itself_on_2_and_3_ranks_gives_the_results_and_samples_of_one_also_of_fewer_rows_than_ranks(
     fitted, tmp_path
 ):
-    """The 3 ranks measure 2 rows of each task: lm-eval alone dies of a rank without rows (its issue 3511)."""
+    """2 ranks by accelerate; 3 by torchrun, measuring 2 rows of each task: lm-eval alone dies of a rank without rows (its issue 3511)."""
     tasks = ("concept_likelihood", "steered_perplexity", "concept_steering", "rule_following")
     one, samples = lm_eval(fitted, tmp_path / "1", tasks)
-    results, found = lm_eval(fitted, tmp_path / "2", tasks, n=2)
+    results, found = lm_eval(fitted, tmp_path / "2", tasks, n=2, launch=accelerate)
     assert results.keys() == one.keys()
     for task, of_task in one.items():
         assert results[task].keys() == of_task.keys()

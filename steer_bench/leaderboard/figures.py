@@ -113,13 +113,15 @@ def _panels(
     pairs: Sequence[tuple[str, list[Entry]]], task: str, line: Callable[[Mapping[str, Points]], Lines]
 ) -> list[plots.Panel]:
     """One picture a pair, one line an arm; pictures without a line are left out."""
-    panels = []
+    panels: list[plots.Panel] = []
     for title, here in pairs:
+        if len(panels) == MAX_PANELS:
+            break
         drawn = [(entry, line(entry.curves[task])) for entry in here if task in entry.curves]
         series = tuple(plots.Series(entry.arm, entry.kind, *points) for entry, points in drawn if points[0])
         if series:
             panels.append(plots.Panel(title, series))
-    return panels[:MAX_PANELS]
+    return panels
 
 
 def _frontier(by_concept: Mapping[str, Points]) -> Lines:

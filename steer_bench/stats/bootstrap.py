@@ -57,6 +57,11 @@ class Bootstrap:
         """(n_replicates,) each: the replicates' means over concepts."""
         return {arm: nan_mean(values) for arm, values in self.replicates.items()}
 
+    @cached_property
+    def whole(self) -> frozenset[Arm]:
+        """Arms with a value for every concept: their differences have the mean of their means."""
+        return frozenset(arm for arm, values in self.replicates.items() if np.isfinite(values).all())
+
     def gated(self, gate: Gate | None) -> "Bootstrap":
         """The same draws with only the concepts that pass the gate; without one, itself."""
         if gate is None or gate.all() or self.drawn is None:
@@ -77,8 +82,15 @@ class Bootstrap:
 
     def difference(self, arm: Arm, other: Arm, level: float = 0.95) -> Estimate:
         """Mean paired difference, arm minus other."""
-        replicates = nan_mean(self.replicates[arm] - self.replicates[other])
-        return _estimate(self.differences(arm, other), replicates, level)
+        return _estimate(self.differences(arm, other), self._over(other, arm)[0], level)
+
+    def _over(self, null: Arm | None, *arms: Arm) -> list[Array]:
+        """(n_replicates,) for each arm: its mean over `null`, over the concepts that all of them have."""
+        if self.whole.issuperset((*arms, *([null] if null else []))):
+            return [self.overall[arm] - (self.overall[null] if null else 0.0) for arm in arms]
+        values = [self.replicates[arm] - (self.replicates[null] if null else 0.0) for arm in arms]
+        shared = np.all([np.isfinite(one) for one in values], axis=0)
+        return [nan_mean(np.where(shared, one, np.nan)) for one in values]
 
     def recovered(self, arm: Arm, native: Arm, level: float = 0.95, *, null: Arm | None = None) -> Estimate:
         """Recovered fraction: sum of the arm's effects over sum of native's, unclipped.
@@ -87,19 +99,15 @@ class Bootstrap:
         specific one: what both have over that arm, sum(arm - null) / sum(native - null). Value None where native's interval
         (with `null`, native's over it) is not above 0: there is nothing to recover.
         """
-        tops, bottoms, replicated = self.means[arm], self.means[native], [self.replicates[a] for a in (arm, native)]
-        if null is not None:
-            tops, bottoms = tops - self.means[null], bottoms - self.means[null]
-            replicated = [values - self.replicates[null] for values in replicated]
+        tops, bottoms = (self.means[one] - (self.means[null] if null else 0.0) for one in (arm, native))
         both = np.isfinite(tops) & np.isfinite(bottoms)
         n = int(both.sum())
-        overall = self.overall[native] if null is None else nan_mean(replicated[1])
-        floor = _estimate(np.where(both, bottoms, np.nan), overall, level)
+        floor = _estimate(np.where(both, bottoms, np.nan), self._over(null, native)[0], level)
         if n < 2 or not floor.positive or bottoms[both].sum() <= 0:
             return Estimate(None, None, None, n)
-        shared = np.isfinite(replicated[0]) & np.isfinite(replicated[1])
-        top, bottom = (np.where(shared, values, 0.0).sum(axis=1) for values in replicated)
-        ratios = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom != 0)
+        top, bottom = self._over(null, arm, native)
+        known = np.isfinite(bottom) & (bottom != 0)
+        ratios = np.divide(top, bottom, out=np.full(len(top), np.nan), where=known)
         return Estimate(float(tops[both].sum() / bottoms[both].sum()), *_interval(ratios, level), n)
 
 
