@@ -5,10 +5,7 @@ The other side is measured on 2 concepts and multiplied. Needs: pip install stee
 Run: python benchmarks/activations.py
 """
 
-import json
-import resource
-
-from common import arguments, compare, load_model, texts, timed
+from common import arguments, compare, figure, grow, load_model, texts
 
 from steer_bench.activations import mean_activations
 
@@ -38,24 +35,16 @@ if __name__ == "__main__":
     )  # fmt: skip
     for n in (4, 16, 64):
         some = {f"g{c}": texts(n * 48, words=24)[c * 48 : c * 48 + 48] for c in range(n)}
-        seconds = timed(lambda some=some: mean_activations(loaded, layer, some), given.device)
-        print(
-            json.dumps({"growth": f"DiffMean of {n} concepts x 48 texts", "rows": n * 48, "seconds": seconds}),
-            flush=True,
+        grow(
+            f"DiffMean of {n} concepts x 48 texts",
+            n * 48,
+            lambda some=some: mean_activations(loaded, layer, some),
+            given,
         )
-    held = {}
+    held = []
     for n in (1_000, 16_000):  # short texts: what is asked is whether anything is kept of each
         some = {"g": texts(n, words=8)}
-        mean_activations(loaded, layer, some)
-        held[n] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    grown = held[16_000] - held[1_000]
-    print(
-        json.dumps(
-            {
-                "growth": "peak memory from 1,000 to 16,000 texts, MB more (to reach: under 50)",
-                "rows": 16_000,
-                "seconds": grown,
-            }
-        ),
-        flush=True,
-    )
+        held.append(
+            grow(f"mean activation of {n:,} texts", n, lambda some=some: mean_activations(loaded, layer, some), given)
+        )
+    figure("peak memory with 16,000 texts over that with 1,000, MB (to reach: under 50)", 16_000, held[1] - held[0])

@@ -7,6 +7,7 @@ on the machine change little; on a GPU it is the wall clock.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import statistics
@@ -115,6 +116,29 @@ def told(
     return line
 
 
+def grow(what: str, rows: int, run: Callable[[], object], given: argparse.Namespace) -> float:
+    """A line of how cost grows, printed: seconds of one run, and the memory it added at most; returns the megabytes."""
+    before = _memory("VmRSS", reset=True)
+    seconds = timed(run, given.device)
+    megabytes = _memory("VmHWM") - before
+    print(json.dumps({"growth": what, "rows": rows, "seconds": seconds, "megabytes": megabytes}), flush=True)
+    return megabytes
+
+
+def _memory(name: str, *, reset: bool = False) -> float:
+    """Megabytes this process holds (VmRSS), or held at most since the last reset (VmHWM). Linux only."""
+    gc.collect()
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+def figure(what: str, n: int, value: float) -> None:
+    """A number that is neither a ratio nor a cost, such as a correlation, printed."""
+    print(json.dumps({"figure": what, "n": n, "value": value}), flush=True)
+
+
 def machine() -> str:
     flags = Path("/proc/cpuinfo")
     text = flags.read_text() if flags.is_file() else ""
@@ -135,6 +159,6 @@ def peak(dtype: torch.dtype, device: str) -> float:
 
 
 __all__ = [
-    "Steering", "VectorBank", "arguments", "ask", "compare", "load_model", "machine", "peak", "prompts", "random_arms", "spec",
+    "Steering", "VectorBank", "arguments", "ask", "compare", "figure", "grow", "load_model", "machine", "peak", "prompts", "random_arms", "spec",
     "texts", "timed", "told",
 ]  # fmt: skip

@@ -3,13 +3,12 @@
 Run: python benchmarks/dtypes.py
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
 
 import yaml
-from common import arguments, timed
+from common import arguments, figure, timed
 
 from steer_bench import experiment as stages
 from steer_bench.leaderboard.comparison import compare
@@ -38,9 +37,6 @@ if __name__ == "__main__":
             print(dtype, seconds[dtype], file=sys.stderr)
     for line in compare(found["bfloat16"], found["float32"])[0]:
         what = f"{line.target}, {line.task}, {line.arm}: {interval(line.first)} in bfloat16; float32 minus that {interval(line.difference)}"
-        print(json.dumps({"growth": what, "rows": line.difference.n, "seconds": line.difference.value}), flush=True)
+        figure(what, line.difference.n, line.difference.value)
     for dtype, used in seconds.items():
-        print(
-            json.dumps({"growth": f"the quickstart's native and linear arms in {dtype}", "rows": 0, "seconds": used}),
-            flush=True,
-        )
+        figure(f"seconds of the quickstart's native and linear arms in {dtype}", 1, used)

@@ -6,10 +6,8 @@ The other side runs EPOCHS of 100 epochs, and is multiplied; its error is that a
 Run: python benchmarks/fits.py [--pairs 50000]
 """
 
-import json
-
 import torch
-from common import arguments, compare, timed
+from common import arguments, compare, figure, grow
 
 from steer_bench.activations import MomentAccumulator
 from steer_bench.transfer.network import mlp
@@ -81,13 +79,10 @@ if __name__ == "__main__":
         with torch.no_grad():
             for name, fitted in fits.items():
                 what = f"held-out error, width {d_source} to {d_target}, {name}{f' after {epochs} epochs' if name == 'theirs' else ''}; 1 is the noise"
-                print(
-                    json.dumps({"growth": what, "rows": n - cut, "seconds": error(fitted(x[cut:]), y[cut:])}),
-                    flush=True,
-                )
+                figure(what, n - cut, error(fitted(x[cut:]), y[cut:]))
         del x, y, fits
     x, y = drawn(55_556, 640, 640)
     pair = pair_of(x, y)
     report: dict = {}
-    used = timed(lambda: report.update(mlp(pair).report), "cpu")
-    print(json.dumps({"growth": f"MLP fit, {report['n']} pairs, width 640, {report['epochs']} epochs", "rows": report["n"], "seconds": used}))  # fmt: skip
+    grow("MLP fit, 50,000 pairs, width 640", 50_000, lambda: report.update(mlp(pair).report), given)
+    figure("epochs of that fit", report["n"], report["epochs"])

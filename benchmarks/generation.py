@@ -9,7 +9,7 @@ Run: python benchmarks/generation.py [--model NAME] [--device cuda]
 import tempfile
 
 import torch
-from common import Steering, VectorBank, arguments, ask, compare, prompts, random_arms, spec
+from common import Steering, VectorBank, arguments, ask, compare, grow, prompts, random_arms, spec
 from lm_eval.models.hf_steered import SteeredModel
 from lm_eval.models.huggingface import HFLM
 
@@ -70,3 +70,16 @@ if __name__ == "__main__":
         lambda: ours(mixed), lambda: hf.generate_until(plain, disable_tqdm=True), given, "at least 0.97",
         note="32 distinct prompts, so nothing is shared",
     )  # fmt: skip
+    for n in (4, 16, 64):
+        bank = random_arms(given.model, [f"c{i}" for i in range(n)], arms)
+        lm = SteeredLM(arms=bank, batch_size="auto", **given.hf)
+        some = [
+            ask("generate_until", prompt, SETTINGS, spec(Steering(arm, "", f"c{i}", 0.1)))
+            for i in range(n) for arm in arms for prompt in asked
+        ]  # fmt: skip
+        grow(
+            f"replies under {n} concepts x 3 arms x 4 prompts, 24 new tokens",
+            len(some),
+            lambda some=some: ours(some),
+            given,
+        )

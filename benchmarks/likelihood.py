@@ -7,7 +7,7 @@ Run: python benchmarks/likelihood.py [--model NAME] [--device cuda]
 
 import json
 
-from common import Steering, arguments, ask, compare, peak, random_arms, spec, texts, timed
+from common import Steering, arguments, ask, compare, grow, peak, random_arms, spec, texts, timed
 from lm_eval.models.huggingface import HFLM
 
 from steer_bench.lm import SteeredLM
@@ -34,20 +34,10 @@ if __name__ == "__main__":
         note="other side: 1 of 32 passes, multiplied",
     )  # fmt: skip
     for n in (1, 8, 64):
-        part = [r for r in jobs for _ in range(1)]
         some = [f"c{i}" for i in range(min(n, 32))]
         part = [ask("loglikelihood_rolling", t, spec(Steering("native", "", c, 0.1 * (1 + i // 32)))) for t in chosen[:16]
                 for i, c in enumerate(some * (2 if n == 64 else 1))]  # fmt: skip
-        print(
-            json.dumps(
-                {
-                    "growth": f"{n} vectors a text, 16 texts",
-                    "rows": len(part),
-                    "seconds": timed(lambda part=part: ours(part), given.device),
-                }
-            ),
-            flush=True,
-        )
+        grow(f"log-likelihood of 16 texts, {n} vectors a text", len(part), lambda part=part: ours(part), given)
     tokens = sum(len(lm.tok_encode(text)) for text in chosen)
     config = lm.model.config
     head = config.vocab_size * config.hidden_size

@@ -23,11 +23,13 @@ def run(script: str, options: list[str]) -> tuple[list[dict], str | None]:
 
 
 def page(found: dict[str, tuple[list[dict], str | None]]) -> str:
-    rows, growth, failed = [], [], []
+    rows, growth, figures, failed = [], [], [], []
     for script, (lines, error) in found.items():
         for line in lines:
             if "growth" in line:
-                growth.append((script, line["growth"], line["rows"], line["seconds"]))
+                growth.append((line["growth"], line["rows"], line["seconds"], line["megabytes"]))
+            elif "figure" in line:
+                figures.append((line["figure"], line["n"], line["value"]))
             else:
                 spread = "" if line["low"] is None else f" [{line['low']:.2f}, {line['high']:.2f}]"
                 rows.append(
@@ -46,8 +48,9 @@ def page(found: dict[str, tuple[list[dict], str | None]]) -> str:
             failed.append(f"- {script}: {error}")
     heads = ("what", "ratio [lowest, highest]", "to reach", "ours", "theirs", "model", "run with", "note")
     parts = ["# Benchmarks", f"{datetime.now(UTC):%Y-%m-%d}; {machine()}.", "Ratios are medians of the repeats, with the lowest and highest. On a CPU the seconds are CPU seconds of the process, not wall clock.",
-             tabulate(rows, heads, tablefmt="github", floatfmt=".2f"), "## How cost grows, and rank correlations",
-             tabulate(growth, ("script", "what", "rows", "seconds, or correlation"), tablefmt="github", floatfmt=".3f")]  # fmt: skip
+             tabulate(rows, heads, tablefmt="github", floatfmt=".2f"), "## How cost grows", "Memory: what the run added at most to what the process held.",
+             tabulate(growth, ("what", "rows", "seconds", "MB"), tablefmt="github", floatfmt=("", "", ".2f", ".0f")), "## Other figures",
+             tabulate(figures, ("what", "n", "value"), tablefmt="github", floatfmt=".3f")]  # fmt: skip
     if failed:
         parts += ["## Failed", "\n".join(failed)]
     notes = HERE / "notes.md"

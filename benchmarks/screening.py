@@ -3,10 +3,8 @@
 The bank is made of differences between activations of texts, as real steering vectors are. Run: python benchmarks/screening.py
 """
 
-import json
-
 import torch
-from common import arguments, load_model, texts, timed, told
+from common import arguments, figure, load_model, texts, timed, told
 
 from steer_bench.activations import centred_norm, stream, tokenize
 from steer_bench.screening import _Lifts, screen
@@ -46,13 +44,8 @@ if __name__ == "__main__":
     for factor in (0.05, 0.1, 0.15, 0.3):
         for points in (1, 3):
             found = screen(loaded, layer, chosen[:16], factor * scale * bank, points=points, top=1, sample=24)
-            print(
-                json.dumps(
-                    {
-                        "growth": f"rank correlation at factor {factor}, {points} gradients, 24 vectors, 16 texts",
-                        "rows": 24,
-                        "seconds": found.correlation,
-                    }
-                ),
-                flush=True,
+            figure(
+                f"rank correlation of {points}-gradient screening with the exact lifts at factor {factor}, 16 texts",
+                24,
+                found.correlation,
             )
