@@ -1,4 +1,4 @@
-"""Activations: residual-stream values of one layer, streamed over texts.
+"""Activations: residual-stream values of one layer or several, streamed over texts.
 
     texts -> token ids, end offsets -> forward pass stopped at the layer -> [activations] -> sums, moments, pairs
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -65,23 +65,25 @@ def _ends(offsets: Sequence[tuple[int, int]]) -> tuple[int, ...]:
 
 
 class _Stop(Exception):
-    """Ends a forward pass at the layer that was asked for."""
+    """Ends a forward pass at the last layer that was asked for."""
 
 
 @contextmanager
-def _stopped_at(layer: Any) -> Iterator[list[Tensor]]:
-    """Within the block, forward passes raise `_Stop` after `layer` and leave its output in the list."""
+def _stopped_at(blocks: Sequence[Any]) -> Iterator[list[Tensor]]:
+    """Within the block, forward passes leave the outputs of these blocks in the list, and raise `_Stop` after the last."""
     caught: list[Tensor] = []
 
     def hook(_module: Any, _args: Any, output: Any) -> None:
         caught.append(output[0] if isinstance(output, tuple) else output)
-        raise _Stop
+        if len(caught) == len(blocks):
+            raise _Stop
 
-    handle = layer.register_forward_hook(hook)
+    handles = [block.register_forward_hook(hook) for block in blocks]
     try:
         yield caught
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> Iterator[list[int]]:
@@ -101,7 +103,6 @@ def batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> Iterator[list
         yield batch
 
 
-@torch.inference_mode()
 def stream(
     loaded: Loaded, layer: int, texts: Sequence[Tokens], *, desc: str | None = None
 ) -> Iterator[tuple[int, Tensor]]:
@@ -109,7 +110,18 @@ def stream(
 
     Blocks after `layer` are not run. Texts come out in order of length, not in the order given.
     """
-    block, pad = decoder_layers(loaded.model)[layer], loaded.tokenizer.pad_token_id or 0
+    for index, (states,) in stream_layers(loaded, [layer], texts, desc=desc):
+        yield index, states
+
+
+@torch.inference_mode()
+def stream_layers(
+    loaded: Loaded, layers: Sequence[int], texts: Sequence[Tokens], *, desc: str | None = None
+) -> Iterator[tuple[int, list[Tensor]]]:
+    """`stream` of several layers, ascending, in one pass: (index of the text, its activations at each of them)."""
+    if not layers or list(layers) != sorted(set(layers)):
+        raise ValueError(f"layers {list(layers)}: give at least one, each once, ascending")
+    blocks, pad = decoder_layers(loaded.model), loaded.tokenizer.pad_token_id or 0
     with tqdm(total=len(texts), desc=desc, disable=None if desc else True, unit="text") as bar:
         for batch in batches([len(text.ids) for text in texts]):
             width = max(len(texts[i].ids) for i in batch)
@@ -118,11 +130,10 @@ def stream(
             for row, i in enumerate(batch):
                 ids[row, : len(texts[i].ids)] = torch.tensor(texts[i].ids)
                 mask[row, : len(texts[i].ids)] = 1
-            with _stopped_at(block) as caught, suppress(_Stop):
+            with _stopped_at([blocks[layer] for layer in layers]) as caught, suppress(_Stop):
                 loaded.model(input_ids=ids.to(loaded.device), attention_mask=mask.to(loaded.device), use_cache=False)
-            hidden = caught[0].float()
             for row, i in enumerate(batch):
-                yield i, hidden[row, : len(texts[i].ids)]
+                yield i, [hidden[row, : len(texts[i].ids)].float() for hidden in caught]
             bar.update(len(batch))
 
 
@@ -149,30 +160,52 @@ def mean_activations(
     ValueError where an activation is not finite.
     """
     maps = maps or {"": lambda activations: activations}
+
+    def mapped(states: list[Tensor]) -> dict[str, Tensor]:
+        return {name: function(states[0]) for name, function in maps.items()}
+
+    return _means(loaded, [layer], groups, mapped, desc)
+
+
+def layer_means(
+    loaded: Loaded, layers: Sequence[int], groups: Mapping[str, Sequence[str]], *, desc: str | None = None
+) -> dict[int, dict[str, Mean]]:
+    """Mean over tokens of the activation, for every layer and every group of texts, in one pass: {layer: {group: mean}}."""
+    return _means(loaded, layers, groups, lambda states: dict(zip(layers, states, strict=True)), desc)
+
+
+Name = TypeVar("Name", str, int)
+
+
+def _means(
+    loaded: Loaded, layers: Sequence[int], groups: Mapping[str, Sequence[str]],
+    read: Callable[[list[Tensor]], dict[Name, Tensor]], desc: str | None,
+) -> dict[Name, dict[str, Mean]]:  # fmt: skip
+    """Means over tokens of what `read` makes of a text's activations (n_read, d_model) at the layers."""
     members: dict[str, list[str]] = {}
     for group, group_texts in groups.items():
         for text in group_texts:
             members.setdefault(text, []).append(group)
     unique = list(members)
-    tokens = tokenize(loaded, unique)
-    sums: dict[str, dict[str, Tensor]] = {name: {} for name in maps}
+    sums: dict[Name, dict[str, Tensor]] = {}
     counts = dict.fromkeys(groups, 0)
-    for i, hidden in stream(loaded, layer, tokens, desc=desc):
-        states = hidden[FIRST_READ:]
+    for i, hidden in stream_layers(loaded, layers, tokenize(loaded, unique), desc=desc):
         for group in members[unique[i]]:
-            counts[group] += len(states)
-        for name, function in maps.items():
-            total = function(states).double().sum(dim=0)
+            counts[group] += max(0, len(hidden[0]) - FIRST_READ)
+        for name, values in read([states[FIRST_READ:] for states in hidden]).items():
+            total = values.double().sum(dim=0)
             if not torch.isfinite(total).all():
-                raise ValueError(f"{loaded.name}, layer {layer}: activations are not finite; try dtype float32")
+                at = name if isinstance(name, int) else layers[0]
+                raise ValueError(f"{loaded.name}, layer {at}: activations are not finite; try dtype float32")
+            of_name = sums.setdefault(name, {})
             for group in members[unique[i]]:
-                sums[name][group] = sums[name].get(group, 0) + total
+                of_name[group] = of_name.get(group, 0) + total
     empty = [group for group, count in counts.items() if count == 0]
     if empty:
         raise ValueError(f"{loaded.name}: no token to read in the texts of {', '.join(empty[:3])}")
     return {
-        name: {group: Mean((total / counts[group]).cpu(), counts[group]) for group, total in of_map.items()}
-        for name, of_map in sums.items()
+        name: {group: Mean((total / counts[group]).cpu(), counts[group]) for group, total in of_name.items()}
+        for name, of_name in sums.items()
     }
 
 

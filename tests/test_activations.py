@@ -21,6 +21,7 @@ from steer_bench.activations import (
     Tokens,
     batches,
     centred_norm,
+    layer_means,
     mean_activations,
     paired,
     shared_ends,
@@ -477,3 +478,25 @@ def test_reversed_moments_are_those_of_the_pairs_the_other_way():
 def test_no_pairs_at_all_is_an_error():
     with pytest.raises(ValueError, match="share no pairs"):
         MomentAccumulator().moments()
+
+
+def test_several_layers_in_one_pass_are_what_each_alone_gives(llama, monkeypatch):
+    passes = []
+    run = llama.model.forward
+    monkeypatch.setattr(llama.model, "forward", lambda *args, **kwargs: passes.append(1) or run(*args, **kwargs))
+    groups = {"+": TEXTS[:3], "-": TEXTS[1:4]}
+    found = layer_means(llama, [0, 2, 3], groups)
+    together, passes[:] = len(passes), []
+    assert list(found) == [0, 2, 3]
+    for layer, means in found.items():
+        alone = mean_activations(llama, layer, groups)[""]
+        for group, mean in means.items():
+            assert torch.equal(mean.value, alone[group].value)
+            assert mean.n_tokens == alone[group].n_tokens
+    assert len(passes) == 3 * together
+
+
+@pytest.mark.parametrize("layers", [[], [2, 1], [1, 1]])
+def test_layers_out_of_order_are_refused(llama, layers):
+    with pytest.raises(ValueError, match="each once, ascending"):
+        layer_means(llama, layers, {"": TEXTS})

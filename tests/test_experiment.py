@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from steered import sharpened
@@ -12,7 +13,10 @@ from tiny import save_tiny, tiny_gemma2, tiny_gemma3, tiny_llama, tiny_qwen2, ti
 
 from steer_bench import experiment as stages
 from steer_bench import shipped
+from steer_bench.activations import mean_activations
 from steer_bench.concepts import load_concepts, load_texts
+from steer_bench.experiment.extraction import reliabilities
+from steer_bench.models import decoder_layers, load_model
 from steer_bench.results import load_results
 
 DATA = Path(__file__).parents[1] / "tasks" / "data"
@@ -276,3 +280,32 @@ def test_the_autoload_module_survives_a_moved_source_tree(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "torch ok"
     assert "could not register" in done.stderr
+
+
+def test_the_reliability_of_layers_is_that_of_two_halves_of_the_concepts_that_are_not_tested(finished):
+    run, _ = finished
+    lines = reliabilities(run)
+    name = run.experiment.models[0].name
+    mine = [line for line in lines if line.model == name]
+    loaded = load_model(name, dtype="float32", device="cpu")
+    assert [line.layer for line in mine] == list(range(len(decoder_layers(loaded.model))))
+    assert [line.layer for line in mine if line.used] == [2]
+    assert not set(run.splits.test) & set(run.splits.fit + run.splits.select)
+    keys = [*run.splits.fit, *run.splits.select]
+    units = []
+    for half in (0, 1):
+        texts = {
+            f"{sign}{key}": getattr(run.halved[key][half], name)
+            for key in keys
+            for sign, name in (("+", "positives"), ("-", "negatives"))
+        }
+        means = {group: mean.value for group, mean in mean_activations(loaded, 1, texts)[""].items()}
+        vectors = np.stack([(means[f"+{key}"] - means[f"-{key}"]).numpy() for key in keys])
+        units.append(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    assert mine[1].n == len(keys) == 4
+    assert mine[1].cosine == pytest.approx((units[0] * units[1]).sum(axis=1).mean(), rel=1e-9)
+    centred = [side - units[1].mean(axis=0) for side in units]
+    centred = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in centred]
+    assert mine[1].centred_cosine == pytest.approx((centred[0] * centred[1]).sum(axis=1).mean(), rel=1e-9)
+    nearest = (centred[0] @ centred[1].T).argmax(axis=1)
+    assert mine[1].retrieval == (nearest == np.arange(len(keys))).mean()

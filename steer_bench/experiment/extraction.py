@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steer_bench.experiment.run import Run, digest, few_shot_sizes, sides, start, versions
 
@@ -73,7 +73,7 @@ def extract_model(run: Run, name: str) -> Path:
         "method": "diff_mean", "revision": revision(name), "dtype": str(loaded.model.dtype), "positions": "text", "inputs": inputs,
         "versions": versions(), "d_model": d_model(loaded.model), "halves": run.halves, "alike": alike,
         "texts": {key: run.texts_hash(key) for key in concepts},
-        "reliability": _reliability(run, {part: _vectors(means, concepts, part) for part in ("one", "other")}),
+        "reliability": _reliability(run, means, concepts, run.splits.test),
     }  # fmt: skip
     for file, part in zip(files, (native, source), strict=False):
         vectors = {key: vector.float().numpy() for key, vector in _vectors(means, concepts, part).items()}
@@ -107,8 +107,10 @@ def _vectors(means: Mapping[str, Mean], concepts: Sequence[str], part: str) -> d
     }
 
 
-def _reliability(run: Run, halves: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any] | None:
-    """Split-half: how near the vectors of two disjoint halves of the texts are, over the test concepts; None without halves.
+def _reliability(
+    run: Run, means: Mapping[str, Mean], concepts: Sequence[str], tested: Sequence[str]
+) -> dict[str, Any] | None:
+    """Split-half: how near the vectors of two disjoint halves of the texts are, over the tested concepts; None without halves.
 
     What a transfer could at best reach: a cosine between models is read against sqrt(reliability * reliability).
     """
@@ -116,11 +118,55 @@ def _reliability(run: Run, halves: Mapping[str, Mapping[str, Tensor]]) -> dict[s
 
     from steer_bench.transfer.geometry import geometry
 
-    tested = [key for key in run.splits.test if all(key in half for half in halves.values())]
+    one, other = (_vectors(means, concepts, part) for part in ("one", "other"))
+    tested = [key for key in tested if key in one and key in other]
     if not tested:
         return None
-    one, other = halves["one"], halves["other"]
     about = [key for key in run.splits.fit if key in other] or tested
     mean = torch.stack([torch.nn.functional.normalize(other[key], dim=0) for key in about]).mean(dim=0)
     found = geometry({key: one[key] for key in tested}, {key: other[key] for key in tested}, mean)
     return {**found._asdict(), "n": len(tested)}
+
+
+class LayerLine(NamedTuple):
+    """How reliable one model's vectors are at one layer."""
+
+    model: str
+    layer: int
+    used: bool
+    """Whether it is the experiment's."""
+    cosine: float
+    """Between the vectors of two halves of a concept's texts, mean over concepts."""
+    centred_cosine: float
+    """The same without what all concepts share."""
+    retrieval: float
+    """Share of concepts whose other half is the nearest of all."""
+    n: int
+    """Concepts."""
+
+
+def reliabilities(run: Run) -> list[LayerLine]:
+    """Split-half reliability of every model's vectors at every layer, each text read once.
+
+    Over the concepts of the fit and select splits: a layer chosen on the test concepts would be chosen on what is measured.
+    Raises ValueError where no such concept has two texts a side.
+    """
+    from steer_bench.activations import layer_means
+    from steer_bench.models import decoder_layers, load_model, prepare_models
+
+    concepts = [key for key in (*run.splits.fit, *run.splits.select) if key in run.halved]
+    if not concepts:
+        raise ValueError("no concept to fit or select on has two texts a side; give concepts more texts")
+    groups = {f"{part}{side}": texts for part in ("one", "other") for side, texts in sides(run, concepts, part).items()}
+    names = [config.name for config in run.experiment.models]
+    prepare_models(names)
+    lines = []
+    for name in names:
+        loaded = load_model(name, dtype=run.experiment.dtype, device=run.experiment.device)
+        n_layers = len(decoder_layers(loaded.model))
+        found = layer_means(loaded, range(n_layers), groups, desc=f"all layers of {name}")
+        for layer, means in found.items():
+            known = _reliability(run, means, concepts, concepts)
+            assert known is not None, "each of the concepts has halves"
+            lines.append(LayerLine(name, layer, layer == run.layer(name, n_layers), **known))
+    return lines
