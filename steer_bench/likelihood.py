@@ -58,10 +58,15 @@ class TokenScores(NamedTuple):
 
 
 def chunks(logits: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(first position, float32 logits) of a few positions at a time, of logits (n, vocab)."""
+    """(first position, float32 logits) of a few positions at a time, of logits (n, vocab).
+
+    They are in one place that the next chunk is written to: memory that is new each time costs more than what is computed in it.
+    """
     size = max(1, CHUNK_BYTES.get(logits.device.type, CHUNK_BYTES_ELSEWHERE) // (4 * logits.shape[1]))
+    place = torch.empty(min(size, len(logits)), logits.shape[1], device=logits.device)
     for start in range(0, len(logits), size):
-        yield start, logits[start : start + size].float()
+        part = logits[start : start + size]
+        yield start, place[: len(part)].copy_(part)
 
 
 def token_scores(logits: Tensor, wanted: Tensor) -> TokenScores:
@@ -74,11 +79,12 @@ def token_scores(logits: Tensor, wanted: Tensor) -> TokenScores:
     found, same, sums = [], [], []
     for start, part in chunks(logits):
         at = wanted[start : start + len(part)]
-        picked = part.gather(1, at[:, None])[:, 0]
-        first = picked == part.amax(dim=-1)  # argmax, which is slower, only where it can be
-        if first.any():
-            first[first.clone()] = part[first].argmax(dim=-1) == at[first]
-        log_z = part.logsumexp(dim=-1).double()
+        picked, largest = part.gather(1, at[:, None])[:, 0], part.amax(dim=-1)
+        first = picked == largest
+        for row in first.nonzero()[:, 0].tolist():  # of equal logits the first is greedy
+            first[row] = not bool((part[row, : at[row]] == largest[row]).any())
+        shift = torch.where(largest.isinf(), 0.0, largest)
+        log_z = (part.sub_(shift[:, None]).exp_().sum(dim=-1).log() + shift).double()
         found.append(picked.double() - log_z)
         same.append(first)
         sums.append(log_z)

@@ -17,7 +17,16 @@ from steer_bench import ranks
 from steer_bench.fingerprint import model_digests, weights_digest
 from steer_bench.lm.requests import Generation, Scored
 from steer_bench.lm.weightless import model_without_weights
-from steer_bench.models import check_model, decoder_layers, encode, lean_head, model_path, read_config, revision
+from steer_bench.models import (
+    check_model,
+    decoder_layers,
+    encode,
+    keep_freed_memory,
+    lean_head,
+    model_path,
+    read_config,
+    revision,
+)
 from steer_bench.records import Records, ShardRecords, record_key
 from steer_bench.selftest import self_test
 from steer_bench.steering import POSITIONS, STRENGTHS, Steerer, Steering, VectorBank
@@ -78,6 +87,7 @@ class SteeredHF(HFLM):
         self._weights = weights
         super().__init__(pretrained=model_path(pretrained) if isinstance(pretrained, str) else pretrained, **kwargs)
         lean_head(self.model)
+        keep_freed_memory()
         alone = alone or not isinstance(pretrained, str) or bool(kwargs.get("tp_plan"))
         self._rank, self._world_size = ranks.place(self.rank, self.world_size, alone=alone)
         if loaded_arms is not None:
