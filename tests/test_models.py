@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -279,3 +283,29 @@ def test_the_output_layer_gets_contiguous_states_and_so_never_copies_its_weights
         model.lm_head(torch.randn(3, 4, model.config.hidden_size)[:, -1:])
     assert "aten::bmm" not in {event.key for event in profile.key_averages()}
     assert torch.allclose(model(input_ids=ids, logits_to_keep=1).logits, plain, atol=1e-6)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back at once")
+def test_memory_of_freed_tensors_is_kept_for_the_next_but_where_the_user_chose_otherwise():
+    code = """
+import resource, torch
+from steer_bench.models import keep_freed_memory
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 24)  # 64 MB: 16,384 pages of 4 KB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+pages()
+given_back = pages()
+keep_freed_memory()
+pages()
+print(given_back, pages())
+"""
+    counts = []
+    for own in ({}, {"MALLOC_TRIM_THRESHOLD_": "131072"}):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **own}
+        )
+        counts.append([int(word) for word in done.stdout.split()])
+    (given_back, kept), (_, chosen) = counts
+    assert given_back > 10 * max(kept, 1)
+    assert chosen > 10 * max(kept, 1)
