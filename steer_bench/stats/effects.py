@@ -9,13 +9,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steer_bench.rows import Array, Integers, Row
-from steer_bench.stats.blocks import UNSTEERED, Arm, Block, block_of, nan_mean
+from steer_bench.stats.blocks import UNSTEERED, Arm, Block, Role, block_of, nan_mean
 
 LIKELIHOOD = "concept_likelihood"
 PERPLEXITY = "steered_perplexity"
@@ -223,55 +223,53 @@ def measure_generation(
     one can be selected (see `within`); an arm that does more at the smallest does not steer. The unsteered arm has effect 0.
     """
     score, select = block.role("score"), block.role("select")
-    among, idle = block.measured.copy(), np.zeros(block.measured.shape[:2], dtype=bool)
-    found: dict[tuple[int, int], Curve] = {}
-    for a, arm in enumerate(block.arms):
-        for c, concept in enumerate(block.concepts):
-            cost = (costs or {}).get(arm, {}).get(concept)
-            if cost is not None:
-                found[a, c] = cost
-            allowed, reached = within(block.factors, cost, limit)
-            idle[a, c] = reached and not (among[a, c] & allowed).any()
-            among[a, c] &= allowed
-    place = selected(select.values, select.asked, among)
-    lost = (place < 0) & ~idle
-    chosen = np.maximum(place, 0)
-    values = np.where(
-        idle[..., None], score.base, np.take_along_axis(score.values, chosen[..., None, None], axis=2)[:, :, 0]
-    )
-    values[lost] = np.nan
-    factors = np.where(idle, 0.0, block.factors[chosen] if len(block.factors) else np.nan)
-    factors[lost] = np.nan
-    ratios = np.array(
-        [[math.nan if lost[a, c] else cost_at(found.get((a, c)), factors[a, c]) for c in range(len(block.concepts))]
-         for a in range(len(block.arms))]
-    ).reshape(factors.shape)  # fmt: skip
-    own = np.take_along_axis(score.counts, chosen[..., None, None], axis=2)[:, :, 0]
-    replies = np.where(idle[..., None], score.base_counts, own) * ~lost[..., None]
-    unsteered, wanted = Arm("", UNSTEERED), int(score.widths.sum())
-    more = np.maximum(0, replies[..., 1] - score.widths) * ~lost
-    more_plain = np.maximum(0, score.base_counts[:, 1] - score.widths)
-    arms = (unsteered, *block.arms)
-    every = np.concatenate([score.base[None], values])
-    scored = [int(score.base_counts[:, 0].sum()), *replies[..., 0].sum(axis=1).tolist()]
-    totals = [wanted + int(more_plain.sum()), *(wanted + more.sum(axis=1)).tolist()]
-    nothing = np.zeros(len(block.concepts))
+    curves = [[(costs or {}).get(arm, {}).get(concept) for concept in block.concepts] for arm in block.arms]
+    place, idle = _chosen(block, select, curves, limit)
+    lost, at = (place < 0) & ~idle, np.maximum(place, 0)[..., None, None]
+
+    def picked(steered: NDArray[Any], unsteered: NDArray[Any]) -> NDArray[Any]:
+        """(n_arms, n_concepts, ...) at the chosen factors, of (n_arms, n_concepts, n_factors, ...) and (n_concepts, ...)."""
+        return np.where(idle[..., None], unsteered, np.take_along_axis(steered, at, axis=2)[:, :, 0])
+
+    values = np.where(lost[..., None], np.nan, picked(score.values, score.base))
+    grid = np.broadcast_to(block.factors[:, None], (*block.measured.shape, 1))
+    factors = np.where(lost, np.nan, picked(grid, np.zeros((len(block.concepts), 1)))[..., 0])
+    ratios = _missing(*factors.shape)
+    for a, c in np.argwhere(~lost).tolist():
+        ratios[a, c] = cost_at(curves[a][c], factors[a, c])
+    replies = np.where(lost[..., None], 0, picked(score.counts, score.base_counts))
+    arms, nothing = (Arm("", UNSTEERED), *block.arms), np.zeros(len(block.concepts))
+    scores = np.concatenate([score.base[None], values])
+    counts = np.concatenate([score.base_counts[None], replies])
+    further = np.maximum(0, counts[..., 1] - score.widths).sum(axis=1)  # samples of a prompt, seeds of an arm
     return Measured(
         concepts=block.concepts,
-        effects=dict(zip(arms, every - score.base, strict=True)),
+        effects=dict(zip(arms, scores - score.base, strict=True)),
         neutral={arm: np.empty((len(block.concepts), 0)) for arm in arms},
-        scores=dict(zip(arms, every, strict=True)),
+        scores=dict(zip(arms, scores, strict=True)),
         factors=dict(zip(arms, [nothing, *factors], strict=True)),
         ratios=dict(zip(arms, [nothing + 1, *ratios], strict=True)),
-        scored=dict(zip(arms, scored, strict=True)),
-        totals=dict(zip(arms, totals, strict=True)),
-        gate=_gate(block),
+        scored=dict(zip(arms, counts[..., 0].sum(axis=1).tolist(), strict=True)),
+        totals=dict(zip(arms, (score.widths.sum() + further).tolist(), strict=True)),
+        gate=_gate(block, select),
     )
 
 
-def _gate(block: Block) -> NDArray[np.bool_] | None:
+def _chosen(
+    block: Block, select: Role, costs: Sequence[Sequence[Curve | None]], limit: float
+) -> tuple[Integers, NDArray[np.bool_]]:
+    """(n_arms, n_concepts) each: place of the selected factor, -1 where none can be; where the arm is not to steer."""
+    among, idle = block.measured.copy(), np.zeros(block.measured.shape[:2], dtype=bool)
+    for a, c in np.argwhere(block.measured.any(axis=-1)).tolist():
+        allowed, reached = within(block.factors, costs[a][c], limit)
+        among[a, c] &= allowed
+        idle[a, c] = reached and not among[a, c].any()
+    return selected(select.values, select.asked, among), idle
+
+
+def _gate(block: Block, select: Role) -> NDArray[np.bool_] | None:
     """Concepts whose selection prompts native moves upwards, at the factor selected on them; None without such prompts."""
-    native, select = Arm("", "native"), block.role("select")
+    native = Arm("", "native")
     if native not in block.arms or not select.widths.any():
         return None
     a = block.arms.index(native)
