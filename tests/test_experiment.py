@@ -151,6 +151,7 @@ FAULTS = {
         "did you mean 'smollm2-135m-instruct'",
     ),
     "no baseline": ({"adapters": ["linear"]}, "'native' is missing"),
+    "no pair": ({"pairs": []}, "no target to measure"),
 }
 
 

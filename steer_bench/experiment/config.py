@@ -308,6 +308,8 @@ def _faults(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], str]]:
     names = [model.name for model in experiment.models]
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         yield ("models",), f"models: {name!r} is given twice"
+    if not experiment.directed:
+        yield ("pairs",), "pairs: no pair of models, so no target to measure; give two models, or [[source, target]]"
     for pair in experiment.directed:
         for name in pair:
             if name not in names:
