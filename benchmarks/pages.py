@@ -52,6 +52,7 @@ def build_samples(folder: Path) -> tuple[int, Path, float]:
 def load_page(page: Path) -> dict[str, float]:
     """Seconds in headless Chromium: to load and draw, to search all replies, to open a prompt."""
     from selenium import webdriver
+    from selenium.webdriver.support.wait import WebDriverWait
 
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
@@ -64,10 +65,9 @@ def load_page(page: Path) -> dict[str, float]:
             browser.get("about:blank")
             start = time.monotonic()
             browser.get(page.as_uri())
-            ready = browser.execute_script("return document.documentElement.dataset.ready")
+            wait = WebDriverWait(browser, 30, poll_frequency=0.01)  # get() now and then returns while the page loads
+            wait.until(lambda b: b.execute_script("return document.documentElement.dataset.ready") == "yes")
             loaded = time.monotonic() - start
-            if ready != "yes":
-                raise RuntimeError("the page did not come up")
             timed = "const start = performance.now(); {}; return (performance.now() - start) / 1000;"
             search = browser.execute_script(timed.format("location.hash; go({find: 'harbour wind'}, true)"))
             opened = browser.execute_script(

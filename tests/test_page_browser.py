@@ -55,12 +55,17 @@ def visit(browser, page):
     """Opens the page at a fragment; afterwards nothing may have been logged."""
 
     def go(fragment: str = "", url: str = page):
-        browser.get("about:blank")
-        browser.get(url + fragment)
-        assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"
+        open_page(browser, url + fragment)
 
     yield go
     assert browser.get_log("browser") == []
+
+
+def open_page(browser, url: str) -> None:
+    """Ends when the page's script has: now and then the driver says a page is there while it loads."""
+    browser.get("about:blank")
+    browser.get(url)
+    until(browser, lambda: browser.execute_script("return document.documentElement.dataset.ready") == "yes")
 
 
 def text(browser, selector: str) -> str:
@@ -246,8 +251,7 @@ def test_hostile_text_is_shown_as_text_and_runs_nothing(browser, visit, tmp_path
 
 def test_the_policy_stops_a_script_that_gets_in(browser, page):
     """The second wall: even markup put into the page by a fault of ours would not run."""
-    browser.get("about:blank")
-    browser.get(page)
+    open_page(browser, page)
     refused = browser.execute_script(
         "try { document.body.innerHTML = '<b>x</b>'; return ''; } catch (e) { return e.name; }"
     )
