@@ -56,6 +56,12 @@ def test_compare_and_the_formats_asked_for_by_command(tmp_path: Path):
     made = run("leaderboard", "one.json", "-o", "board", "--format", "md,csv", "--no-figures")
     assert made.returncode == 0
     assert sorted(path.name for path in (tmp_path / "board").iterdir()) == ["leaderboard.csv", "leaderboard.md"]
+    drawn = run("leaderboard", "one.json", "-o", "drawn", "--format", "md", "--png")
+    assert drawn.returncode == 0
+    figures = sorted((tmp_path / "drawn" / "figures").iterdir())
+    assert figures
+    assert {path.suffix for path in figures} == {".svg", ".png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures if path.suffix == ".png")
     wrong = run("leaderboard", "one.json", "-o", "board", "--format", "pdf")
     assert wrong.returncode == 2
     assert "pdf" in wrong.stderr

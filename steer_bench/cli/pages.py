@@ -19,12 +19,14 @@ def leaderboard(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pages.")] = Path("leaderboards"),
     formats: Formats = "md,html,csv,tex",
     figures: Figures = True,
+    png: Annotated[bool, typer.Option("--png", help="Each figure as PNG too, beside the SVG.")] = False,
 ) -> None:
     """One leaderboard of one or many runs."""
     from steer_bench.leaderboard import write_leaderboard
 
     names = [name.strip() for name in formats.split(",")]
-    print_files(write_leaderboard([_results_file(path) for path in results], out, figures=figures, formats=names))
+    files = [_results_file(path) for path in results]
+    print_files(write_leaderboard(files, out, figures=figures, formats=names, png=png))
 
 
 @app.command()
