@@ -12,7 +12,7 @@ from common import arguments, figure, timed
 
 from steer_bench import experiment as stages
 from steer_bench.leaderboard.comparison import compare
-from steer_bench.leaderboard.table import interval
+from steer_bench.leaderboard.table import interval, number
 from steer_bench.results import load_results
 
 if __name__ == "__main__":
@@ -36,7 +36,7 @@ if __name__ == "__main__":
             found[dtype] = load_results(run.folder / "results.json")
             print(dtype, seconds[dtype], file=sys.stderr)
     for line in compare(found["bfloat16"], found["float32"])[0]:
-        what = f"{line.target}, {line.task}, {line.arm}: {interval(line.first)} in bfloat16; float32 minus that {interval(line.difference)}, p {line.p:.2f} after Holm"
+        what = f"{line.target}, {line.task}, {line.arm}: {interval(line.first)} in bfloat16; float32 minus that {interval(line.difference)}, p {number(line.p, 2)} after Holm"
         figure(what, line.difference.n, line.difference.value)
     for dtype, used in seconds.items():
         figure(f"seconds of the quickstart's native and linear arms in {dtype}", 1, used)

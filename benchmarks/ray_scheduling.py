@@ -1,4 +1,4 @@
-"""Scheduling alone: 100, 500 and 2,000 shards of a stub that measures nothing, on 2 workers of this machine.
+"""Scheduling alone: 100, 500, 2,000 and thrice 6,000 shards of a stub that measures nothing, on 2 workers of this machine.
 
 To take under 60 s for 2,000 shards on 2 cores, in memory that does not grow with finished shards.
 Run: python benchmarks/ray_scheduling.py
@@ -18,7 +18,7 @@ from steer_bench.experiment.config import ClusterConfig
 from steer_bench.experiment.engines.on_ray import on_workers, ray_stages
 from steer_bench.experiment.run import Run
 
-SIZES = (100, 500, 2_000)
+SIZES = (100, 500, 2_000, 6_000, 6_000, 6_000)
 
 
 class Stub:

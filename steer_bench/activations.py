@@ -197,11 +197,12 @@ def _means(
     unique = list(members)
     sums: dict[Name, dict[str, Tensor]] = {}
     counts = dict.fromkeys(groups, 0)
-    tokens = [Tokens(array("i", text.ids), ()) for text in _tokenized(loaded, unique)]  # a fifth of the memory
+    tokens = [Tokens(array("i", text.ids), ()) for text in _tokenized(loaded, unique)]
     for i, hidden in stream_layers(loaded, layers, tokens, desc=desc):
+        states = [of_layer[FIRST_READ:] for of_layer in hidden]
         for group in members[unique[i]]:
-            counts[group] += max(0, len(hidden[0]) - FIRST_READ)
-        for name, values in read([states[FIRST_READ:] for states in hidden]).items():
+            counts[group] += len(states[0])
+        for name, values in read(states).items():
             total = values.double().sum(dim=0)
             if not torch.isfinite(total).all():
                 at = name if isinstance(name, int) else layers[0]

@@ -266,7 +266,8 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> 
     model = AutoModelForCausalLM.from_pretrained(path, dtype=resolve_dtype(dtype, device))
     model.to(torch.device(device))  # type: ignore[arg-type]
     lean_head(model)
-    keep_freed_memory()
+    if model.device.type == "cpu":
+        keep_freed_memory()
     return Loaded(name, model.eval().requires_grad_(False), tokenizer)
 
 
@@ -285,7 +286,7 @@ def lean_head(model: Any) -> None:
 
 @cache
 def keep_freed_memory() -> None:
-    """Have the C library keep the memory of freed tensors for the next ones, on a CPU with glibc; no effect elsewhere.
+    """Have the C library keep the memory of freed tensors for the next ones, where it is glibc; for models on a CPU.
 
     glibc gives large blocks back at once and gets new ones page by page, each cleared: a quarter of the time of scoring, where the
     logits of a batch are 100 MB. Whoever sets MALLOC_TRIM_THRESHOLD_ or MALLOC_MMAP_MAX_ in the environment keeps their own choice.

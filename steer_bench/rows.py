@@ -82,7 +82,7 @@ class Texts:
     names: tuple[str, ...]
     """Sorted, so that codes sort as their texts do; a selection of rows keeps all of them."""
 
-    def is_(self, name: str) -> NDArray[np.bool_]:
+    def equal_to(self, name: str) -> NDArray[np.bool_]:
         """(n_rows,): where the text is `name`."""
         return self.codes == (self.names.index(name) if name in self.names else -1)
 
@@ -169,8 +169,6 @@ class Rows(Sequence[Row]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]
-
     def take(self, chosen: Selection) -> "Rows":
         """The rows at those places, in that order."""
         texts = {name: Texts(column.codes[chosen], column.names) for name, column in self.texts.items()}
@@ -180,7 +178,7 @@ class Rows(Sequence[Row]):
         """The rows whose text columns are as given: `rows.where(task=..., target=...)`."""
         chosen = np.ones(len(self), dtype=bool)
         for name, text in texts.items():
-            chosen &= self.texts[name].is_(text)
+            chosen &= self.texts[name].equal_to(text)
         return self if chosen.all() else self.take(chosen)
 
     def means(self, values: Array, by: Sequence[str]) -> Iterator[tuple[Any, ...]]:

@@ -73,8 +73,7 @@ class TestSelected:
     def place(*values: list[float | None], among: list[bool] | None = None) -> int:
         """Values of each factor on as many prompts as they are; None: unscored."""
         width = max(map(len, values), default=0)
-        filled = np.array([[*map(float_or_nan, line), *[math.nan] * (width - len(line))] for line in values])
-        filled = filled.reshape(len(values), width)
+        filled = np.array([[*line, *[None] * (width - len(line))] for line in values], dtype=float)
         asked = np.array([[place < len(line) for place in range(width)] for line in values]).reshape(filled.shape)
         return selected(filled, asked.astype(bool), np.array(among or [True] * len(values), dtype=bool)).item()
 
@@ -98,10 +97,6 @@ class TestSelected:
     def test_of_many_arms_each_has_its_own(self):
         values = np.array([[[0.1], [0.2]], [[0.4], [0.3]], [[math.nan], [math.nan]]])
         assert selected(values, np.ones((3, 2, 1), bool), np.ones((3, 2), bool)).tolist() == [1, 0, -1]
-
-
-def float_or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 class TestCurve:
@@ -251,6 +246,18 @@ class TestMeasure:
         assert measured.factors[NATIVE].tolist() == [0.0, 0.0]
         assert measured.ratios[NATIVE].tolist() == [1.0, 1.0]
         np.testing.assert_array_equal(measured.scores[NATIVE], measured.scores[Arm("", "unsteered")])
+
+    def test_an_arm_that_was_not_measured_on_a_concept_has_no_score_there_at_any_limit(self):
+        rows = make_rows({"native": 1.0}, n_concepts=2, cost=2.0)
+        costs = likelihood_curves(rows, "target-model")
+        block = block_of(
+            [r for r in rows if r.arm == "unsteered" or r.concept == "c00"], "concept_steering", "target-model"
+        )
+        for limit in (1.3, math.inf):
+            measured = measure_generation(block, costs=costs, limit=limit)
+            assert math.isnan(measured.factors[NATIVE][1])
+            assert np.isnan(measured.scores[NATIVE][1]).all()
+            assert np.isfinite(measured.scores[NATIVE][0]).all()
 
     def test_without_a_cost_no_factor_is_known_to_be_within_a_limit(self):
         block = block_of(make_rows({"native": 1.0}, n_concepts=2), "concept_steering", "target-model")

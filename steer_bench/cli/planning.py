@@ -56,24 +56,6 @@ def plan(
         )
 
 
-@app.command()
-def layers(experiment: RunArgument, out: Out = None) -> None:
-    """How reliable vectors are at every layer of each model, in one pass over the texts: what to choose `layer` by."""
-    from tabulate import tabulate
-
-    from steer_bench.experiment import open_run
-    from steer_bench.experiment.extraction import reliabilities
-
-    lines = reliabilities(open_run(experiment, out))
-    columns = ("model", "layer", "used", "cosine", "centred", "retrieval@1")
-    rows = [(x.model, x.layer, "*" if x.used else "", x.cosine, x.centred_cosine, x.retrieval) for x in lines]
-    say(tabulate(rows, columns, tablefmt="github", floatfmt=".3f"))
-    say(
-        f"\nBetween the vectors of two disjoint halves of a concept's texts, means over {lines[0].n} concepts of the fit and select "
-        "splits (test concepts are not looked at). Centred: without what all concepts share. *: the experiment's layer."
-    )
-
-
 def _show_work(run: Run, plan: Plan) -> None:
     from tabulate import tabulate
 

@@ -1,4 +1,4 @@
-"""Commands on vector files and texts."""
+"""Commands on vectors, their files and texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from steer_bench.cli.app import app, plain, print_files, say
+from steer_bench.cli.app import Out, RunArgument, app, plain, print_files, say
 
 FromFormat = Annotated[str | None, typer.Option("--from", help="Format of the file; guessed when left out.")]
 Ids = Annotated[Path | None, typer.Option(help="Text file with an id a line, for formats without ids.")]
@@ -106,3 +106,21 @@ def generate(
     else:
         written = save_lines(generate_concepts(writer, wanted, n_positives=n, n_negatives=n, counts=counts, **how), out)
     say(f"{plain(out)}: {written} lines; " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common()))
+
+
+@app.command()
+def layers(experiment: RunArgument, out: Out = None) -> None:
+    """How reliable vectors are at every layer of each model, in one pass over the texts: what to choose `layer` by."""
+    from tabulate import tabulate
+
+    from steer_bench.experiment import open_run
+    from steer_bench.experiment.extraction import reliabilities
+
+    lines = reliabilities(open_run(experiment, out))
+    columns = ("model", "layer", "used", "cosine", "centred", "retrieval@1")
+    rows = [(x.model, x.layer, "*" if x.used else "", x.cosine, x.centred_cosine, x.retrieval) for x in lines]
+    say(tabulate(rows, columns, tablefmt="github", floatfmt=".3f"))
+    say(
+        f"\nBetween the vectors of two disjoint halves of a concept's texts, means over {lines[0].n} concepts of the fit and select "
+        "splits (test concepts are not looked at). Centred: without what all concepts share. *: the experiment's layer."
+    )

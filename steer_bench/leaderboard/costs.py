@@ -67,7 +67,7 @@ def _costs(rows: Rows, capability: Sequence[str]) -> Iterator[tuple[str, Rows, A
     base = dict(zip(_texts(plain), plain.numbers["value"].tolist(), strict=True))
     yield "ratio", neutral, np.array([base.get(text, math.nan) for text in _texts(neutral)]) - neutral.numbers["value"]
     yield "kl", neutral, _rating(neutral, "kl")
-    replies = rows.take(np.any([rows.texts["task"].is_(task) for task in REPLIES], axis=0))
+    replies = rows.take(np.any([rows.texts["task"].equal_to(task) for task in REPLIES], axis=0))
     yield "tokens", replies, replies.numbers["tokens"]
     yield "distinct_2", replies, _rating(replies, "distinct_2")
     perplexity = _rating(replies, "perplexity")

@@ -87,7 +87,8 @@ class SteeredHF(HFLM):
         self._weights = weights
         super().__init__(pretrained=model_path(pretrained) if isinstance(pretrained, str) else pretrained, **kwargs)
         lean_head(self.model)
-        keep_freed_memory()
+        if self.model.device.type == "cpu":
+            keep_freed_memory()
         alone = alone or not isinstance(pretrained, str) or bool(kwargs.get("tp_plan"))
         self._rank, self._world_size = ranks.place(self.rank, self.world_size, alone=alone)
         if loaded_arms is not None:

@@ -80,6 +80,7 @@ class Block:
     measured: NDArray[np.bool_]
     """(n_arms, n_concepts, n_factors): where there is a row of any role."""
     roles: tuple[str, ...]
+    """The names that `Lines.role` numbers."""
     lines: "Lines"
 
     def role(self, role: str, *, shared: bool = False) -> Role:
