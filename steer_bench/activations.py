@@ -21,13 +21,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steer_bench.models import Loaded, decoder_layers
+from steer_bench.sizes import sizes
 
 MAX_TOKENS = 512
 """Longer texts are cut: concept passages and neutral paragraphs are far shorter."""
 TEXTS_AT_ONCE = 1000
 """Texts given to the tokenizer in one call: what it says of them takes many times the memory of what is kept."""
-BATCH_TOKENS = 2048
-"""Padded tokens a forward pass."""
 FIRST_READ = 1
 """Position 0 is never read: it is the BOS, or the first token of a model without BOS, which is that model's sink."""
 SINK_RATIO = 5.0
@@ -94,7 +93,7 @@ def _stopped_at(blocks: Sequence[Any]) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Indices in batches of similar length, longest first, each of at most `budget` padded tokens (at least one text).
 
     >>> list(batches([3, 9, 4], budget=9))
@@ -131,7 +130,7 @@ def stream_layers(
         raise ValueError(f"layers {list(layers)}: give at least one, each once, ascending")
     blocks, pad = decoder_layers(loaded.model), loaded.tokenizer.pad_token_id or 0
     with tqdm(total=len(texts), desc=desc, disable=None if desc else True, unit="text") as bar:
-        for batch in batches([len(text.ids) for text in texts]):
+        for batch in batches([len(text.ids) for text in texts], sizes(loaded.device).tokens):
             width = max(len(texts[i].ids) for i in batch)
             ids = torch.full((len(batch), width), pad)
             mask = torch.zeros_like(ids)

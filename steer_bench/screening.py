@@ -22,12 +22,11 @@ from torch import Tensor
 
 from steer_bench.likelihood import head_at, right_padded, token_scores
 from steer_bench.models import Loaded, decoder_layers, encode
+from steer_bench.sizes import sizes
 from steer_bench.steering import Steerer, run_to, shared_trunk
 
-BATCH_TOKENS = 1024
-"""Padded tokens a pass."""
-LOGITS_BYTES = 512 << 20
-"""Logits, with their float32 copies, held at once."""
+COPIES = 12
+"""Bytes held of a logit: its float32 copy, the gradient of that, and both in the model's dtype."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,8 @@ def _prepared(loaded: Loaded, layer: int, texts: Sequence[str]) -> list[_Texts]:
         coded.append([prefix, *(ids[1:] if ids[:1] == [prefix] else ids)])
     coded.sort(key=len, reverse=True)
     vocabulary = loaded.model.config.get_text_config(decoder=True).vocab_size
-    budget = max(1, min(BATCH_TOKENS, LOGITS_BYTES // (12 * vocabulary)))
+    most = sizes(loaded.device)
+    budget = max(1, min(most.tokens, most.logits_bytes // (COPIES * vocabulary)))
     parts: list[list[list[int]]] = []
     for ids in coded:
         if parts and len(parts[-1][0]) * (len(parts[-1]) + 1) <= budget:
@@ -125,15 +125,15 @@ class _Lifts:
 
     def gradient(self, added: Tensor) -> Tensor:
         """(d_model,) float64: of the log-likelihood of all texts, at `added`"""
-        total = torch.zeros(added.shape[-1], dtype=torch.float64)
+        total = torch.zeros_like(added, dtype=torch.float64)
         for batch in self.batches:
             point = added.detach().clone().requires_grad_(True)
             with torch.enable_grad():
                 logits = self.logits(batch, point)
                 loss = torch.nn.functional.cross_entropy(logits.float(), batch.wanted, reduction="sum")
             (found,) = torch.autograd.grad(loss, point)
-            total -= found.double().cpu().flatten()
-        return total
+            total -= found
+        return total.cpu().flatten()
 
 
 def screen(

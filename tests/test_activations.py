@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from steer_bench.activations import (
     tokenize,
 )
 from steer_bench.models import Loaded, decoder_layers
+from steer_bench.sizes import ON_CPU
 
 TEXTS = [
     "The sea was grey that morning, and the boats stayed in the harbour until the wind had gone down.",
@@ -221,7 +223,9 @@ def test_a_group_with_nothing_to_read_is_refused_by_name(llama):
 def test_bfloat16_is_summed_in_float64(monkeypatch):
     loaded = Loaded("m", tiny_llama(n_layers=2).bfloat16(), BYTES)
     mean = mean_activations(loaded, 0, {"": TEXTS * 50})[""][""]
-    monkeypatch.setattr(batches, "__defaults__", (1,))  # one text a batch: the same rounding as alone
+    monkeypatch.setattr(
+        activations, "sizes", lambda _: replace(ON_CPU, tokens=1)
+    )  # a text a pass  # one text a batch: the same rounding as alone
     seen = [hidden[1:].double() for _, hidden in stream(loaded, 0, tokenize(loaded, TEXTS))]
     torch.testing.assert_close(mean.value, torch.cat(seen).mean(dim=0), atol=0.02, rtol=0.02)
 
@@ -248,7 +252,7 @@ class _Alive:
 
 @pytest.mark.parametrize("n_texts", [20, 60])
 def test_memory_does_not_grow_with_the_texts(llama, monkeypatch, n_texts):
-    monkeypatch.setattr(batches, "__defaults__", (1,))
+    monkeypatch.setattr(activations, "sizes", lambda _: replace(ON_CPU, tokens=1))  # a text a pass
     alive = _Alive(decoder_layers(llama.model)[LAYER])
     mean_activations(llama, LAYER, {"": [f"{TEXTS[0]} {i}" for i in range(n_texts)]})
     alive.handle.remove()
@@ -259,7 +263,7 @@ def test_memory_does_not_grow_with_the_texts(llama, monkeypatch, n_texts):
 
 @pytest.mark.parametrize("n_texts", [130, 200])
 def test_pairing_holds_two_chunks_of_texts_at_most(llama, gemma, monkeypatch, n_texts):
-    monkeypatch.setattr(batches, "__defaults__", (1,))
+    monkeypatch.setattr(activations, "sizes", lambda _: replace(ON_CPU, tokens=1))  # a text a pass
     alive, moments = _Alive(decoder_layers(llama.model)[LAYER]), MomentAccumulator()
     for _, x, y in paired(llama, LAYER, gemma, LAYER, [f"The sea {i}." for i in range(n_texts)]):
         moments.add(x, y)

@@ -10,6 +10,7 @@ from tiny import save_tiny
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from steer_bench.likelihood import token_scores
 from steer_bench.lm import LogLikelihood, Reply, SteeredLM, decoding
 from steer_bench.lm.captured import Captured, FixedStep, why_not
 from steer_bench.lm.decoding import ROOM, RoomyLayer, grouped_heads, new_cache
@@ -154,6 +155,33 @@ def test_on_a_gpu_steps_are_one_graph_for_all_vectors_and_replies_are_those_with
     other.__dict__["_captured"] = None
     lm.steerer.remove()
     assert replies(other, jobs) == with_graph
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_on_a_gpu_are_those_on_a_cpu(family):
+    model, tokenizer = tiny_pair(family)
+    lm = steered_lm(model, tokenizer, make_arms())
+    on_cpu = likelihoods(lm, PAIRS)
+    lm.steerer.remove()
+    on_gpu = likelihoods(steered_lm(model.to("cuda"), tokenizer, make_arms()), PAIRS)
+    for (value, greedy), (other, same) in zip(on_cpu, on_gpu, strict=True):
+        assert other == pytest.approx(value, abs=1e-3)
+        assert same == greedy
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_of_equal_largest_logits_the_first_is_greedy(device):
+    logits = torch.tensor([[1.0, 3.0, 3.0], [1.0, 3.0, 3.0], [3.0, 1.0, 3.0], [1.0, 2.0, 0.0]], device=device)
+    scores = token_scores(logits, torch.tensor([1, 2, 0, 0], device=device))
+    assert scores.greedy.tolist() == [True, False, True, False]
+
+
+def test_a_text_under_many_steerings_is_tokenised_once(lm, monkeypatch):
+    seen = []
+    monkeypatch.setattr("steer_bench.lm.model.encode", lambda _, text: seen.append(text) or [1, 5, 6, 7])
+    rolling(lm, [(text, steering) for steering in MIXED for text in TEXTS])
+    assert sorted(seen) == sorted(set(TEXTS))
 
 
 def test_a_prompt_goes_through_the_blocks_before_the_steering_once(lm):

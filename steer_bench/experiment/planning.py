@@ -206,9 +206,10 @@ def probe(run: Run, target: str, *, repeats: int = 3) -> Rates:
     import torch
 
     from steer_bench.models import load_model
+    from steer_bench.sizes import sizes
 
     loaded = load_model(target, dtype=run.experiment.dtype, device=run.experiment.device)
-    size = 64 if run.experiment.batch_size == "auto" else run.experiment.batch_size
+    size = sizes(loaded.device).rows if run.experiment.batch_size == "auto" else run.experiment.batch_size
     texts = (run.map_texts * (1 + size // len(run.map_texts)))[:size]
     loaded.tokenizer.pad_token = loaded.tokenizer.pad_token or loaded.tokenizer.eos_token
     loaded.tokenizer.padding_side = "left"

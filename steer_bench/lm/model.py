@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from steer_bench.models import (
 )
 from steer_bench.records import Records, ShardRecords, record_key
 from steer_bench.selftest import self_test
+from steer_bench.sizes import sizes
 from steer_bench.steering import POSITIONS, STRENGTHS, Steerer, Steering, VectorBank
 from steer_bench.stopping import whole
 from steer_bench.vectors import Arms
@@ -37,10 +39,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-AUTO_ROWS = 128
-"""Rows of a batch when batch_size is auto; halved when memory runs out, and remembered."""
-
-
+TEXTS_REMEMBERED = 8192
+"""Texts whose token ids are kept."""
 MARK_INVALID = frozenset({"capability_choices"})
 """Tasks without a steering of their own that mark samples with a non-finite log-likelihood as invalid."""
 
@@ -223,8 +223,13 @@ class SteeredHF(HFLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """As `hf`, with exactly one BOS where the tokenizer uses one, decided for each text alone."""
         if add_special_tokens is None and self.add_bos_token is None and not kwargs:
-            return encode(self.tokenizer, string)
+            return list(self._encode(string))
         return super().tok_encode(string, add_special_tokens=add_special_tokens, **kwargs)
+
+    @cached_property
+    def _encode(self) -> Callable[[str], tuple[int, ...]]:
+        """`encode`, that remembers: a text is asked for once a steering."""
+        return lru_cache(TEXTS_REMEMBERED)(lambda text: tuple(encode(self.tokenizer, text)))
 
     def _steered(self, batch: Sequence[Scored | Generation], padding: Sequence[int] | None = None) -> Any:
         """The context in which a forward pass over `batch` is steered, row by row."""
@@ -239,8 +244,12 @@ class SteeredHF(HFLM):
         """All items, about to be run in batches; in a shard of a run those of its batches."""
         if not isinstance(self.records, ShardRecords):
             return items
-        size = AUTO_ROWS if self.batch_size == "auto" else int(self.batch_size)
-        return self.records.mine(items, min(size, limit or size), keys)
+        return self.records.mine(items, min(self._rows, limit or self._rows), keys)
+
+    @property
+    def _rows(self) -> int:
+        """Rows of a batch; halved when memory runs out, and remembered."""
+        return sizes(self.device).rows if self.batch_size == "auto" else int(self.batch_size)
 
     def _in_batches(
         self,
@@ -253,7 +262,7 @@ class SteeredHF(HFLM):
         """Run items in batches; when memory runs out halve the batch, remember that, and go on with the same items."""
         done = 0
         while done < len(items):
-            size = self._rows_at_once.get(kind) or (AUTO_ROWS if self.batch_size == "auto" else int(self.batch_size))
+            size = self._rows_at_once.get(kind, self._rows)
             batch = items[done : done + min(size, limit or size)]
             try:
                 with whole(), torch.inference_mode():  # a stop waits until the batch is recorded

@@ -18,10 +18,8 @@ from steer_bench.likelihood import Divergence, head_at, right_padded, token_scor
 from steer_bench.lm.model import SteeredHF, extra_of
 from steer_bench.lm.requests import LogLikelihood, RollingLogLikelihood, Scored
 from steer_bench.records import record_key
+from steer_bench.sizes import sizes
 from steer_bench.steering import Steering, run_to, shared_trunk
-
-LOGITS_BYTES = 512 << 20
-"""Logits computed at once when scoring under steering."""
 
 
 class ScoringLM(SteeredHF):
@@ -192,9 +190,9 @@ class ScoringLM(SteeredHF):
         self._kept_trunk = None
 
     def _rows_of_logits(self, n: int) -> int:
-        """How many rows of `n` scored positions have logits of at most LOGITS_BYTES."""
+        """How many rows of `n` scored positions have no more logits than are computed at once."""
         vocabulary = self.model.config.get_text_config(decoder=True).vocab_size
-        return max(1, LOGITS_BYTES // (self.model.dtype.itemsize * n * vocabulary))
+        return max(1, sizes(self.device).logits_bytes // (self.model.dtype.itemsize * n * vocabulary))
 
     def _padded(self, batch: Sequence[Scored]) -> list[tuple[Any, ...]]:
         """Different texts in one right-padded batch, each under its own steering; logits only where they are scored."""
@@ -259,10 +257,8 @@ def _scores(
     """Scores of rows, with the KL of those that ask for it; `plain`: unsteered logits of `plain_rows`, which have all texts."""
     lengths = [len(row.continuation) for row in batch]
     scores = token_scores(logits, _wanted(batch).to(logits.device))
-    values = [
-        (float(log_p.sum()), bool(greedy.all()))
-        for log_p, greedy in zip(scores.log_p.split(lengths), scores.greedy.split(lengths), strict=True)
-    ]
+    log_p, greedy = scores.log_p.cpu().split(lengths), scores.greedy.cpu().split(lengths)
+    values = [(float(of_row.sum()), bool(same.all())) for of_row, same in zip(log_p, greedy, strict=True)]
     if plain is None:
         return list(values)
     parts = plain.split([len(row.continuation) for row in plain_rows])
