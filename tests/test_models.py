@@ -7,12 +7,14 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny, tiny_gemma2, tiny_gemma3, tiny_llama, tiny_qwen2, tiny_qwen3, tiny_tokenizer
 from transformers import (
+    AutoTokenizer,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     GPT2Config,
@@ -24,9 +26,11 @@ from transformers import (
 
 from steer_bench.models import (
     OFFLINE_MODELS,
+    SENTENCE,
     OfflineModel,
     adds_bos,
     check_model,
+    check_tokenizer,
     d_model,
     decoder_layers,
     encode,
@@ -171,6 +175,20 @@ def test_a_missing_wheel_is_named_with_the_command_that_installs_it(monkeypatch)
         model_path("ghost")
 
 
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-3-270m"])
+def test_offline_models_have_their_own_tokenizer(name):
+    tokenizer = AutoTokenizer.from_pretrained(model_path(name))
+    check_tokenizer(name, tokenizer)
+    assert tokenizer.decode(tokenizer(SENTENCE).input_ids, skip_special_tokens=True) == SENTENCE
+
+
+@pytest.mark.parametrize("ids", [[818, 5442, 236764], list(range(27))])  # without its BOS; split into characters
+def test_a_tokenizer_that_transformers_reads_wrongly_out_of_a_gguf_file_is_refused(ids):
+    with pytest.raises(ValueError, match=r"reads its tokenizer wrongly .* run: pip install 'transformers>=5.23'"):
+        check_tokenizer("gemma-3-270m", lambda _: SimpleNamespace(input_ids=ids))
+
+
 def test_a_folder_without_a_config_is_refused(tmp_path):
     assert "holds no config.json" in _refusal(str(tmp_path))
 
@@ -292,12 +310,13 @@ import resource, torch
 from steer_bench.models import keep_freed_memory
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(1 << 24)  # 64 MB: 16,384 pages of 4 KB
+    for _ in range(20):
+        torch.ones(1 << 22)  # 16 MB: 4,096 pages of 4 KB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-pages()
+torch.ones(1 << 24)  # larger than what glibc comes to keep by itself
 given_back = pages()
 keep_freed_memory()
-pages()
+pages()  # glibc may take up to 8 blocks of a size before it finds the first again
 print(given_back, pages())
 """
     counts = []
