@@ -322,7 +322,8 @@ def keep_freed_memory() -> None:
 
     glibc gives large blocks back at once and gets new ones page by page, each cleared: a quarter of the time of scoring, where the
     logits of a batch are 100 MB. What is kept is bounded, but may be several blocks of a size: glibc before 2.39 takes up to eight
-    before it finds the first again (its bug 30723). Whoever sets MALLOC_TRIM_THRESHOLD_ or MALLOC_MMAP_MAX_ in the environment keeps their own choice.
+    before it finds the first again (its bug 30723). Whoever sets MALLOC_TRIM_THRESHOLD_ or MALLOC_MMAP_MAX_ in the environment keeps
+    their own choice.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is None or {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_"} & set(os.environ):
