@@ -248,7 +248,7 @@ class SteeredHF(HFLM):
 
     @property
     def _rows(self) -> int:
-        """Rows of a batch; halved when memory runs out, and remembered."""
+        """Rows of a batch as asked for, or for this device."""
         return sizes(self.device).rows if self.batch_size == "auto" else int(self.batch_size)
 
     def _in_batches(
