@@ -25,8 +25,8 @@ from steer_bench.models import Loaded, decoder_layers, encode
 from steer_bench.sizes import sizes
 from steer_bench.steering import Steerer, run_to, shared_trunk
 
-COPIES = 12
-"""Bytes held of a logit: its float32 copy, the gradient of that, and both in the model's dtype."""
+LOGIT_BYTES = 12
+"""Held of a logit: its float32 copy, the gradient of that, and both in the model's dtype."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _prepared(loaded: Loaded, layer: int, texts: Sequence[str]) -> list[_Texts]:
     coded.sort(key=len, reverse=True)
     vocabulary = loaded.model.config.get_text_config(decoder=True).vocab_size
     most = sizes(loaded.device)
-    budget = max(1, min(most.tokens, most.logits_bytes // (COPIES * vocabulary)))
+    budget = max(1, min(most.tokens, most.logits_bytes // (LOGIT_BYTES * vocabulary)))
     parts: list[list[list[int]]] = []
     for ids in coded:
         if parts and len(parts[-1][0]) * (len(parts[-1]) + 1) <= budget:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a pass takes at most on a kind of device. Where it is too much for the memory that is there, batches are halved."""
+    """What a pass takes at most on a kind of device."""
 
     rows: int
-    """Of a batch, where batch_size is auto."""
+    """Of a batch, where batch_size is auto; halved where memory runs out."""
     tokens: int
     """Padded tokens of a pass over texts."""
     logits_bytes: int

@@ -223,9 +223,8 @@ def test_a_group_with_nothing_to_read_is_refused_by_name(llama):
 def test_bfloat16_is_summed_in_float64(monkeypatch):
     loaded = Loaded("m", tiny_llama(n_layers=2).bfloat16(), BYTES)
     mean = mean_activations(loaded, 0, {"": TEXTS * 50})[""][""]
-    monkeypatch.setattr(
-        activations, "sizes", lambda _: replace(ON_CPU, tokens=1)
-    )  # a text a pass  # one text a batch: the same rounding as alone
+    # one text a batch: the same rounding as alone
+    monkeypatch.setattr(activations, "sizes", lambda _: replace(ON_CPU, tokens=1))
     seen = [hidden[1:].double() for _, hidden in stream(loaded, 0, tokenize(loaded, TEXTS))]
     torch.testing.assert_close(mean.value, torch.cat(seen).mean(dim=0), atol=0.02, rtol=0.02)
 
