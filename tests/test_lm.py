@@ -141,6 +141,25 @@ def test_a_fixed_step_that_is_wrong_or_can_not_be_had_is_left_out_with_the_reaso
     assert "not less than the sliding window of 16" in why_not(past, 64)
 
 
+def test_rows_without_finite_logits_say_nothing_about_a_fixed_step(lm):
+    prompts = [tuple(lm.tok_encode(prompt)) for prompt in PROMPTS]
+    lm.model.config.sliding_window = 512
+    captured = Captured(lm.model, lm.steerer)
+    made = []
+    for bad in (range(len(prompts)), [0], []):
+        added = torch.zeros(len(prompts), 1, lm.model.config.hidden_size)
+        added[list(bad)] = float("nan")
+        options = {"max_new_tokens": 3, "is_finished": lambda _: False, "pad": 0, "device": lm.device, "added": added}
+        options |= {"steerer": lm.steerer, "blocks": lm._blocks, "starts": torch.ones(len(prompts), dtype=torch.long)}
+        with torch.inference_mode():
+            step = lambda *a: made.append(captured.step(*a)) or made[-1]  # noqa: E731
+            assert decoding.greedy(lm.model, prompts, captured=step, **options) == decoding.greedy(
+                lm.model, prompts, **options
+            )
+    assert captured.refused == ""
+    assert [found is not None for found in made] == [False, True, True]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_a_gpu_steps_are_one_graph_for_all_vectors_and_replies_are_those_without(family):
