@@ -248,11 +248,11 @@ def _relayed(run: Run, adapter: Adapter, source: Loaded, target: Loaded, stores:
     from steer_bench.experiment.relay import relay
 
     kept = run.folder / "relay" / f"{model_file_name(source.name)}.jsonl"
-    vectors = relay(
+    vectors, fewest = relay(
         source, stores.source[source.name], target, stores.native[target.name].layer, run.measured, seed=run.experiment.seed,
         kept=kept, **adapter.options,
     )  # fmt: skip
-    return Transferred(vectors, {"texts": adapter.options.get("texts", 24)})
+    return Transferred(vectors, {"fewest_texts": fewest})
 
 
 def _save_arms(run: Run, side: Side, stores: Stores, made: Made, inputs: str) -> Path:

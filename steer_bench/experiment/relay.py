@@ -40,10 +40,11 @@ def relay(
     max_new_tokens: int = 40,
     seed: int = 0,
     kept: Path | None = None,
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], int]:
     """The target's DiffMean of texts that the source wrote steered, over those it wrote unsteered on the same prompts.
 
-    Sampled at temperature 1. Raises ValueError for a concept of which the steered source wrote nothing.
+    Sampled at temperature 1. Also the fewest texts that a mean is made of: `texts`, less those left out as empty. Raises
+    ValueError for a concept of which the steered source wrote nothing.
     """
     from steer_bench.activations import mean_activations
 
@@ -59,7 +60,8 @@ def relay(
             f"text-relay: {source.name} wrote nothing for {short[0]!r} at factor {factor}; give a smaller factor"
         )
     means = mean_activations(target, layer, written, desc=f"relay to {target.name}")[""]
-    return {key: means[key].value - means[""].value for key in concepts}
+    read = {key: means[key].value - means[""].value for key in concepts}
+    return read, min(map(len, written.values()))
 
 
 def write_texts(
