@@ -8,6 +8,7 @@ import torch
 from steered import TEXTS
 from tiny import tiny_gemma3, tiny_llama, tiny_tokenizer
 
+from steer_bench import shipped
 from steer_bench.activations import mean_activations
 from steer_bench.experiment import relay as module
 from steer_bench.experiment.relay import relay, write_texts
@@ -54,3 +55,18 @@ def test_the_source_writes_under_each_vector_and_without_and_again_the_same(sour
     assert strong["sea"] != strong[""]
     assert all(len(text.split()) > 1 for texts in strong.values() for text in texts)
     assert source.model.model.layers[1]._forward_hooks == {}
+
+
+def test_padding_and_bos_of_a_prompt_are_not_steered(vectors, monkeypatch):
+    source = Loaded("source", tiny_llama(32), tiny_tokenizer(TEXTS, bos=True))
+    steered = []
+    steering = module.Steerer.steering
+    monkeypatch.setattr(
+        module.Steerer, "steering", lambda self, *given: steered.append(given) or steering(self, *given)
+    )
+    write_texts(source, vectors, ["sea"], texts=4, factor=1.0, max_new_tokens=2, seed=0)
+    ((added, starts),) = steered
+    subjects = (shipped("tasks") / "data" / "subjects.txt").read_text().split("\n")[:4]
+    lengths = [len(source.tokenizer(module.PROMPT.format(subject=subject) + "\n\n").input_ids) for subject in subjects]
+    assert starts.tolist() == [max(lengths) - length + 1 for length in lengths]
+    assert added.shape == (4, 1, 32)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from steer_bench import shipped
 from steer_bench.results import write_atomic
+from steer_bench.steering import Steerer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,24 +75,29 @@ def write_texts(
     max_new_tokens: int,
     seed: int,
 ) -> dict[str, list[str]]:
-    """What the source writes of neutral subjects: under each concept's vector, and ("") unsteered; empty replies are left out."""
+    """What the source writes of neutral subjects: under each concept's vector, and ("") unsteered; empty replies are left out.
+
+    Steered as arms are: every token but padding and BOS.
+    """
     import torch
 
     from steer_bench.generate.writers import HFWriter
     from steer_bench.models import decoder_layers
-    from steer_bench.steering import Steerer
     from steer_bench.vectors import unit
 
     subjects = (shipped("tasks") / "data" / "subjects.txt").read_text().split("\n")
     prompts = [PROMPT.format(subject=subject) for subject in subjects if subject.strip()][:texts]
     writer = HFWriter(source.model, source.tokenizer, batch_size=len(prompts))
     settings: Mapping[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": 1.0, "seed": seed}
+    coded = [writer.encode(prompt) for prompt in prompts]
+    width, bos = max(map(len, coded)), source.tokenizer.bos_token_id
+    starts = torch.tensor([width - len(ids) + int(bos is not None and ids[0] == bos) for ids in coded])
     steerer = Steerer(decoder_layers(source.model)[vectors.layer])
     try:
         written = {"": writer.write(prompts, **settings)}
         for key in concepts:
             added = torch.from_numpy(factor * vectors.scale * unit(vectors.vectors[key]))
-            with steerer.steering(added.expand(len(prompts), 1, -1)):
+            with steerer.steering(added.expand(len(prompts), 1, -1), starts):
                 written[key] = writer.write(prompts, **settings)
     finally:
         steerer.remove()

@@ -30,7 +30,7 @@ class HFWriter:
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(seed)
             for start in range(0, len(prompts), self.batch_size):
-                rows = [self._encode(prompt) for prompt in prompts[start : start + self.batch_size]]
+                rows = [self.encode(prompt) for prompt in prompts[start : start + self.batch_size]]
                 width = max(len(row) for row in rows)
                 pad = self._pad()
                 ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.model.device)
@@ -50,7 +50,8 @@ class HFWriter:
                 replies += self.tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
         return replies
 
-    def _encode(self, prompt: str) -> list[int]:
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt as the model reads it."""
         if not self.tokenizer.chat_template:
             return list(self.tokenizer(prompt + "\n\n")["input_ids"])
         chat = [{"role": "user", "content": prompt}]
