@@ -292,7 +292,8 @@ def test_j4_a_judge_that_stops_within_an_evaluation_costs_no_reply(
     fake: JudgeServer, fitted: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(fitted, tmp_path / "run")
-    run = with_judge(tmp_path / "run", at(fake))
+    # One question at a time: of several in flight the refusal of one may end another whose answer is on its way.
+    run = with_judge(tmp_path / "run", at(fake, concurrency=1))
     fake.then(*[by_reply] * 6)  # the probe, then five
     fake.default = status(401, f"Incorrect API key provided: {CANARY}")
     done = command("evaluate", str(run.folder))
