@@ -166,8 +166,8 @@ def _convert_gguf(name: str, gguf: Callable[[Path, Path], Path], package: Path, 
 def check_tokenizer(name: str, tokenizer: Any) -> None:
     """Raise ValueError where the tokenizer of an offline model, read out of its GGUF file, is not the model's own.
 
-    transformers before 5.23 leaves out Gemma's BOS, some versions split it into characters: the model then reads nonsense, and every
-    number that follows looks like one.
+    transformers 5.19 to 5.22 leave out Gemma's BOS, 5.17 splits words otherwise too: the model then reads nonsense, and every number
+    that follows looks like one.
     """
     import transformers
 

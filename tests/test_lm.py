@@ -152,9 +152,9 @@ def test_rows_without_finite_logits_say_nothing_about_a_fixed_step(lm):
         options = {"max_new_tokens": 3, "is_finished": lambda _: False, "pad": 0, "device": lm.device, "added": added}
         options |= {"steerer": lm.steerer, "blocks": lm._blocks, "starts": torch.ones(len(prompts), dtype=torch.long)}
         with torch.inference_mode():
-            step = lambda *a: made.append(captured.step(*a)) or made[-1]  # noqa: E731
-            assert decoding.greedy(lm.model, prompts, captured=step, **options) == decoding.greedy(
-                lm.model, prompts, **options
+            plain = decoding.greedy(lm.model, prompts, **options)
+            assert plain == decoding.greedy(
+                lm.model, prompts, captured=lambda *a: made.append(captured.step(*a)) or made[-1], **options
             )
     assert captured.refused == ""
     assert [found is not None for found in made] == [False, True, True]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from small_run import DATA, accelerate, command, copy_run, records, small_experiment, torchrun
-from steered import PROMPTS, TEXTS, likelihoods, make_arms, replies, steer, tiny_pair
+from steered import PROMPTS, TEXTS, likelihoods, make_arms, replies, rolling, steer, steered_lm, tiny_pair
 from tiny import save_tiny
 
 from steer_bench import experiment as stages
@@ -17,6 +17,7 @@ from steer_bench.experiment.sharding import measure_shards, merge, prepare, shar
 from steer_bench.lm import SteeredLM
 from steer_bench.models import check_model
 from steer_bench.records import Records, ShardRecords
+from steer_bench.sizes import ELSEWHERE, ON_CPU
 
 TASKS = Path(__file__).parents[1] / "tasks"
 LIMITS = {"max_texts": 2, "max_neutral": 2, "max_concepts": 1, "max_words": 8, "max_prompts": 2, "max_new_tokens": 4}
@@ -147,6 +148,20 @@ def test_a_shard_deals_out_whole_batches_each_item_once(tmp_path):
     assert shard.get(["no such key"])["no such key"][0] == "nan"
     with pytest.raises(ValueError, match="numbered 0 to 2"):
         ShardRecords(tmp_path / "3", Records(), 3, 3)
+
+
+def test_shards_on_other_kinds_of_device_leave_no_request_to_none(tmp_path, monkeypatch):
+    model, tokenizer = tiny_pair("llama")
+    jobs = [(f"{i:03d} {TEXTS[0]}", steer(factor=1.0)) for i in range(300)]
+    for index, most in enumerate((ON_CPU, ELSEWHERE)):
+        for module in ("model", "scoring"):
+            monkeypatch.setattr(f"steer_bench.lm.{module}.sizes", lambda _, most=most: most)
+        records = ShardRecords(tmp_path / str(index), Records(), index, 2)
+        lm = steered_lm(model, tokenizer, make_arms(), batch_size="auto", records=records)
+        rolling(lm, jobs)
+        lm.steerer.remove()
+        records.close()
+    assert [len(Records(tmp_path / str(index))) for index in range(2)] == [128 + 44, 128]
 
 
 def test_several_writers_lose_no_record_and_read_only_readers_see_all(tmp_path):

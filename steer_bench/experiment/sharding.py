@@ -3,7 +3,8 @@
     shard 0 .. n-1 -> records of their own -> [merge] -> RUN/records.sqlite -> evaluate, which finds every answer there
 
 A shard only fills records. The batches are those that a single process would form, so the records, and all that is made of
-them, are the same to the bit; and since the evaluation then reads everything from records, it needs no weights.
+them, are the same to the bit (on a GPU with a batch_size given: with `auto` they are dealt in smaller ones); and since the
+evaluation then reads everything from records, it needs no weights.
 """
 
 from __future__ import annotations

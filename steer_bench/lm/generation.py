@@ -27,6 +27,7 @@ from steer_bench.lm.sampling import WARPERS, row_seed, samplers
 from steer_bench.lm.scoring import ScoringLM, log_likelihoods
 from steer_bench.records import record_key
 from steer_bench.rows import INVALID
+from steer_bench.sizes import sizes
 from steer_bench.steering import Steering
 
 logger = logging.getLogger(__name__)
@@ -243,7 +244,7 @@ class GeneratingLM(ScoringLM):
         with torch.inference_mode():
             first = forward(self.model, ids, mask, past)[:, -1]
             longest = max(len(row.continuation) for row in rows)
-            size = self._rows_of_logits(longest)
+            size = self._rows_of_logits(longest, sizes(self.device))
             out: list[tuple[float, bool]] = []
             for part in (rows[start : start + size] for start in range(0, len(rows), size)):
                 index = torch.tensor([place[row.context] for row in part], device=self.device)

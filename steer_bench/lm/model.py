@@ -30,7 +30,7 @@ from steer_bench.models import (
 )
 from steer_bench.records import Records, ShardRecords, record_key
 from steer_bench.selftest import self_test
-from steer_bench.sizes import sizes
+from steer_bench.sizes import ON_CPU, sizes
 from steer_bench.steering import POSITIONS, STRENGTHS, Steerer, Steering, VectorBank
 from steer_bench.stopping import whole
 from steer_bench.vectors import Arms
@@ -241,10 +241,14 @@ class SteeredHF(HFLM):
         return self.steerer.steering(rows, starts if starts.any() else None)
 
     def _share(self, items: Sequence[T], keys: Callable[[T], Iterable[str]], limit: int | None = None) -> Sequence[T]:
-        """All items, about to be run in batches; in a shard of a run those of its batches."""
+        """All items, about to be run in batches; in a shard of a run its own, dealt alike on every kind of device.
+
+        They are dealt in batches of a CPU, where `auto` leaves the size open: shards that took other sizes would leave items to none.
+        """
         if not isinstance(self.records, ShardRecords):
             return items
-        return self.records.mine(items, min(self._rows, limit or self._rows), keys)
+        size = ON_CPU.rows if self.batch_size == "auto" else int(self.batch_size)
+        return self.records.mine(items, min(size, limit or size), keys)
 
     @property
     def _rows(self) -> int:

@@ -18,7 +18,7 @@ from steer_bench.likelihood import Divergence, head_at, right_padded, token_scor
 from steer_bench.lm.model import SteeredHF, extra_of
 from steer_bench.lm.requests import LogLikelihood, RollingLogLikelihood, Scored
 from steer_bench.records import record_key
-from steer_bench.sizes import sizes
+from steer_bench.sizes import ON_CPU, Sizes, sizes
 from steer_bench.steering import Steering, run_to, shared_trunk
 
 
@@ -182,17 +182,16 @@ class ScoringLM(SteeredHF):
         several.sort(key=lambda group: (-len(group[0][0].input), group[0][0].input))
         together = [pass_ for group in several for pass_ in group]
         for kind, passes, run in (("steered", alone, self._padded), ("trunk", together, self._on_trunk)):
-            limit = self._rows_of_logits(
-                max((sum(len(row.continuation) for row in pass_) for pass_ in passes), default=1)
-            )
-            mine = self._share(passes, lambda pass_: map(self._score_key, pass_), limit)
+            longest = max((sum(len(row.continuation) for row in pass_) for pass_ in passes), default=1)
+            mine = self._share(passes, lambda pass_: map(self._score_key, pass_), self._rows_of_logits(longest, ON_CPU))
+            limit = self._rows_of_logits(longest, sizes(self.device))
             self._in_batches(kind, mine, partial(_of_flat, run), partial(_of_flat, keep), limit=limit)
         self._kept_trunk = None
 
-    def _rows_of_logits(self, n: int) -> int:
-        """How many rows of `n` scored positions have no more logits than are computed at once."""
+    def _rows_of_logits(self, n: int, most: Sizes) -> int:
+        """How many rows of `n` scored positions have no more logits than `most` computes at once."""
         vocabulary = self.model.config.get_text_config(decoder=True).vocab_size
-        return max(1, sizes(self.device).logits_bytes // (self.model.dtype.itemsize * n * vocabulary))
+        return max(1, most.logits_bytes // (self.model.dtype.itemsize * n * vocabulary))
 
     def _padded(self, batch: Sequence[Scored]) -> list[tuple[Any, ...]]:
         """Different texts in one right-padded batch, each under its own steering; logits only where they are scored."""
