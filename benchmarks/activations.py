@@ -7,7 +7,7 @@ Run: python benchmarks/activations.py
 
 from common import arguments, compare, figure, grow, load_model, texts
 
-from steer_bench.activations import mean_activations
+from steer_bench.models.activations import mean_activations
 
 if __name__ == "__main__":
     given = arguments(__doc__)

@@ -20,10 +20,10 @@ import torch
 from lm_eval.api.instance import Instance
 
 from steer_bench import shipped
-from steer_bench.concepts import load_prompts, load_texts
-from steer_bench.models import default_device, load_model, model_path, resolve_dtype
-from steer_bench.steering import Steering, VectorBank
-from steer_bench.vectors import Arm, Arms
+from steer_bench.concepts.load import load_prompts, load_texts
+from steer_bench.models.load import default_device, load_model, model_path, resolve_dtype
+from steer_bench.models.steered.steering import Steering, VectorBank
+from steer_bench.vectors.store import Arm, Arms
 
 DATA = shipped("tasks") / "data"
 

@@ -11,9 +11,9 @@ import yaml
 from common import arguments, figure, timed
 
 from steer_bench import experiment as stages
-from steer_bench.leaderboard.comparison import compare
-from steer_bench.leaderboard.table import interval, number
-from steer_bench.results import load_results
+from steer_bench.results.board.comparison import compare
+from steer_bench.results.board.table import interval, number
+from steer_bench.results.file import load_results
 
 if __name__ == "__main__":
     given = arguments(__doc__)

@@ -11,7 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from steer_bench.judge import Case, JudgementStore, OpenAIJudge, StoredJudge
+from steer_bench.judge.judgement import Case
+from steer_bench.judge.openai_judge import OpenAIJudge
+from steer_bench.judge.store import JudgementStore, StoredJudge
 
 LATENCY = 0.05
 BODY = json.dumps(

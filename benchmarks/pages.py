@@ -12,9 +12,9 @@ from pathlib import Path
 from synthetic_rows import KINDS, make_rows, make_run
 from synthetic_samples import make_samples
 
-from steer_bench.leaderboard import write_leaderboard
-from steer_bench.results import Results, save_results
-from steer_bench.samples import save_samples
+from steer_bench.results.file import Results, save_results
+from steer_bench.results.leaderboard import write_leaderboard
+from steer_bench.results.samples import save_samples
 
 STRENGTHS = {"native": 1.0, "linear": 0.9, "mlp": 0.92, "identity": 0.0, "procrustes": 0.6, "mean-map": 0.3}
 CONTROLS = {"random": 0.05, "mean": 0.1, "wrong-concept": 0.02}  # and unsteered: 10 arms

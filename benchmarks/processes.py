@@ -19,7 +19,7 @@ import yaml
 from common import Steering, VectorBank, arguments, prompts, random_arms, told
 
 from steer_bench import shipped
-from steer_bench.vectors import Arms
+from steer_bench.vectors.store import Arms
 
 CELLS, VECTORS = 3, 2
 REPLIES = {

@@ -15,7 +15,7 @@ import ray
 from tabulate import tabulate
 
 from steer_bench.experiment.config import ClusterConfig
-from steer_bench.experiment.engines.on_ray import on_workers, ray_stages
+from steer_bench.experiment.ray_engine import on_workers, ray_stages
 from steer_bench.experiment.run import Run
 
 SIZES = (100, 500, 2_000, 6_000, 6_000, 6_000)

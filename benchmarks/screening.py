@@ -6,8 +6,8 @@ The bank is made of differences between activations of texts, as real steering v
 import torch
 from common import arguments, figure, load_model, texts, timed, told
 
-from steer_bench.activations import centred_norm, stream, tokenize
-from steer_bench.screening import _Lifts, screen
+from steer_bench.models.activations import centred_norm, stream, tokenize
+from steer_bench.models.steered.screening import _Lifts, screen
 
 if __name__ == "__main__":
     given = arguments(__doc__)

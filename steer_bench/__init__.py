@@ -23,4 +23,4 @@ def register() -> None:
     from lm_eval.api.registry import model_registry
 
     if "steer_bench" not in model_registry:
-        model_registry.register("steer_bench", target="steer_bench.lm:SteeredLM")
+        model_registry.register("steer_bench", target="steer_bench.harness.steered_lm:SteeredLM")

@@ -11,7 +11,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import pytest
 
-from steer_bench.models import OFFLINE_MODELS, check_model
+from steer_bench.models.load import OFFLINE_MODELS, check_model
 
 
 def pytest_runtest_setup(item):

@@ -10,8 +10,8 @@ import yaml
 from lm_eval.tasks import TaskManager
 from steered import make_arms
 
-from steer_bench.concepts import Concept, Prompt
-from steer_bench.protocol import Protocol
+from steer_bench.concepts.concept import Concept, Prompt
+from steer_bench.harness.protocol import Protocol
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +38,7 @@ def test_the_wheel_holds_every_yaml_data_file_and_the_autoload_module(wheel):
 def test_the_entry_points_lead_to_the_model_and_the_command(wheel):
     points = wheel[next(name for name in wheel if name.endswith("entry_points.txt"))].decode()
     assert "steer-bench = steer_bench.cli:main" in points
-    assert "steer_bench = steer_bench.lm:SteeredLM" in points
+    assert "steer_bench = steer_bench.harness.steered_lm:SteeredLM" in points
     assert "steer_bench = _steer_bench_autoload:autoload" in points
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import typer
 
 from steer_bench.cli import (  # noqa: F401 (each adds its commands)
-    banks,
     checks,
     doctor,
     judging,
     lmeval,
-    pages,
     planning,
+    report,
+    search,
     stages,
     vectors,
 )

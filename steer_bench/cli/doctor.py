@@ -53,7 +53,7 @@ def findings(experiment: str | None) -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     import torch
 
-    from steer_bench.models import default_device, resolve_dtype
+    from steer_bench.models.load import default_device, resolve_dtype
 
     device = default_device()
     named = (
@@ -67,7 +67,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from steer_bench.models import OFFLINE_MODELS, cache_folder
+    from steer_bench.models.load import OFFLINE_MODELS, cache_folder
 
     yield "ok", "cache", f"{cache_folder()} ({free_bytes(cache_folder()) / 2**30:.1f} GiB free)"
     for name, model in OFFLINE_MODELS.items():
@@ -86,7 +86,7 @@ def _disk(folder: Path) -> Finding:
 
 
 def _experiment(name: str) -> Iterator[Finding]:
-    from steer_bench.experiment import open_run
+    from steer_bench.experiment.run import open_run
 
     try:
         run = open_run(name)
@@ -100,8 +100,8 @@ def _experiment(name: str) -> Iterator[Finding]:
 
 def _judge(config: dict[str, object]) -> Finding:
     """Whether the judge answers: one question to a server, nothing where it runs here."""
-    from steer_bench.judge import load_judge
-    from steer_bench.models import check_model
+    from steer_bench.judge.config import load_judge
+    from steer_bench.models.load import check_model
 
     judge = load_judge(config, references={})
     probe = getattr(judge, "probe", None)

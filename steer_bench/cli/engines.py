@@ -14,7 +14,7 @@ import typer
 from steer_bench.cli.app import Fault, Faults, plain, run_stages, show
 
 if TYPE_CHECKING:
-    from steer_bench.experiment import Run
+    from steer_bench.experiment.run import Run
 
 EngineName = Annotated[str, typer.Option("--engine", help="`in-process`, or `ray` (needs the extra [ray]).")]
 Address = Annotated[
@@ -41,7 +41,7 @@ def on_engine(opened: Run, names: tuple[str, ...], engine: str, address: str | N
 
 def finish(opened: Run, *, figures: bool) -> int:
     """Rate what is not rated yet, report and show the run; on several ranks the first does. Gives the number of ranks."""
-    from steer_bench import ranks
+    from steer_bench.harness import ranks
 
     rank, size = ranks.join()
     if rank == 0:
@@ -55,9 +55,9 @@ def finish(opened: Run, *, figures: bool) -> int:
 def measure_one_shard(opened: Run, shard: str) -> list[Path]:
     """Shard I/N of every target, under a lock of its own. Raises ValueError for what is not I/N with 0 <= I < N."""
     from steer_bench.experiment.lock import run_lock
-    from steer_bench.experiment.measuring import check_arms
-    from steer_bench.experiment.sharding import measure_shards
-    from steer_bench.stopping import stoppable
+    from steer_bench.experiment.shards import measure_shards
+    from steer_bench.experiment.stages.evaluate import check_arms
+    from steer_bench.harness.stopping import stoppable
 
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not match or int(match[1]) >= int(match[2]):

@@ -11,8 +11,8 @@ import typer
 from steer_bench.cli.app import Out, RunArgument, Unscored, app, print_files, run_stages, say
 
 if TYPE_CHECKING:
-    from steer_bench.experiment import Run
-    from steer_bench.judge import CheckRow
+    from steer_bench.experiment.run import Run
+    from steer_bench.judge.check import CheckRow
 
 JudgeSpec = Annotated[
     str | None,
@@ -24,9 +24,9 @@ JudgeSpec = Annotated[
 
 def open_judged(experiment: str, out: Path | None, spec: str | None, *, probe: bool = True) -> Run:
     """The run, with the judge given if there is one, whose judge answers: asked before any model is loaded."""
-    from steer_bench.experiment import open_run
-    from steer_bench.experiment.judging import probe_run
-    from steer_bench.judge import read_judge
+    from steer_bench.experiment.run import open_run
+    from steer_bench.experiment.stages.judge import probe_run
+    from steer_bench.judge.config import read_judge
 
     opened = open_run(experiment, out, judge=None if spec is None else read_judge(spec))
     if probe:
@@ -36,8 +36,8 @@ def open_judged(experiment: str, out: Path | None, spec: str | None, *, probe: b
 
 def end_judged(run: Run, config: Mapping[str, Any], max_unscored: float) -> None:
     """Exit code 3, and why, where too many replies have no rating."""
-    from steer_bench.experiment.judging import all_ratings, unscored_line
-    from steer_bench.judge import judge_id
+    from steer_bench.experiment.stages.judge import all_ratings, unscored_line
+    from steer_bench.judge.config import judge_id
 
     line = unscored_line(all_ratings(run).get(judge_id(config), {}), max_unscored)
     if line is not None:
@@ -57,10 +57,10 @@ def judge(
     out: Out = None,
 ) -> None:
     """Rate the replies of a finished run, or rate them again by another judge; generates nothing."""
-    from steer_bench.experiment import open_run
-    from steer_bench.experiment.judging import JUDGED, all_ratings, judging_facts, probe, unrated
-    from steer_bench.experiment.judging import check as check_run
-    from steer_bench.judge import judge_id, read_judge
+    from steer_bench.experiment.run import open_run
+    from steer_bench.experiment.stages.judge import JUDGED, all_ratings, judging_facts, probe, unrated
+    from steer_bench.experiment.stages.judge import check as check_run
+    from steer_bench.judge.config import judge_id, read_judge
 
     opened = open_run(experiment, out)
     config = read_judge(judge) if judge else opened.experiment.judge

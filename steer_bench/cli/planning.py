@@ -9,7 +9,7 @@ import typer
 from steer_bench.cli.app import Out, RunArgument, app, say
 
 if TYPE_CHECKING:
-    from steer_bench.experiment.planning import Plan, Rates
+    from steer_bench.experiment.plan import Plan, Rates
     from steer_bench.experiment.run import Run
 
 GPUS = (1, 8, 64)
@@ -31,9 +31,9 @@ def plan(
     pairs: Annotated[int | None, typer.Option(help="As if there were so many directed pairs.")] = None,
 ) -> None:
     """A dry run: rows, tokens, judge calls, disk, time and what is missing; nothing is measured."""
-    from steer_bench.experiment import open_run
-    from steer_bench.experiment.planning import Rates, plan
-    from steer_bench.experiment.planning import probe as measure
+    from steer_bench.experiment.plan import Rates, plan
+    from steer_bench.experiment.plan import probe as measure
+    from steer_bench.experiment.run import open_run
 
     for name, value in (("--concepts", concepts), ("--pairs", pairs)):
         if value is not None and value < 1:
@@ -59,7 +59,7 @@ def plan(
 def _show_work(run: Run, plan: Plan) -> None:
     from tabulate import tabulate
 
-    from steer_bench.experiment.planning import ASPECTS, cost
+    from steer_bench.experiment.plan import ASPECTS, cost
 
     lines = [[target, task, *vars(work).values()] for (target, task), work in plan.work.items()]
     lines.append(["all", "", *vars(plan.total).values()])
@@ -82,7 +82,7 @@ def _show_work(run: Run, plan: Plan) -> None:
 def _show_time(run: Run, plan: Plan, rates: Rates, gpus: tuple[int, ...]) -> None:
     from tabulate import tabulate
 
-    from steer_bench.experiment.planning import parts
+    from steer_bench.experiment.plan import parts
 
     found = parts(plan, run, rates)
     lines = [[part.name, *(_hours(part.hours(n)) for n in gpus)] for part in found]

@@ -45,7 +45,7 @@ def run(
 @app.command()
 def extract(experiment: RunArgument, out: Out = None) -> None:
     """DiffMean vectors of every concept on every model."""
-    from steer_bench.experiment import open_run
+    from steer_bench.experiment.run import open_run
 
     print_files(run_stages(open_run(experiment, out), ("extract",)))
 
@@ -53,7 +53,7 @@ def extract(experiment: RunArgument, out: Out = None) -> None:
 @app.command()
 def fit(experiment: RunArgument, out: Out = None) -> None:
     """Transfer maps of every pair, and the arms of every target."""
-    from steer_bench.experiment import open_run
+    from steer_bench.experiment.run import open_run
 
     print_files(run_stages(open_run(experiment, out), ("fit",)))
 
@@ -94,8 +94,8 @@ def report(
     ] = None,
 ) -> None:
     """leaderboard.md, leaderboard.html and figures of a finished evaluation."""
-    from steer_bench.experiment import open_run
-    from steer_bench.experiment.judging import find_judge
+    from steer_bench.experiment.run import open_run
+    from steer_bench.experiment.stages.judge import find_judge
 
     opened = open_run(experiment, out)
     find_judge(opened, judge)

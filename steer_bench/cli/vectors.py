@@ -36,7 +36,7 @@ def convert(
     like: Annotated[Path | None, typer.Option(help="Take S, model and layer from this vectors or arms file.")] = None,
 ) -> None:
     """Vectors from and to the formats of other tools."""
-    from steer_bench.convert import convert as convert_file
+    from steer_bench.vectors.convert import convert as convert_file
 
     written = convert_file(
         source, to, out, from_format=from_format, arm=arm, source_model=source_model, concept=concept, factor=factor, ids=ids,
@@ -53,7 +53,7 @@ def inspect(
     allow_pickle: Pickle = False,
 ) -> None:
     """Ids, norms, cosines, duplicates and provenance of a vector file."""
-    from steer_bench.convert import describe, render
+    from steer_bench.vectors.convert import describe, render
 
     say(render(describe(file, format=from_format, ids=ids, allow_pickle=allow_pickle)))
 
@@ -77,7 +77,8 @@ def generate(
     import json
     from collections import Counter
 
-    from steer_bench.generate import HFWriter, OpenAIWriter, Writer, generate_concepts, generate_neutral, save_lines
+    from steer_bench.concepts.generate.passages import generate_concepts, generate_neutral, save_lines
+    from steer_bench.concepts.generate.writers import HFWriter, OpenAIWriter, Writer
 
     if what not in ("neutral", "concepts"):
         raise ValueError(f"generate {what}: there are neutral and concepts")
@@ -88,7 +89,7 @@ def generate(
     if base_url is not None:
         writer = OpenAIWriter(base_url, model)
     else:
-        from steer_bench.models import check_model, load_model
+        from steer_bench.models.load import check_model, load_model
 
         check_model(model)
         loaded = load_model(model)
@@ -113,8 +114,8 @@ def layers(experiment: RunArgument, out: Out = None) -> None:
     """How reliable vectors are at every layer of each model, in one pass over the texts: what to choose `layer` by."""
     from tabulate import tabulate
 
-    from steer_bench.experiment import open_run
-    from steer_bench.experiment.extraction import reliabilities
+    from steer_bench.experiment.run import open_run
+    from steer_bench.experiment.stages.extract import reliabilities
 
     lines = reliabilities(open_run(experiment, out))
     columns = ("model", "layer", "used", "cosine", "centred", "retrieval@1")

@@ -3,10 +3,10 @@
 Knows nothing of files: the checks here raise ValueError without a place, which the loaders add.
 """
 
-import re
 from dataclasses import dataclass
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+from steer_bench.files import check_id
+
 ROLES = ("select", "score")
 KINDS = ("topic", "rule", "suppress")
 
@@ -62,29 +62,6 @@ class Prompt:
     instruction: str
     role: str
     """"select": factors are chosen on it; "score": the result is measured on it."""
-
-
-def safe_name(text: str) -> str:
-    """`text` as a file name: "/" becomes "__"; anything else that could leave the folder is a ValueError.
-
-    >>> safe_name("google/gemma-2-2b")
-    'google__gemma-2-2b'
-    """
-    name = text.replace("/", "__")
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            f"{text!r} can not be a file name; use 1 to 100 of A-Z a-z 0-9 . _ - (and /), starting with a letter or digit"
-        )
-    return name
-
-
-def check_id(value: str) -> str:
-    """`value`, if it can be an id and so a file name; else ValueError."""
-    if not NAME.fullmatch(value):
-        raise ValueError(
-            f"id {value!r} can not be a file name; use 1 to 100 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
-        )
-    return value
 
 
 def check_text(text: str, name: str) -> None:

@@ -1,13 +1,14 @@
 """JSON Lines, read strictly: every error names the file and the line."""
 
-import difflib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from steer_bench.concepts.concept import check_id, check_text, short, text_key
+from steer_bench.concepts.concept import check_text, short, text_key
+from steer_bench.files import check_id
+from steer_bench.names import hint
 
 
 class Record(NamedTuple):
@@ -123,9 +124,7 @@ def check_keys(place: str, value: Mapping[str, Any], known: Sequence[str], requi
     """ValueError for a key that is not `known`, or a `required` one (all known, if none is named) that is missing."""
     for key in value:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ValueError(f"{place}: unknown key {short(key)}; {hint}")
+            raise ValueError(f"{place}: unknown key {short(key)}; {hint(key, known)}")
     for key in required or known:
         if key not in value:
             raise ValueError(f"{place}: the key {key!r} is missing")

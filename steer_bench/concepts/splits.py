@@ -3,7 +3,6 @@
 Decided by the texts and a seed alone: the same on every machine, in whatever order the concepts come.
 """
 
-import difflib
 import hashlib
 import json
 import math
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from steer_bench.concepts.concept import Concept, short, text_key
+from steer_bench.names import hint
 
 SPLITS = ("fit", "select", "test")
 NEAR_DUPLICATE = 0.6
@@ -211,9 +211,7 @@ def check_splits(splits: Splits, concepts: Sequence[Concept]) -> None:
     for split in SPLITS:
         for name in getattr(splits, split):
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {len(known)} concepts, {_some(known)}"
-                raise ValueError(f"split {split!r} names the concept {name!r}, which is not there; {hint}")
+                raise ValueError(f"split {split!r} names the concept {name!r}, which is not there; {hint(name, known)}")
             for i, text in enumerate(known[name].positives):
                 where = f"positives[{i}] of {name!r} (split {split!r})"
                 before, other = seen.setdefault(text_key(text), (where, split))

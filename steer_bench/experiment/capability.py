@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer_bench.experiment.config import CapabilityConfig
-from steer_bench.results import write_atomic
-from steer_bench.rows import Row
+from steer_bench.files import write_whole
+from steer_bench.results.rows import Row
 
 if TYPE_CHECKING:
-    from steer_bench.steering import Steering
-    from steer_bench.sweep import PooledLM
+    from steer_bench.harness.sweep import PooledLM
+    from steer_bench.models.steered.steering import Steering
 
 FILE = "capability.jsonl"
 PREFERRED = ("acc", "exact_match", "prompt_level_strict_acc")
@@ -30,7 +30,7 @@ def measure_capability(lm: PooledLM, config: CapabilityConfig, concepts: list[st
 
     concepts: those measured, in order. A sample with a log-likelihood that is not finite becomes a row without a value.
     """
-    from steer_bench.sweep import sweep, task_manager
+    from steer_bench.harness.sweep import sweep, task_manager
 
     tasks = task_manager(config.tasks).load(list(config.tasks))
     pool, before = list(_steerings(lm, config, concepts)), (lm.default, lm.keep_non_finite)
@@ -42,7 +42,7 @@ def measure_capability(lm: PooledLM, config: CapabilityConfig, concepts: list[st
             rows.extend(_rows(results, steering, target))
     finally:
         lm.default, lm.keep_non_finite, lm.pool = *before, ()
-    write_atomic(folder / FILE, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    write_whole(folder / FILE, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
     return folder / FILE
 
 
@@ -53,7 +53,7 @@ def load_capability(folder: Path) -> list[Row]:
 
 
 def _steerings(lm: PooledLM, config: CapabilityConfig, concepts: list[str]) -> Iterator[Steering]:
-    from steer_bench.steering import Steering
+    from steer_bench.models.steered.steering import Steering
 
     yield Steering()
     known = list(lm.bank.arms.vectors) if lm.bank else []

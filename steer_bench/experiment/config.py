@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from steer_bench import shipped
-from steer_bench.concepts import safe_name
-from steer_bench.places import Places, read_places, read_yaml
-from steer_bench.rules import declared_rule
+from steer_bench.concepts.rules.declared import declared_rule
+from steer_bench.files import KeyLines, read_yaml_lines, safe_name
+from steer_bench.names import hint
 
 DEFAULT_TASKS = ("concept_likelihood", "steered_perplexity", "concept_steering", "rule_following")
 TASKS = (*DEFAULT_TASKS, "specificity", "rule_suppression")
@@ -22,9 +21,6 @@ SPECIFICITY_FACTORS = (0.3,)
 _BY_FLAG = "load such a model with lm_eval's own flag --trust_remote_code (steer-bench lm-eval ...)"
 FLAGS = {"trust_remote_code": _BY_FLAG, "confirm_run_unsafe_code": "lm_eval has a flag --confirm_run_unsafe_code"}
 """Keys that no YAML may hold -> the flag that there is."""
-
-
-__all__ = ["Experiment", "find_experiment", "load_experiment", "read_yaml"]
 
 
 class _Strict(BaseModel):
@@ -154,7 +150,7 @@ class Experiment(_Strict):
     concepts: ConceptConfig
     splits: SplitConfig
     rules: list[str | dict[str, Any]] = []
-    """Names of rules, or rules of one's own, declared (see steer_bench.rules.declared_rule)."""
+    """Names of rules, or rules of one's own, declared (see steer_bench.concepts.rules.declared_rule)."""
     suppress: list[str] = []
     """Rules that an instruction asks for and a vector, subtracted, is to forbid."""
     rule_texts: int = Field(default=40, ge=2)
@@ -229,12 +225,12 @@ def load_experiment(path: Path) -> Experiment:
     return experiment
 
 
-def read_experiment(path: Path) -> tuple[Experiment, Places, list[str]]:
+def read_experiment(path: Path) -> tuple[Experiment, KeyLines, list[str]]:
     """An experiment, where its keys stand, and its faults; the experiment then lacks what is faulty.
 
     Raises ValueError where nothing usable is left.
     """
-    content, places = read_places(path)
+    content, places = read_yaml_lines(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: an experiment is a mapping of keys; see steer_bench/experiments/quickstart.yaml")
     content = {key: value for key, value in content.items() if key != "resolved"}
@@ -249,7 +245,7 @@ def read_experiment(path: Path) -> tuple[Experiment, Places, list[str]]:
     return experiment, places, _lines(places, [*wrong, *_faults(experiment)])
 
 
-def _lines(places: Places, wrong: Iterable[tuple[tuple[Any, ...], str]]) -> list[str]:
+def _lines(places: KeyLines, wrong: Iterable[tuple[tuple[Any, ...], str]]) -> list[str]:
     return list(dict.fromkeys(f"{places.of(loc)}: {said}" for loc, said in wrong))
 
 
@@ -295,8 +291,8 @@ def _explained(fault: Any) -> str:
     )
     for model in inner if len(fault["loc"]) > 1 else ():
         known |= set(model.model_fields)
-    near = difflib.get_close_matches(last, known - {last}, n=1)
-    return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+    near = hint(last, known - {last}, otherwise="")
+    return f"{key}: unknown key" + (f"; {near}" if near else "")
 
 
 def _faults(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -313,15 +309,11 @@ def _faults(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], str]]:
     for pair in experiment.directed:
         for name in pair:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; they are {', '.join(names)}"
-                yield ("pairs",), f"pairs: {name!r} is not one of the models{hint}"
+                yield ("pairs",), f"pairs: {name!r} is not one of the models; {hint(name, names)}"
     grids = experiment.factors if isinstance(experiment.factors, dict) else {}
     for key, task in [*(("tasks", task) for task in experiment.tasks), *(("factors", task) for task in grids)]:
         if task not in TASKS:
-            near = difflib.get_close_matches(task, TASKS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(TASKS)}"
-            yield (key, task), f"{key}: unknown task {task!r}; {hint}"
+            yield (key, task), f"{key}: unknown task {task!r}; {hint(task, TASKS)}"
     for task in experiment.tasks:
         grid = experiment.grid(task) if task in TASKS else (1.0,)
         if not grid or any(not 0 < factor < float("inf") for factor in grid):
@@ -366,9 +358,7 @@ def _import_faults(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], st
     known = (*arms, *(entry.name for entry in experiment.vectors))
     for arm in (experiment.capability.arms or []) if experiment.capability else []:
         if not any(arm == name or arm.startswith(f"{name}-") for name in known):  # few-shot-8, linear-published
-            near = difflib.get_close_matches(arm, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            yield ("capability", "arms"), f"capability.arms: {arm!r} is not one of the adapters{hint}"
+            yield ("capability", "arms"), f"capability.arms: {arm!r} is not one of the adapters; {hint(arm, known)}"
 
 
 def find_experiment(name: str) -> Path:
@@ -379,6 +369,5 @@ def find_experiment(name: str) -> Path:
     known = {file.stem: file for file in shipped("experiments").glob("*.yaml")}
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"shipped experiments: {', '.join(sorted(known))}"
-    raise ValueError(f"no experiment or run {name!r}; give a YAML file, a run folder or a shipped name; {hint}")
+    near = hint(name, known, otherwise=f"shipped experiments: {', '.join(sorted(known))}")
+    raise ValueError(f"no experiment or run {name!r}; give a YAML file, a run folder or a shipped name; {near}")

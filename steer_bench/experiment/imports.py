@@ -38,7 +38,7 @@ def imported_vectors(run: Run, model: str, layer: int, d_model: int) -> Imported
 def _read(run: Run, entry: ImportConfig, layer: int, d_model: int) -> dict[str, Tensor]:
     import torch
 
-    from steer_bench.convert import read_vectors
+    from steer_bench.vectors.convert import read_vectors
 
     ids = Path(run.data(entry.ids)) if entry.ids else None
     vectors = read_vectors(run.data(entry.file), ids=ids, concept=entry.concept, layer=entry.layer)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steer_bench.experiment.run import Run, model_file_name
+from steer_bench.experiment.run import Run
+from steer_bench.files import model_file_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ def pair_file(run: Run, first: str, second: str) -> Path:
 
 def is_fitted(run: Run, first: str, second: str, inputs: str) -> bool:
     """Whether the pair's file is there, for the same inputs."""
-    from steer_bench.vectors import load_card
+    from steer_bench.vectors.store import load_card
 
     path = pair_file(run, first, second)
     return path.is_file() and load_card(path).get("inputs") == inputs
@@ -44,7 +45,7 @@ def is_fitted(run: Run, first: str, second: str, inputs: str) -> bool:
 
 def save_pair(run: Run, first: str, second: str, inputs: str, made: Made, covariances: Mapping[str, Tensor]) -> None:
     """Write what was made of a pair, and the covariance of each model's activations."""
-    from steer_bench.vectors import save_tensors
+    from steer_bench.vectors.store import save_tensors
 
     entries = [[*key, dict(one.report), sorted(one.vectors)] for key, one in made.items()]
     tensors = {
@@ -60,7 +61,7 @@ def load_pair(run: Run, first: str, second: str) -> tuple[Made, dict[str, Tensor
     """What was made of a pair, and the covariances, in float64."""
     import torch
 
-    from steer_bench.vectors import load_tensors
+    from steer_bench.vectors.store import load_tensors
 
     arrays, card = load_tensors(pair_file(run, first, second))
     tensors = {key: torch.from_numpy(array).double() for key, array in arrays.items()}

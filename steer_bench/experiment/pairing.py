@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steer_bench.activations import MomentAccumulator, paired, text_means
 from steer_bench.experiment.run import Run, sides
+from steer_bench.models.activations import MomentAccumulator, paired, text_means
 from steer_bench.transfer.pairs import Contrasts, Pair, Side
 from steer_bench.transfer.vocabulary import shared_unembedding
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from steer_bench.models import Loaded
-    from steer_bench.vectors import VectorStore
+    from steer_bench.models.load import Loaded
+    from steer_bench.vectors.store import VectorStore
 
 
 def side(

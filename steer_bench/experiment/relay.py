@@ -13,16 +13,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steer_bench import shipped
-from steer_bench.results import write_atomic
-from steer_bench.steering import Steerer
+from steer_bench.files import write_whole
+from steer_bench.models.steered.steering import Steerer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-    from steer_bench.models import Loaded
-    from steer_bench.vectors import VectorStore
+    from steer_bench.models.load import Loaded
+    from steer_bench.vectors.store import VectorStore
 
 PROMPT = "Write a short passage about {subject}."
 LEAST = 2
@@ -47,14 +47,14 @@ def relay(
     Sampled at temperature 1. Also the fewest texts that a mean is made of: `texts`, less those left out as empty. Raises
     ValueError for a concept of which the steered source wrote nothing.
     """
-    from steer_bench.activations import mean_activations
+    from steer_bench.models.activations import mean_activations
 
     written = write_texts(
         source, vectors, concepts, texts=texts, factor=factor, max_new_tokens=max_new_tokens, seed=seed
     )
     if kept is not None:
         lines = [json.dumps({"concept": key, "text": text}) for key, replies in written.items() for text in replies]
-        write_atomic(kept, "".join(f"{line}\n" for line in lines))
+        write_whole(kept, "".join(f"{line}\n" for line in lines))
     short = [key or "unsteered" for key, replies in written.items() if len(replies) < LEAST]
     if short:
         raise ValueError(
@@ -81,9 +81,9 @@ def write_texts(
     """
     import torch
 
-    from steer_bench.generate.writers import HFWriter
-    from steer_bench.models import decoder_layers
-    from steer_bench.vectors import unit
+    from steer_bench.concepts.generate.writers import HFWriter
+    from steer_bench.models.load import decoder_layers
+    from steer_bench.vectors.store import unit
 
     subjects = (shipped("tasks") / "data" / "subjects.txt").read_text().split("\n")
     prompts = [PROMPT.format(subject=subject) for subject in subjects if subject.strip()][:texts]

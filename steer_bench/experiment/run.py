@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,25 +14,15 @@ from typing import Any
 import yaml
 
 from steer_bench import __version__, shipped
-from steer_bench.concepts import (
-    Concept,
-    Splits,
-    check_splits,
-    halves,
-    held_out,
-    load_concepts,
-    load_prompts,
-    load_texts,
-    safe_name,
-    split_concepts,
-    text_key,
-)
+from steer_bench.concepts.concept import Concept, text_key
+from steer_bench.concepts.load import load_concepts, load_prompts, load_texts
+from steer_bench.concepts.rules.declared import declared_rule
+from steer_bench.concepts.rules.table import add_rule, named_rule, rule_concept
+from steer_bench.concepts.splits import Splits, check_splits, halves, held_out, split_concepts
 from steer_bench.experiment.config import Experiment, find_experiment, load_experiment, read_experiment
-from steer_bench.models import read_config
-from steer_bench.places import Places
-from steer_bench.protocol import Protocol
-from steer_bench.results import write_atomic
-from steer_bench.rules import add_rule, declared_rule, named_rule, rule_concept
+from steer_bench.files import KeyLines, digest, model_file_name, safe_name, write_whole
+from steer_bench.harness.protocol import Protocol
+from steer_bench.models.load import read_config
 from steer_bench.transfer.adapters import Adapter, load_adapters
 
 HALF = 16
@@ -46,18 +33,6 @@ FEW = (1, 2, 4, 8, 16)
 
 class MissingStageError(ValueError):
     """A stage was asked for before the one that makes its input."""
-
-
-def model_file_name(model: str) -> str:
-    """A model's name as a file name; of a path its last part, with a hash of the whole, for two folders may end alike.
-
-    >>> model_file_name("google/gemma-2-2b-it"), model_file_name("/models/tiny llama")
-    ('google__gemma-2-2b-it', 'tiny-llama-32f4aaad')
-    """
-    if not model.startswith(("/", ".", "~")):
-        return safe_name(model)
-    last = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("._-")[:80] or "model"
-    return f"{last}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -225,7 +200,7 @@ class Run:
 
     def layer(self, model: str, n_layers: int) -> int:
         """The model's layer as an index."""
-        from steer_bench.models import resolve_layer
+        from steer_bench.models.load import resolve_layer
 
         return resolve_layer(next(config.layer for config in self.experiment.models if config.name == model), n_layers)
 
@@ -266,9 +241,9 @@ def open_run(name: str, folder: Path | None = None, *, judge: Mapping[str, Any] 
     return run
 
 
-def _check(run: Run, places: Places, wrong: Sequence[str]) -> None:
+def _check(run: Run, places: KeyLines, wrong: Sequence[str]) -> None:
     """Everything that can be wrong before a model is loaded; all faults in one ValueError, each with its place in the YAML."""
-    from steer_bench.judge import load_judge
+    from steer_bench.judge.config import load_judge
 
     found = dict.fromkeys(wrong)
 
@@ -353,7 +328,7 @@ def start(run: Run) -> None:
         "versions": versions(),
     }
     content = run.experiment.model_dump(mode="json") | {"resolved": resolved}
-    write_atomic(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_whole(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def versions() -> dict[str, str]:
@@ -362,11 +337,6 @@ def versions() -> dict[str, str]:
         "steer_bench": __version__,
         **{name: version(name) for name in ("torch", "transformers", "lm_eval")},
     }
-
-
-def digest(*parts: Any) -> str:
-    """16 hex digits that change with any of the parts."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def sides(run: Run, concepts: Sequence[str], part: str = "all") -> dict[str, tuple[str, ...]]:

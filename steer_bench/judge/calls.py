@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from steer_bench.judge.rating import Rating, Unscored, parse_rating
+from steer_bench.judge.judgement import Rating, Unscored, parse_rating
 
 LONGEST_BACKOFF = 60.0
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steer_bench.judge.embedding import Reference
-from steer_bench.judge.rating import AspectJudge, Case, Judge, Question
+from steer_bench.judge.judgement import AspectJudge, Case, Judge, Question
 
 if TYPE_CHECKING:
-    from steer_bench.concepts import Concept
+    from steer_bench.concepts.concept import Concept
 
 
 class CheckRow(NamedTuple):

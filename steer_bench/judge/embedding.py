@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from steer_bench.judge.rating import (
+from steer_bench.judge.judgement import (
     ASPECTS,
     MAX_RATING,
     Case,

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from steer_bench.judge.judgement import Case, Judgement, Keep, Question, digest, holds_rating, rate_by_aspect
 from steer_bench.judge.prompts import RATING_ONLY, VERSION, FormatGuard, messages, seen
-from steer_bench.judge.rating import Case, Judgement, Keep, Question, digest, holds_rating, rate_by_aspect
 
 OPENINGS = ("Rating: [[", "Rating: ", "Rating:")
 """What the model's reply begins with; the first after which "0", "1" and "2" are one token each."""
@@ -62,7 +62,7 @@ class LocalJudge:
 
     def probe(self) -> None:
         """ValueError where there is no such model; loads nothing."""
-        from steer_bench.models import check_model
+        from steer_bench.models.load import check_model
 
         try:
             if self._given is None:
@@ -176,7 +176,7 @@ class LocalJudge:
     def _loaded(self) -> tuple[Any, Any]:
         if self._given is not None:
             return self._given
-        from steer_bench.models import load_model
+        from steer_bench.models.load import load_model
 
         self.probe()
         try:

@@ -24,8 +24,7 @@ from steer_bench.judge.calls import (
     read_answer,
     redact,
 )
-from steer_bench.judge.prompts import PROBE, VERSION, FormatGuard, fence_of, messages, seen
-from steer_bench.judge.rating import (
+from steer_bench.judge.judgement import (
     Case,
     JudgeError,
     Judgement,
@@ -35,6 +34,7 @@ from steer_bench.judge.rating import (
     holds_rating,
     rate_by_aspect,
 )
+from steer_bench.judge.prompts import PROBE, VERSION, FormatGuard, fence_of, messages, seen
 
 OPENAI_URL = "https://api.openai.com/v1"
 KEY_VARIABLES = ("STEER_JUDGE_API_KEY", "OPENAI_API_KEY")

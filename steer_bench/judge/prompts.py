@@ -4,7 +4,7 @@ In the spirit of AxBench's three (Wu et al. 2025, arXiv 2501.17148), in our own 
 `Rating: [[n]]`. Knows nothing of how they are sent.
 """
 
-from steer_bench.judge.rating import Case, JudgeError, Question, digest, neutralise_ratings
+from steer_bench.judge.judgement import Case, JudgeError, Question, digest, neutralise_ratings
 
 VERSION = 1
 """Counts up with every change of wording, so that older judgements are not taken for this wording's."""

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from steer_bench.judge.rating import ASPECTS, AspectJudge, Case, Judge, Judgement, Question, digest, rate_by_aspect
+from steer_bench.judge.judgement import ASPECTS, AspectJudge, Case, Judge, Judgement, Question, digest, rate_by_aspect
 from steer_bench.records import explained, readable, seal
 
 logger = logging.getLogger(__name__)

@@ -9,15 +9,14 @@ about: one line that says what it is, with its reference
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from steer_bench import shipped
-from steer_bench.concepts import check_id
-from steer_bench.places import read_yaml
+from steer_bench.files import check_id, read_yaml
+from steer_bench.names import hint
 
 KINDS = ("baseline", "transfer", "control", "ceiling")
 METHODS = {
@@ -55,9 +54,9 @@ def load_adapter(name_or_path: str, *, base: Path | None = None, options: Mappin
         path = shipped("adapters") / f"{name_or_path}.yaml"
     if not path.is_file():
         known = sorted(file.stem for file in shipped("adapters").glob("*.yaml"))
-        near = difflib.get_close_matches(name_or_path, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}, or give a path to a YAML file"
-        raise ValueError(f"unknown adapter {name_or_path!r}; {hint}")
+        raise ValueError(
+            f"unknown adapter {name_or_path!r}; {hint(name_or_path, known)}; or give a path to a YAML file"
+        )
     content = read_yaml(path)
     if options and isinstance(content, dict):
         content["options"] = {**(content.get("options") or {}), **options}
@@ -94,9 +93,7 @@ def _checked(content: Any, path: Path) -> Adapter:
 def _known(given: Any, known: Any, message: str) -> None:
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
-            raise ValueError(f"{message} {name!r}; {hint}")
+            raise ValueError(f"{message} {name!r}; {hint(name, known)}")
 
 
 def load_adapters(names: Sequence[str | Mapping[str, Any]], *, base: Path | None = None) -> list[Adapter]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from steer_bench.activations import PairedMoments
+from steer_bench.models.activations import PairedMoments
 from steer_bench.transfer.maps import LinearMap, TransferMap
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from steer_bench.activations import MomentAccumulator, PairedMoments
-from steer_bench.models import Loaded, norm_gain
+from steer_bench.models.activations import MomentAccumulator, PairedMoments
+from steer_bench.models.load import Loaded, norm_gain
 
 CHUNK = 4096
 

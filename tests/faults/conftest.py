@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 import yaml
 from fakes.judge_server import JudgeServer, ok
-from fault_child import Child, Plan, start
+from fault_child import CANARY, Child, Plan, start
 from pytest_httpserver import HTTPServer
 from steered import sharpened
 from tiny import save_tiny, tiny_llama, tiny_tokenizer
 
-from steer_bench import experiment as stages
-from steer_bench.concepts import load_concepts
+from steer_bench.concepts.load import load_concepts
+from steer_bench.experiment import run as runs
+from steer_bench.experiment import stages
 from steer_bench.judge.prompts import PROBE
 
 DATA = Path(__file__).parents[2] / "tasks" / "data"
-CANARY = "sk-canary-7c41e09b5d"
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +77,9 @@ def prepared(judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
         "batch_size": 8,
     }
     (folder / "faults.yaml").write_text(yaml.safe_dump(content))
-    run = stages.open_run(str(folder / "faults.yaml"), folder / "run")
-    stages.extract(run)
-    stages.fit(run)
+    run = runs.open_run(str(folder / "faults.yaml"), folder / "run")
+    stages.extract.extract(run)
+    stages.fit.fit(run)
     return run.folder
 
 

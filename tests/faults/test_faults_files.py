@@ -12,7 +12,7 @@ from steered import make_arms
 
 import steer_bench
 from steer_bench.records import Records
-from steer_bench.vectors import Arm, Arms, VectorStore, load_card, load_tensors, save_tensors
+from steer_bench.vectors.store import Arm, Arms, VectorStore, load_card, load_tensors, save_tensors
 
 VALUES = [[f"key-{i}-{j}" for j in range(3)] for i in range(4)]
 

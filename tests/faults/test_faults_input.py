@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from steered import make_arms
 
 from steer_bench import shipped
-from steer_bench.concepts import load_concepts, load_prompts, load_texts
-from steer_bench.experiment import load_experiment, open_run
-from steer_bench.protocol import Protocol
-from steer_bench.results import Results, load_results, load_rows, save_results
-from steer_bench.rows import Row
+from steer_bench.concepts.load import load_concepts, load_prompts, load_texts
+from steer_bench.experiment.config import load_experiment
+from steer_bench.experiment.run import open_run
+from steer_bench.harness.protocol import Protocol
+from steer_bench.results.file import Results, load_results, load_rows, save_results
+from steer_bench.results.rows import Row
 from steer_bench.transfer.adapters import load_adapter
-from steer_bench.vectors import Arms, VectorStore, load_card
+from steer_bench.vectors.store import Arms, VectorStore, load_card
 
 EACH = 160
 TRIED = {"inputs": 0, "read": 0}

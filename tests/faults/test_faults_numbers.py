@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CANARY
+from fault_child import CANARY
 from steered import PROMPTS, TEXTS, ask, likelihoods, make_arms, replies, rolling, steer, steered_lm, tiny_pair
 
 import steer_bench.cli
 from steer_bench.cli.faults import printable
-from steer_bench.selftest import SelfTestError
-from steer_bench.steering import Steerer
+from steer_bench.models.steered.selftest import SelfTestError
+from steer_bench.models.steered.steering import Steerer
 
 PAIR = [(TEXTS[0][:12], TEXTS[0][12:], steer())]
 OVERFLOW = 1e6
@@ -153,7 +153,7 @@ def test_what_changes_a_number_is_computed_again_and_nothing_else(what, tmp_path
     n = len(first.records)
     model, tokenizer, arms, options = _changed(what)
     if what == "lm_eval":
-        monkeypatch.setattr("steer_bench.fingerprint.version", lambda name: "0.4.99")
+        monkeypatch.setattr("steer_bench.models.fingerprint.version", lambda name: "0.4.99")
     again = steered_lm(model, tokenizer, arms, records=path, batch_size=3, **options)
     passes = []
     model.register_forward_pre_hook(lambda *_: passes.append(1))

@@ -1,0 +1,287 @@
+"""Checks of a reply: pure functions of the text, True where it obeys; None where that cannot be told.
+
+    reply -> [check] -> score
+
+A check is given a reply without special tokens at its end and with something to see in it (`Rule.score` takes care
+of both). Options are keyword arguments, bound in the table. Most checks are one search for one of the patterns below.
+"""
+
+import json
+import re
+from itertools import pairwise
+
+from steer_bench.concepts.rules.sentences import CLOSERS, WORD, sentence_spans, split_sentences
+
+_MONTH = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?"
+    r"|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)"
+)
+_DAY = r"(?:0?[1-9]|[12]\d|3[01])"
+
+EMOJI = re.compile(
+    "[\U0001f1e6-\U0001f1ff\U0001f300-\U0001f64f\U0001f680-\U0001f6ff\U0001f7e0-\U0001f7eb"
+    "\U0001f90c-\U0001f9ff\U0001fa70-\U0001faff]"
+    "|[⌚⌛⏩-⏬⏰⏳◽◾☔☕♈-♓♿⚓⚡⚪⚫⚽⚾⛄⛅⛎⛔⛪⛲⛳⛵⛺⛽✅✊✋✨❌❎❓-❕❗➕-➗➰➿⬛⬜⭐⭕❤]"
+    "|[\u203c-\u3299©®]\ufe0f|[0-9#*]\ufe0f?\u20e3"
+)
+"""What is shown as an emoji by default or by a variation selector (Unicode TR 51); ✓ and → alone are text."""
+BOLD = re.compile(r"\*\*[^*\s](?:[^*\n]*[^*\s])?\*\*")
+BULLET = re.compile(r"^[ \t]*[-*+•][ \t]+\S", re.MULTILINE)
+CITATION = re.compile(
+    r"\[[^\]\n]{1,200}\]\(https?://[^\s)]+\)|\[\d+\][^\n]*https?://\w\S*\.\w"
+    r"|\b(?:sources?|references?)\b[^\n]*https?://\w\S*\.\w",
+    re.IGNORECASE,
+)
+CODE_BLOCK = re.compile(r"^[ \t]*(`{3,})[^`\n]*\n(?!\s*\1[ \t]*$)[\s\S]+?\n[ \t]*\1[ \t]*$", re.MULTILINE)
+COMMA = re.compile(r"[,，、]")
+DATE = re.compile(
+    rf"\b{_DAY}(?:st|nd|rd|th)?(?: of)? {_MONTH}\b|\b{_MONTH}\.? {_DAY}(?:st|nd|rd|th)?\b"
+    rf"|\b\d{{4}}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])\b"
+    rf"|\b{_DAY}[/.](?:0?[1-9]|1[0-2])[/.]\d{{4}}\b|\b(?:0?[1-9]|1[0-2])/{_DAY}/\d{{4}}\b"
+)
+EMAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,5}\.[A-Za-z]{2,24}\b")
+HASHTAG = re.compile(r"(?<![\w#&/])#(?!(?:include|define|if|ifdef|ifndef|endif|else|pragma)\b)[^\W\d_]\w+")
+HEADING = re.compile(r"\A#{1,6}[ \t]+\S")
+PHONE = re.compile(
+    r"(?<![\w.+-])(?:\+(?=(?:[ .()-]{0,2}\d){8})\d{1,3}(?:[ .-]?\(?\d{2,4}\)?){2,5}"
+    r"|(?:1[ .-])?\(\d{3}\) ?\d{3}[ .-]\d{4}|(?:1[.-])?\d{3}[.-]\d{3}[.-]\d{4}|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4})(?![\w-])"
+)
+"""With a country code, an area code in brackets, three groups, or a leading 0; `100-2000` is a range."""
+POSTSCRIPT = re.compile(r"\n[ \t]*[*_]*P\.? ?(?:P\.? ?)?S\b[.:*_ ]*\s*\w", re.IGNORECASE)
+QUOTED = re.compile(r"(?<!\w)[\"“](?=\w)[^\"“”\n]{1,60}(?<=[\w.,!?])[\"”]")
+SEPARATOR = re.compile(r"^[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*$", re.MULTILINE)
+TABLE = re.compile(r"^[ \t]*\|.+\|[ \t]*\n[ \t]*\|(?:[ \t]*:?-{3,}:?[ \t]*\|)+[ \t]*\n[ \t]*\|.+\|", re.MULTILINE)
+TAGGED = re.compile(r"\A<([A-Za-z][\w-]*)(?: [^<>\n]*)?>\s*\S[\s\S]*</\1>\Z")
+THE = re.compile(r"\bthe\b", re.IGNORECASE)
+TITLE = re.compile(r"<<(?! )[^<>\n]+(?<! )>>")
+
+_NUMBERED = re.compile(r"^[ \t]*[*_]*(\d{1,3})[.)][*_]*[ \t]+\S", re.MULTILINE)
+_FENCED = re.compile(r"\A```[A-Za-z]*\s*\n([\s\S]*?)\n?```\Z")
+_HAN = "[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002a6df]"
+_KANA = "[\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f]"
+SCRIPTS: dict[str, tuple[tuple[str, float], ...]] = {
+    "arabic": (("[\u0600-\u06ff\u0750-\u077f]", 0.8),),
+    "chinese": ((_HAN, 0.8),),
+    "greek": (("[\u0370-\u03ff\u1f00-\u1fff]", 0.8),),
+    "hindi": (("[\u0900-\u097f]", 0.8),),
+    "japanese": ((f"{_HAN}|{_KANA}", 0.8), (_KANA, 0.2)),
+    "korean": (("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]", 0.8),),
+    "russian": (("[\u0400-\u04ff]", 0.8),),
+}
+"""Script -> (pattern of a letter, least share of all letters); all pairs hold. Names in Latin letters are let through."""
+
+
+def contains(reply: str, *, pattern: re.Pattern[str], least: int = 1) -> bool:
+    """Whether the pattern is found at least `least` times.
+
+    >>> contains("Write to amy@example.org.", pattern=EMAIL), contains("Write to amy.", pattern=EMAIL)
+    (True, False)
+    >>> contains("One #cat", pattern=HASHTAG, least=2)
+    False
+    """
+    return sum(1 for _ in pattern.finditer(reply)) >= least
+
+
+def lacks(reply: str, *, pattern: re.Pattern[str]) -> bool:
+    """Whether the pattern is nowhere.
+
+    >>> lacks("Cats and dogs", pattern=COMMA), lacks("Cats, dogs", pattern=COMMA)
+    (True, False)
+    """
+    return pattern.search(reply) is None
+
+
+def has_word(reply: str, *, word: str, least: int = 1) -> bool:
+    """Whether the word stands there, in any case, at least `least` times, also as a plural with s.
+
+    >>> has_word("Oceans rise.", word="ocean"), has_word("The Oceanside", word="ocean")
+    (True, False)
+    """
+    return contains(reply, pattern=re.compile(rf"\b{re.escape(word)}s?\b", re.IGNORECASE), least=least)
+
+
+def starts_with(reply: str, *, phrase: str) -> bool:
+    """Whether the reply opens with the phrase, in any case; quotes and emphasis before it do not matter.
+
+    >>> starts_with("**Once upon a time**, there was", phrase="Once upon a time")
+    True
+    """
+    return reply.lstrip("\"'“*_ \n").casefold().startswith(phrase.casefold())
+
+
+def ends_with(reply: str, *, phrase: str) -> bool:
+    """Whether the reply closes with the phrase, in any case; marks, quotes and emphasis after it do not matter.
+
+    >>> ends_with("So be it. **THE END!**", phrase="the end."), ends_with("The end is near.", phrase="the end.")
+    (True, False)
+    """
+    after = CLOSERS + ".!? \n"
+    return reply.rstrip(after).casefold().endswith(phrase.rstrip(after).casefold())
+
+
+def is_upper(reply: str) -> bool:
+    """Whether all letters are capitals, and there is one.
+
+    >>> is_upper("IN 1969!"), is_upper("IN May"), is_upper("1969")
+    (True, False, False)
+    """
+    return reply == reply.upper() != reply.lower()
+
+
+def is_lower(reply: str) -> bool:
+    """Whether no letter is a capital, and there is a letter that could be.
+
+    >>> is_lower("in 1969!"), is_lower("In may"), is_lower("1969")
+    (True, False, False)
+    """
+    return reply == reply.lower() != reply.upper()
+
+
+def is_capitalised(reply: str) -> bool:
+    """Whether every word that starts with a letter starts with a capital.
+
+    >>> is_capitalised("The 3 Wise Men"), is_capitalised("The wise Men")
+    (True, False)
+    """
+    first = [word[0] for word in WORD.findall(reply)]
+    return any(letter.isupper() for letter in first) and not any(letter.islower() for letter in first)
+
+
+def has_last_letter(reply: str, *, letter: str) -> bool:
+    """Whether the last letter of the reply is this one.
+
+    >>> has_last_letter("The END. (2)", letter="d"), has_last_letter("42", letter="d")
+    (True, False)
+    """
+    return next((character for character in reversed(reply) if character.isalpha()), "").lower() == letter
+
+
+def sentences_end_in(reply: str, *, marks: str) -> bool:
+    """Whether every sentence ends in one of the marks.
+
+    >>> sentences_end_in('Yes! "No!"', marks="!"), sentences_end_in("Yes! No.", marks="!")
+    (True, False)
+    """
+    sentences = split_sentences(reply)
+    return bool(sentences) and all(sentence.rstrip(CLOSERS).endswith(tuple(marks)) for sentence in sentences)
+
+
+def last_sentence_ends_in(reply: str, *, marks: str) -> bool:
+    """Whether the last sentence ends in one of the marks.
+
+    >>> last_sentence_ends_in("I do. Do you?", marks="?"), last_sentence_ends_in("Do you? I do.", marks="?")
+    (True, False)
+    """
+    return sentences_end_in("".join(split_sentences(reply)[-1:]), marks=marks)
+
+
+def has_double_breaks(reply: str) -> bool:
+    r"""Whether an empty line stands between any two sentences, and there are two.
+
+    >>> has_double_breaks("One.\n\nTwo."), has_double_breaks("One.\n\nTwo. Three."), has_double_breaks("One.")
+    (True, False, False)
+    """
+    spans = sentence_spans(reply)
+    gaps = [reply[end:start] for (_, end), (start, _) in pairwise(spans)]
+    return bool(gaps) and all(re.search(r"\n[ \t\r]*\n", gap) for gap in gaps)
+
+
+def has_sentences(reply: str, *, count: int) -> bool:
+    """Whether the reply has exactly this many sentences.
+
+    >>> has_sentences("One. Two. Three.", count=3), has_sentences("One. Two.", count=3)
+    (True, False)
+    """
+    return len(sentence_spans(reply)) == count
+
+
+def has_paragraphs(reply: str, *, count: int) -> bool:
+    r"""Whether the reply has exactly this many paragraphs, set apart by empty lines.
+
+    >>> has_paragraphs("One.\n\nTwo.", count=2), has_paragraphs("One.\nTwo.", count=2)
+    (True, False)
+    """
+    return len([part for part in re.split(r"\n[ \t\r]*\n", reply) if part.strip()]) == count
+
+
+def has_words(reply: str, *, least: int = 1, most: int | None = None) -> bool:
+    """Whether the number of words lies within the limits, both included.
+
+    >>> has_words("one two three", most=3), has_words("one two three", most=2), has_words("one", least=2)
+    (True, False, False)
+    """
+    words = len(WORD.findall(reply))
+    return words >= least and (most is None or words <= most)
+
+
+def is_numbered(reply: str) -> bool:
+    r"""Whether the reply holds a numbered list: lines 1., 2., … in order, at least two.
+
+    >>> is_numbered("First:\n1. tea\n2. milk"), is_numbered("1. tea\n3. milk"), is_numbered("2. tea")
+    (True, False, False)
+    """
+    numbers = [int(number) for number in _NUMBERED.findall(reply)]
+    return len(numbers) >= 2 and numbers == list(range(1, len(numbers) + 1))
+
+
+def is_json(reply: str) -> bool:
+    r"""Whether the whole reply, or the code block it consists of, is a JSON object or array.
+
+    >>> is_json('{"a": 1}'), is_json("```json\n[1, 2]\n```"), is_json('Sure: {"a": 1}'), is_json("42")
+    (True, True, False, False)
+    """
+    fenced = _FENCED.match(reply)
+    try:
+        return isinstance(json.loads(fenced[1] if fenced else reply), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def is_quoted(reply: str) -> bool:
+    """Whether one pair of double quotation marks goes round the whole reply.
+
+    >>> is_quoted('"Well said."'), is_quoted('"No" is not "yes"')
+    (True, False)
+    """
+    inner = reply[1:-1]
+    return bool(inner.strip()) and reply[0] + reply[-1] in ('""', "“”", "«»") and not set(inner) & {reply[0], reply[-1]}
+
+
+def is_in_script(reply: str, *, script: str) -> bool | None:
+    """Whether the letters are those of the script (see `SCRIPTS`); None without a letter.
+
+    >>> is_in_script("안녕하세요, 저는 서울에 사는 Kim입니다", script="korean"), is_in_script("Hello", script="korean")
+    (True, False)
+    >>> is_in_script("1 + 1 = 2", script="korean")
+    """
+    letters = [character for character in reply if character.isalpha()]
+    if not letters:
+        return None
+    return all(sum(bool(re.match(p, c)) for c in letters) >= least * len(letters) for p, least in SCRIPTS[script])
+
+
+def detect_language(text: str) -> str | None:
+    """ISO 639-1 code by langdetect, seeded, so that equal texts get equal answers; None where nothing can be told.
+
+    Sound from a sentence of six words or so; of a shorter text it may be wrong.
+
+    >>> detect_language("Das Wetter ist heute schön, wir gehen an den See."), detect_language("2 + 2")
+    ('de', None)
+    """
+    from langdetect import DetectorFactory, LangDetectException, detect
+
+    DetectorFactory.seed = 0  # its sampling is random otherwise
+    try:
+        return detect(text.lower() if text.isupper() else text)
+    except LangDetectException:
+        return None
+
+
+def is_in_language(reply: str, *, language: str) -> bool | None:
+    """Whether langdetect finds the language; None where it finds none.
+
+    >>> is_in_language("Il fait beau et nous allons à la plage.", language="fr"), is_in_language("...", language="fr")
+    (True, None)
+    """
+    found = detect_language(reply)
+    return None if found is None else found == language

@@ -1,0 +1,106 @@
+"""IFEval's checkers, as lm-eval has them, as rules.
+
+    instruction id, its options -> Rule
+
+Zhou et al. 2023, arXiv 2311.07911. Three things differ from calling them directly: a reply whose language cannot be
+detected is unscored (there it counts as followed), langdetect is seeded, and an option that is left out is an error
+(there it is drawn at random).
+"""
+
+import contextlib
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from steer_bench.concepts.rules.checks import detect_language
+from steer_bench.concepts.rules.rule import Rule
+from steer_bench.names import hint
+
+NEEDS_NLTK_DATA = frozenset({"length_constraints:number_sentences", "change_case:capital_word_frequency"})
+"""Instructions that split with NLTK's punkt_tab; the others need the package only."""
+
+_READS_LANGUAGE = frozenset(
+    {"language:response_language", "change_case:english_capital", "change_case:english_lowercase"}
+)
+
+
+@dataclass(frozen=True)
+class IFEvalCheck:
+    """A checker of IFEval with its options. Equal for equal instruction and options."""
+
+    instruction_id: str
+    options: str
+    """As JSON."""
+    instruction: Any = field(compare=False, repr=False)
+    """lm-eval's checker, set to the options."""
+
+    def __call__(self, reply: str) -> float | None:
+        """1 or 0; None where it is followed but the language cannot be told."""
+        language = detect_language(reply) if self.instruction_id in _READS_LANGUAGE else ""  # also seeds langdetect
+        followed = bool(self.instruction.check_following(reply))
+        return None if followed and language is None else float(followed)
+
+
+def ifeval_rule(instruction_id: str, **kwargs: Any) -> Rule:
+    """An IFEval instruction, e.g. `ifeval_rule("keywords:existence", keywords=["tide"])`, as a rule without rewrite.
+
+    Its name is `ifeval-…`, with a hash of the options where there are any. Put it into the table with `add_rule`.
+    ValueError: an unknown id (the nearest is named), wrong options, a missing package or missing NLTK data.
+    """
+    checkers = _checkers()
+    if instruction_id not in checkers:
+        raise ValueError(f"no IFEval instruction {instruction_id!r}; {hint(instruction_id, checkers)}")
+    if instruction_id in NEEDS_NLTK_DATA:
+        _require_nltk_data(instruction_id)
+    options = {key: value for key, value in kwargs.items() if value is not None}
+    instruction = checkers[instruction_id](instruction_id)
+    wanted = set(instruction.get_instruction_args_keys())
+    if wanted != set(options):
+        raise ValueError(
+            f"IFEval instruction {instruction_id!r} takes {', '.join(sorted(wanted)) or 'no options'}, "
+            f"not {', '.join(sorted(options)) or 'none'}; give exactly these"
+        )
+    try:
+        description = instruction.build_description(**options)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"options {options} of IFEval instruction {instruction_id!r} do not fit: {error}") from error
+
+    check = IFEvalCheck(instruction_id, json.dumps(options, sort_keys=True), instruction)
+    return Rule(_name(instruction_id, options), description, check)
+
+
+def ifeval_ids() -> list[str]:
+    """Ids of all IFEval instructions that lm-eval has."""
+    return list(_checkers())
+
+
+def _name(instruction_id: str, options: dict[str, Any]) -> str:
+    plain = "ifeval-" + instruction_id.replace(":", "-")
+    if not options:
+        return plain
+    return f"{plain}-{hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def _checkers() -> dict[str, Any]:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # it prints, and tries to download punkt_tab, on import
+            from lm_eval.tasks.ifeval import instructions_registry
+    except ImportError as error:
+        raise ValueError(
+            f"IFEval's checkers need a package that is missing: {error}; pip install lm_eval[ifeval]"
+        ) from error
+    return dict(instructions_registry.INSTRUCTION_DICT)
+
+
+def _require_nltk_data(instruction_id: str) -> None:
+    import nltk
+
+    try:
+        nltk.data.find("tokenizers/punkt_tab/english")
+    except LookupError:
+        raise ValueError(
+            f"IFEval instruction {instruction_id!r} needs NLTK's data punkt_tab, which is missing here; "
+            "run `python -m nltk.downloader punkt_tab`, or set NLTK_DATA to a folder that holds it"
+        ) from None

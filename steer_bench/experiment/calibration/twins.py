@@ -1,0 +1,146 @@
+"""Twins: a copy of a model that computes the same with its residual stream in other coordinates.
+
+    model, orthogonal Q -> [twin]: the same logits, every activation h of the residual stream is Q h
+
+So every steering vector of the twin is Q v exactly, and what a transfer map has to find is known: Q. The blocks must be built
+as Llama's (a norm before attention and MLP: Llama, Mistral, Qwen 2 and 3, SmolLM) or Gemma's (norms before and after).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steer_bench.models.load import d_model, decoder_layers, norm_gain
+
+READERS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
+"""Linear layers that read the residual stream through a norm."""
+WRITERS = ("o_proj", "down_proj")
+"""Linear layers that write to it, in Gemma through another norm."""
+_LLAMA_NORMS = {"input_layernorm", "post_attention_layernorm"}
+_GEMMA_NORMS = _LLAMA_NORMS | {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
+_BESIDE = {"q_norm", "k_norm", "act_fn", "rotary_emb", "rotary_fn"}
+"""Modules of attention and MLP that see no residual stream."""
+
+
+def random_rotation(width: int, seed: int = 0) -> Tensor:
+    """(width, width) float64, uniform over orthogonal matrices (QR of a Gaussian with signs fixed: Mezzadri 2007)."""
+    gaussian = torch.randn(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    q, r = torch.linalg.qr(gaussian)
+    return q * r.diagonal().sign()
+
+
+def random_permutation(width: int, seed: int = 0) -> Tensor:
+    """(width, width) float64, a permutation matrix that leaves no coordinate in its place."""
+    order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
+    q = torch.zeros(width, width, dtype=torch.float64)
+    q[order.roll(1), order] = 1  # one cycle through all coordinates
+    return q
+
+
+def rotated_twin(model: Any, q: Tensor) -> Any:
+    """A copy of a causal model in which every residual-stream activation h is Q h; its logits are the same.
+
+    q: (d_model, d_model), orthogonal. RMSNorm commutes with Q but for its gain, which is therefore folded into the weights
+    that read it. A norm after attention or MLP (Gemma) writes, so its gain stays where it is and Q comes after it, as a module
+    of its own. An untied head is made where the model ties it to the embedding. Raises ValueError for blocks built otherwise
+    and where q is not orthogonal.
+    """
+    width = d_model(model)
+    q = q.double().cpu()
+    if q.shape != (width, width) or not torch.allclose(q @ q.T, torch.eye(width, dtype=q.dtype), atol=1e-6):
+        raise ValueError(f"q of shape {tuple(q.shape)} is not an orthogonal ({width}, {width}) matrix")
+    has_post_norms = _checked(model)
+    twin = copy.deepcopy(model)
+    _untie(twin)
+    q = q.to(twin.get_input_embeddings().weight.device)
+    trunk = twin.model
+    _set(trunk.embed_tokens.weight, trunk.embed_tokens.weight.double() @ q.T)
+    blocks: Any = decoder_layers(twin)
+    for block in blocks:
+        _fold(block.input_layernorm, _linears(block.self_attn, READERS), q)
+        before_mlp = block.pre_feedforward_layernorm if has_post_norms else block.post_attention_layernorm
+        _fold(before_mlp, _linears(block.mlp, READERS), q)
+        if has_post_norms:
+            block.post_attention_layernorm = Rotated(block.post_attention_layernorm, q)
+            block.post_feedforward_layernorm = Rotated(block.post_feedforward_layernorm, q)
+        else:
+            for linear in _linears(block.self_attn, WRITERS) + _linears(block.mlp, WRITERS):
+                _set(linear.weight, q @ linear.weight.double())
+                if linear.bias is not None:
+                    _set(linear.bias, q @ linear.bias.double())
+    _fold(trunk.norm, [twin.lm_head], q)
+    return twin.eval().requires_grad_(False)
+
+
+class Rotated(nn.Module):
+    """A module, then Q: y -> Q module(y)."""
+
+    def __init__(self, module: nn.Module, q: Tensor) -> None:
+        super().__init__()
+        self.module = module
+        weight = next(module.parameters())
+        self.register_buffer("q", q.to(weight.device, weight.dtype))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., d_model) -> (..., d_model)"""
+        return nn.functional.linear(self.module(hidden), self.q)  # type: ignore[arg-type]
+
+
+def _fold(norm: Any, readers: list[nn.Linear], q: Tensor) -> None:
+    """Move the norm's gain into the weights that read it, and let these read Q h: W -> W diag(gain) Q'."""
+    gain = norm_gain(norm)
+    for linear in readers:
+        _set(linear.weight, (linear.weight.double() * gain) @ q.T)
+    _set(norm.weight, norm.weight.double() + 1 - gain)  # gain 1, whether the gain is w (Llama) or 1 + w (Gemma)
+
+
+@torch.no_grad()
+def _set(parameter: Any, value: Tensor) -> None:
+    parameter.copy_(value.to(parameter.dtype))
+
+
+def _linears(module: Any, names: tuple[str, ...]) -> list[nn.Linear]:
+    return [getattr(module, name) for name in names if hasattr(module, name)]
+
+
+def _untie(model: Any) -> None:
+    """Give the head weights of its own."""
+    head = model.lm_head
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    model.config.tie_word_embeddings = False
+    model.config.get_text_config(decoder=True).tie_word_embeddings = False
+
+
+def _checked(model: Any) -> bool:
+    """Whether the blocks have norms after attention and MLP. ValueError where anything is there that a twin does not rotate."""
+    kind = type(model).__name__
+    trunk = getattr(model, "model", None)
+    beside = {name for name, _ in trunk.named_children()} if trunk is not None else set()
+    wanted = {"embed_tokens", "layers", "norm"}
+    if not wanted <= beside or not isinstance(getattr(model, "lm_head", None), nn.Linear):
+        raise ValueError(
+            f"{kind} is not built as Llama or Gemma (model.embed_tokens, layers, norm; lm_head): no twin of it"
+        )
+    unknown = {name for name in beside - wanted if list(getattr(trunk, name).parameters())}
+    norms: set[str] = set()
+    blocks: Any = decoder_layers(model)
+    for block in blocks:
+        children = dict(block.named_children())
+        norms = {name for name in children if name.endswith("layernorm")}
+        unknown |= {name for name, _ in block.named_parameters(recurse=False)}
+        unknown |= {name for name in children if name not in norms and name not in ("self_attn", "mlp")}
+        if norms not in (_LLAMA_NORMS, _GEMMA_NORMS) or "self_attn" not in children or "mlp" not in children:
+            raise ValueError(f"{kind} has the block {', '.join(children)}, not Llama's or Gemma's: no twin of it")
+        for part in (block.self_attn, block.mlp):
+            unknown |= {name for name, _ in part.named_parameters(recurse=False)}
+            for name, child in part.named_children():
+                is_linear = isinstance(child, nn.Linear) and child.weight.is_floating_point()
+                if name not in _BESIDE and not (name in READERS + WRITERS and is_linear):
+                    unknown.add(name)
+    if unknown:
+        raise ValueError(f"{kind} has modules a twin does not know: {', '.join(sorted(unknown))}: no twin of it")
+    return norms == _GEMMA_NORMS

@@ -1,0 +1,192 @@
+"""The stages on a Ray cluster: a task a model, a pair, a shard of a target's cells, and a target to finish.
+
+    extract a model -> fit a pair -> arms -> measure shards (actors, the model loaded once a worker) -> merge, judge, write
+
+Ray places, retries and restarts; what makes that safe is that every task finds what is finished on disk and does nothing
+again. The run folder has to be a path that all nodes see. Nothing but names and counts goes through Ray's object store.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ray
+from tqdm.auto import tqdm
+
+from steer_bench.experiment.config import ResourceConfig
+from steer_bench.experiment.engines import Stages
+from steer_bench.experiment.run import Run
+from steer_bench.experiment.shards import Measuring, prepare
+from steer_bench.experiment.stages.evaluate import check_arms, evaluate_target, is_measured
+from steer_bench.experiment.stages.extract import begin, extract_model
+from steer_bench.experiment.stages.fit import arms_up_to_date, check_vectors, fit_pair, make_arms, pairs
+from steer_bench.experiment.stages.judge import raise_stopped
+
+RETRIES = 5
+"""How often Ray runs a task again, or starts an actor again, whose worker died. Errors of ours are not retried."""
+SHARDS_A_WORKER = 4
+"""Shards of a target for each worker, where the experiment does not say."""
+STORE_BYTES = 128 << 20
+PASSED_ON = ("HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS", "PYTHONPATH")
+"""Variables that workers get from this process. Never keys: those belong into the environment of the nodes."""
+
+
+@contextmanager
+def ray_stages(address: str | None) -> Iterator[Stages]:
+    """The stages on the cluster at `address`, or on one that is started on this machine and ends with this process.
+
+    Raises ValueError for a cluster that does not answer.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    own: dict[str, Any] = {} if address else {"object_store_memory": STORE_BYTES}
+    mine = not ray.is_initialized()
+    if mine:
+        try:
+            env = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"TQDM_DISABLE": "1"}
+            ray.init(address=address or "local", logging_level=logging.WARNING, runtime_env={"env_vars": env}, **own)
+        except (ConnectionError, RuntimeError) as error:
+            raise ValueError(
+                f"--address {address}: no Ray cluster answers there ({error}); ray start --head starts one"
+            ) from error
+    try:
+        yield {"extract": _extract, "fit": _fit, "evaluate": _evaluate}
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _extract(run: Run) -> list[Path]:
+    """A task a model."""
+    begin(run)
+    names = [config.name for config in run.experiment.models]
+    _tasks(run, "extract", {f"extract {name}": (extract_model, name) for name in names})
+    return [run.vectors_file(name) for name in names]
+
+
+def _fit(run: Run) -> list[Path]:
+    """A task a pair, and one for the arms."""
+    check_vectors(run)
+    if not arms_up_to_date(run):
+        _tasks(run, "fit", {f"fit {first} and {second}": (fit_pair, first, second) for first, second in pairs(run)})
+        _tasks(run, "judge", {"arms": (make_arms,)})
+    return [run.arms_file(target) for target in run.targets]
+
+
+def _evaluate(run: Run, *, predict_only: bool = False) -> list[Path]:
+    """Shards of all targets on workers that keep their model; then a task a target that reads them, judges and writes."""
+    check_arms(run)
+    targets = [target for target in run.targets if not is_measured(run, target)]
+    if targets:
+        workers = _workers(run)
+        count = run.experiment.cluster.shards or SHARDS_A_WORKER * workers
+        for target in targets:
+            prepare(run, target, count)
+        jobs = [(target, index, count) for target in targets for index in range(count)]
+        on_workers(run, jobs, min(workers, len(jobs)))
+        _tasks(run, "judge", {f"finish {target}": (evaluate_target, target, predict_only) for target in targets})
+        raise_stopped(run, targets)
+    return [run.evaluation(target) for target in run.targets]
+
+
+def on_workers(run: Run, jobs: list[tuple[str, int, int]], workers: int, kind: type | None = None) -> None:
+    """Every job on a pool of actors. An actor that dies is started again elsewhere, with the job it had."""
+    asked = _resources(run.experiment.cluster.evaluate)
+    actor: Any = ray.remote(kind or _Worker).options(max_restarts=RETRIES, max_task_retries=RETRIES, **asked)
+    left, busy = iter(jobs), {}
+
+    def give(worker: Any) -> None:
+        """The next job, if there is one. One name a target: Ray keeps counts of every name for ever."""
+        for target, index, count in islice(left, 1):
+            named = worker.measure.options(name=f"measure {target}")
+            busy[named.remote(target, index, count)] = worker
+
+    for _ in range(workers):
+        give(actor.remote(_light(run), os.getcwd()))
+    with tqdm(total=len(jobs), desc="shards", unit="shard") as bar:
+        while busy:
+            for done in ray.wait(list(busy))[0]:
+                worker = busy.pop(done)
+                _get(done)
+                bar.update()
+                give(worker)
+
+
+class _Worker:
+    """Measures shards; keeps the model and the requests of the target it is at."""
+
+    def __init__(self, run: Run, folder: str) -> None:
+        self.run = run
+        self.measuring: Measuring | None = None
+        _stand_in(folder)
+
+    def measure(self, target: str, index: int, count: int) -> int:
+        """One shard; gives the number of answers its file holds."""
+        if self.measuring is None or self.measuring.target != target:
+            self.measuring = None  # before the next model is loaded
+            self.measuring = Measuring(self.run, target)
+        return self.measuring.shard(index, count)
+
+
+def _tasks(run: Run, kind: str, calls: dict[str, tuple[Any, ...]]) -> None:
+    """Run named calls as Ray tasks, all at once, with the resources of their kind."""
+    asked = _resources(getattr(run.experiment.cluster, kind))
+    remote = ray.remote(_call)
+    waiting = [
+        remote.options(name=name, max_retries=RETRIES, **asked).remote(function, _light(run), os.getcwd(), *arguments)
+        for name, (function, *arguments) in calls.items()
+    ]
+    with tqdm(total=len(waiting), desc=kind, unit="task") as bar:
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            for result in done:
+                _get(result)
+                bar.update()
+
+
+def _call(function: Callable[..., Any], run: Run, folder: str, *arguments: Any) -> None:
+    _stand_in(folder)
+    function(run, *arguments)
+
+
+def _get(result: Any) -> Any:
+    """The result; an error of ours as it was raised, not in Ray's wrapping."""
+    try:
+        return ray.get(result)
+    except ray.exceptions.RayTaskError as error:
+        raise getattr(error, "cause", None) or error from error
+
+
+def _light(run: Run) -> Run:
+    """The run without what it has read, and by whole paths: small enough to send with every task."""
+    return Run(run.experiment, run.base.resolve(), run.folder.resolve())
+
+
+def _stand_in(folder: str) -> None:
+    """Where the driver stands, so that relative names in the YAML mean the same."""
+    if Path(folder).is_dir():
+        os.chdir(folder)
+
+
+def _resources(config: ResourceConfig) -> dict[str, float]:
+    """What a task asks for; a GPU where the cluster has any and the experiment does not say."""
+    gpus = config.num_gpus
+    if gpus is None:
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+    return {"num_cpus": config.num_cpus, "num_gpus": gpus}
+
+
+def _workers(run: Run) -> int:
+    """As many workers as the experiment says, or as the cluster has room for now."""
+    if run.experiment.cluster.workers:
+        return run.experiment.cluster.workers
+    asked, there = _resources(run.experiment.cluster.evaluate), ray.cluster_resources()
+    rooms = [there.get("CPU", 1) / asked["num_cpus"]] if asked["num_cpus"] else []
+    rooms += [there.get("GPU", 0) / asked["num_gpus"]] if asked["num_gpus"] else []
+    return max(1, int(min(rooms, default=1)))

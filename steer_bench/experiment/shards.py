@@ -1,0 +1,127 @@
+"""Shards of one target's evaluation: each measures a share of the batches into records of its own, RUN/shards/TARGET/.
+
+    shard 0 .. n-1 -> records of their own -> [merge] -> RUN/records.sqlite -> evaluate, which finds every answer there
+
+A shard only fills records. The batches are those that a single process would form, so the records, and all that is made of
+them, are the same to the bit (on a GPU with a batch_size given: with `auto` they are dealt in smaller ones); and since the
+evaluation then reads everything from records, it needs no weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from steer_bench.experiment.run import Run
+from steer_bench.experiment.stages.evaluate import inputs_of, is_measured, load_tasks, open_lm
+from steer_bench.files import model_file_name, write_whole
+from steer_bench.records import Records, ShardRecords, read_only
+
+logger = logging.getLogger(__name__)
+
+
+def shards_folder(run: Run, target: str) -> Path:
+    """RUN/shards/TARGET"""
+    return run.folder / "shards" / model_file_name(target)
+
+
+class Measuring:
+    """One target's model and requests, loaded once and only when there is something to compute, for any of its shards."""
+
+    def __init__(self, run: Run, target: str) -> None:
+        self.run, self.target = run, target
+
+    def shard(self, index: int, count: int) -> int:
+        """Measure shard `index` of `count`; does nothing when that is done. Gives the number of answers its file holds."""
+        file = shards_folder(self.run, self.target) / f"{index}-of-{count}.sqlite"
+        done, inputs = file.with_suffix(".json"), inputs_of(self.run, self.target)
+        if done.is_file() and json.loads(done.read_text())["inputs"] == inputs:
+            return int(json.loads(done.read_text())["answers"])
+        finished = read_only(self.run.folder / "records.sqlite")
+        records = ShardRecords(file, finished, index, count)
+        try:
+            self._lm.records = records
+            for kind, requests in self._requests.items():
+                getattr(self._lm, kind)(requests)  # the answers are in the records; what is given back is for nobody
+            answers = len(records)
+        finally:
+            self._lm.records = Records()
+            records.close()
+            finished.close()
+        dtype = str(self._lm.model.dtype).removeprefix("torch.")
+        write_whole(done, json.dumps({"inputs": inputs, "answers": answers, "dtype": dtype}))
+        return answers
+
+    @cached_property
+    def _lm(self) -> Any:
+        return open_lm(self.run, self.target, records=None, alone=True)
+
+    @cached_property
+    def _requests(self) -> dict[str, list[Any]]:
+        """Requests by kind, in the order in which lm-eval asks them: all tasks together."""
+        tasks = load_tasks(self.run, self.target)
+        template = self._lm.apply_chat_template if self._lm.tokenizer.chat_template is not None else None
+        chat = self.run.experiment.chat and template is not None
+        requests = defaultdict(list)
+        for name in self.run.experiment.tasks:
+            tasks[name].build_all_requests(
+                rank=0, world_size=1, apply_chat_template=chat, chat_template=template if chat else None,
+                tokenizer_name=self._lm.tokenizer_name if chat else "",
+            )  # fmt: skip
+            for request in tasks[name].instances:
+                requests[request.request_type].extend([request] * request.repeats)
+        return dict(requests)
+
+
+def measure_shard(run: Run, target: str, index: int, count: int) -> int:
+    """One shard of one target; see `Measuring`."""
+    return Measuring(run, target).shard(index, count)
+
+
+def measure_shards(run: Run, index: int, count: int) -> list[Path]:
+    """Shard `index` of `count` of every target that is not evaluated yet."""
+    for target in run.targets:
+        if not is_measured(run, target):
+            measure_shard(run, target, index, count)
+    return [shards_folder(run, target) for target in run.targets]
+
+
+def prepare(run: Run, target: str, count: int) -> None:
+    """Before the shards begin: what an earlier run in another number of shards left is merged, and the records are at rest.
+
+    Raises ValueError for a count below 1.
+    """
+    if count < 1:
+        raise ValueError(f"{count} shards; give at least 1")
+    left = list(shards_folder(run, target).glob("*.sqlite"))
+    if any(not file.stem.endswith(f"-of-{count}") for file in left):
+        merge(run, target)
+    Records(run.folder / "records.sqlite").close()  # one that a killed process left open is put in order
+
+
+def merge(run: Run, target: str) -> str | None:
+    """Add all shards' records to the run's; files of finished shards are then removed.
+
+    Gives the dtype that the shards computed in, which `auto` makes another one on a machine without their GPU; None for no shard.
+    """
+    files = sorted(shards_folder(run, target).glob("*.sqlite"))
+    if not files:
+        return None
+    records = Records(run.folder / "records.sqlite")
+    for file in files:
+        records.merge(file)
+    records.close()
+    dtype = None
+    for file in files:
+        marker = file.with_suffix(".json")
+        if marker.is_file():
+            dtype = json.loads(marker.read_text())["dtype"]
+            file.unlink()
+            marker.unlink()
+        else:
+            logger.warning("%s is not finished; what it holds is merged, the rest is measured here", file)
+    return dtype

@@ -1,0 +1,175 @@
+"""Files: written whole, hashed, named safely; YAML read strictly, with the line of every key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MOST_NODES = 100_000
+"""Most entries of one YAML file, aliases followed: a few lines of nested aliases would otherwise fill the memory."""
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Give a path to write to, beside `path`; what stands there at the end takes its place, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".write-", suffix=".tmp")
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb") as stream:
+            os.fsync(stream.fileno())
+        part.chmod(0o644)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file whole or leave the old one."""
+    with written_whole(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(*parts: Any) -> str:
+    """16 hex digits that change with any of the parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def safe_name(text: str) -> str:
+    """Return `text` as a file name: "/" becomes "__". Raises ValueError for anything else that could leave the folder.
+
+    >>> safe_name("google/gemma-2-2b")
+    'google__gemma-2-2b'
+    """
+    name = text.replace("/", "__")
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{text!r} can not be a file name; use 1 to 100 of A-Z a-z 0-9 . _ - (and /), starting with a letter or digit"
+        )
+    return name
+
+
+def check_id(value: str) -> str:
+    """Return `value` if it can be an id, and so a file name. Raises ValueError otherwise."""
+    if not NAME.fullmatch(value):
+        raise ValueError(
+            f"id {value!r} can not be a file name; use 1 to 100 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
+        )
+    return value
+
+
+def model_file_name(model: str) -> str:
+    """Return a model's name as a file name; of a path its last part, with a hash of the whole, for two folders may end alike.
+
+    >>> model_file_name("google/gemma-2-2b-it"), model_file_name("/models/tiny llama")
+    ('google__gemma-2-2b-it', 'tiny-llama-32f4aaad')
+    """
+    if not model.startswith(("/", ".", "~")):
+        return safe_name(model)
+    last = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("._-")[:80] or "model"
+    return f"{last}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+
+
+class _NoDuplicateKeys(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys silently; here it is an error."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ValueError(f"line {line}: a key has to be a plain word")
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise ValueError(f"line {line}: key {key!r} is given twice (first in line {seen[key]})")
+        seen[key] = line
+    return loader.construct_mapping(node, deep)
+
+
+_NoDuplicateKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+class KeyLines:
+    """Where each key of a YAML file stands."""
+
+    def __init__(self, path: Path, root: yaml.Node | None, content: Any = None) -> None:
+        self.path, self.content = path, content
+        self._lines: dict[tuple[str, ...], int] = {}
+        if root is not None:
+            self._note((), root)
+
+    def _note(self, at: tuple[str, ...], node: yaml.Node) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                place = (*at, str(key.value))
+                self._lines.setdefault(place, key.start_mark.line + 1)
+                self._note(place, value)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                place = (*at, str(index))
+                self._lines.setdefault(place, value.start_mark.line + 1)
+                self._note(place, value)
+
+    def of(self, loc: Sequence[object]) -> str:
+        """`FILE:LINE` of a key, or of the nearest one above it that is there; `FILE` for the whole."""
+        words = tuple(map(str, loc))
+        while words and words not in self._lines:
+            words = words[:-1]
+        return f"{self.path}:{self._lines[words]}" if words else str(self.path)
+
+
+def read_yaml_lines(path: Path) -> tuple[Any, KeyLines]:
+    """YAML by the safe loader, duplicate keys refused, and where its keys stand. Raises ValueError naming the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=_NoDuplicateKeys)
+        for count, _ in enumerate(_nodes(root)):
+            if count > MOST_NODES:
+                raise ValueError(f"more than {MOST_NODES} entries, or an alias within itself")
+        content = yaml.load(text, Loader=_NoDuplicateKeys)  # noqa: S506 (a SafeLoader)
+        return content, KeyLines(path, root, content)
+    except RecursionError:
+        raise ValueError(f"{path}: not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+        # PyYAML's own constructors raise any of these on odd dates, tags and numbers
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise ValueError(f"{path}: can not be read ({error.strerror}); check the path") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """YAML by the safe loader, duplicate keys refused. Raises ValueError naming the file."""
+    return read_yaml_lines(path)[0]
+
+
+def _nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Every node as often as it is reached, so that aliases count."""
+    waiting = [root] if root is not None else []
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                waiting += [key, value]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value

@@ -1,0 +1,66 @@
+"""Protocol: what a run measures, the same for every target: RUN/protocol.json.
+
+    experiment -> [protocol] -> rows of the lm-eval tasks
+
+Holds only held-out texts: nothing in it has been seen by a vector or a map.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from steer_bench.concepts.concept import Concept, Prompt
+from steer_bench.files import write_whole
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured, the same for every target of a run: RUN/protocol.json."""
+
+    concepts: Mapping[str, Concept]
+    """Test concepts and rules, each with its *held-out* texts only: no vector and no map has seen them."""
+    neutral: Mapping[str, str]
+    """Neutral texts for perplexity, by id."""
+    prompts: tuple[Prompt, ...]
+    factors: Mapping[str, tuple[float, ...]]
+    """Factor grid of each task; the same for all arms."""
+    judge: Mapping[str, Any]
+    chat: bool = True
+    """Whether instructions go through a target's chat template, where it has one."""
+    rules: tuple[Mapping[str, Any], ...] = ()
+    """Rules that the experiment declared (see steer_bench.concepts.rules.declared_rule)."""
+
+    def save(self, path: Path) -> None:
+        """Write the protocol as JSON."""
+        write_whole(path, json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Protocol:
+        """Read a protocol. Raises ValueError where the file is missing or foreign."""
+        try:
+            content = json.loads(path.read_text())
+            concepts = {
+                key: Concept(
+                    **{**value, "positives": tuple(value["positives"]), "negatives": tuple(value["negatives"])}
+                )
+                for key, value in content["concepts"].items()
+            }
+            prompts = tuple(Prompt(**prompt) for prompt in content["prompts"])
+            factors = {task: tuple(grid) for task, grid in content["factors"].items()}
+            return cls(
+                concepts, content["neutral"], prompts, factors, content["judge"], content["chat"],
+                tuple(content.get("rules", ())),
+            )  # fmt: skip
+        except FileNotFoundError:
+            raise ValueError(
+                f"{path}: no such file; it says what is measured and belongs to the arms file's run (steer-bench fit RUN writes "
+                "it); give another with --metadata protocol=FILE"
+            ) from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{path}: not a protocol of steer-bench ({error}); make it again with steer-bench fit RUN"
+            ) from error

@@ -1,0 +1,225 @@
+"""Replies of a target rated by one judge, and what it said on disk beside what other judges said.
+
+    replies + concepts + configuration -> [rate_replies] -> ratings -> RUN/judgements/JUDGE/TARGET.jsonl
+
+The same code rates within an lm-eval run and after it, so both give the same files. Knows nothing of lm_eval or torch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from steer_bench.files import write_whole
+from steer_bench.judge.config import judge_id, load_judge
+from steer_bench.judge.embedding import SCHEME, EmbeddingJudge, Reference
+from steer_bench.judge.judgement import Case, Judge, JudgeError, Judgement, digest
+from steer_bench.judge.prompts import VERSION
+from steer_bench.judge.store import JudgementStore, StoredJudge
+from steer_bench.vectors.store import UNSTEERED
+
+if TYPE_CHECKING:
+    from steer_bench.concepts.concept import Concept
+
+logger = logging.getLogger(__name__)
+Key = tuple[str, str, str, float, str]
+"""(arm, source, concept, factor, item): names a reply of one target."""
+FOLDER = "judgements"
+
+
+class Reply(NamedTuple):
+    """A reply to be rated."""
+
+    key: Key
+    instruction: str
+    text: str
+    perplexity: float | None
+    """Under the unsteered target; None where it was not measured."""
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """What one judge said of all replies of one target."""
+
+    card: Mapping[str, Any]
+    """judge (its configuration), id, name, target, inputs, total, unscored (reason -> count), reasked (arm -> count), calibration,
+    usage (of the last time it was asked), and stopped (a message) where the judge did not come to an end."""
+    judgements: Mapping[Key, Judgement]
+
+    @property
+    def unscored(self) -> int:
+        """Replies without a score."""
+        return sum(self.card["unscored"].values())
+
+
+def inputs_of(config: Mapping[str, Any], concepts: Mapping[str, Concept], replies: Iterable[Reply]) -> str:
+    """Changes whenever ratings on disk are not of these replies, concepts and judge."""
+    described = {key: [one.description, one.positives, one.negatives] for key, one in concepts.items()}
+    return digest(
+        [
+            VERSION,
+            SCHEME,
+            judge_id(config),
+            described,
+            [list(reply) for reply in sorted(replies, key=lambda reply: reply.key)],
+        ]
+    )[:16]
+
+
+def judge_for(
+    config: Mapping[str, Any],
+    concepts: Mapping[str, Concept],
+    unsteered: Sequence[Reply],
+    *,
+    resume: str = "steer-bench judge RUN",
+) -> Judge:
+    """The judge of a configuration, set to one target: held-out texts as references, its unsteered replies as the fluent ones."""
+    known = {(one.instruction, one.text): one.perplexity for one in unsteered}  # the same for every concept
+    perplexities = tuple(sorted(value for value in known.values() if value is not None))
+    references = {
+        concept.id: Reference(concept.description, concept.positives, concept.negatives, perplexities)
+        for concept in concepts.values()
+        if concept.kind == "topic"
+    }
+    judge = load_judge(config, references=references, resume=resume)
+    if isinstance(judge, EmbeddingJudge):
+        pairs = sorted((instruction, text) for instruction, text in known if text.strip())
+        if len({instruction for instruction, _ in pairs}) >= 2:
+            judge.calibrate(pairs)
+        else:
+            logger.warning(
+                "fewer than 2 unsteered replies with words in them: the judge keeps AxBench's instruction scale"
+            )
+    return judge
+
+
+def rate_replies(
+    config: Mapping[str, Any],
+    concepts: Mapping[str, Concept],
+    replies: Sequence[Reply],
+    *,
+    target: str,
+    unsteered: Sequence[Reply] | None = None,
+    records: str | Path | None = None,
+    file: Path | None = None,
+    resume: str = "steer-bench judge RUN",
+) -> Ratings:
+    """Rate all replies at once, asking only what `records` (a judgement store) does not hold.
+
+    The ratings are written to `file`. A judge that stops raises JudgeError: what it rated before is in `records`, and the file says
+    that it stopped, unless it holds the ratings of an earlier time. `unsteered`: what the judge is set by where `replies` are a share.
+    """
+    if unsteered is None:
+        unsteered = [reply for reply in replies if reply.key[0] == UNSTEERED]
+    judge = judge_for(config, concepts, unsteered, resume=resume)
+    cases = [
+        Case(one.key[2], concepts[one.key[2]].description, one.instruction, one.text, one.perplexity) for one in replies
+    ]
+    card = {
+        "judge": dict(config),
+        "id": judge_id(config),
+        "name": judge.name,
+        "target": target,
+        "inputs": inputs_of(config, concepts, replies),
+        "total": len(replies),
+    }
+    try:
+        if records is None:
+            judgements = judge.rate(cases)
+        else:
+            with JudgementStore(records) as store:
+                judgements = StoredJudge(judge, store).rate(cases)
+    except JudgeError as error:
+        if file is not None and not file.is_file():  # what was rated before stays
+            save_ratings(file, Ratings({**card, "unscored": {}, "reasked": {}, "stopped": str(error)}, {}))
+        raise
+    rated = {reply.key: judgement for reply, judgement in zip(replies, judgements, strict=True)}
+    card |= {"unscored": _unscored(judgements), "reasked": _reasked(rated)}
+    if isinstance(judge, EmbeddingJudge):
+        card["calibration"] = judge.calibration()
+    if (usage := getattr(judge, "usage", None)) is not None:
+        card["usage"] = asdict(usage)
+    ratings = Ratings(card, rated)
+    if file is not None:
+        save_ratings(file, ratings)
+    return ratings
+
+
+def _unscored(judgements: Iterable[Judgement]) -> dict[str, int]:
+    reasons = [judgement.reason for judgement in judgements if judgement.score is None]
+    return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+
+
+def _reasked(rated: Mapping[Key, Judgement]) -> dict[str, int]:
+    """Arm -> questions that were asked again because the first answer held no rating; each is a new draw from the judge."""
+    counts: dict[str, int] = {}
+    for (arm, *_), judgement in rated.items():
+        again = sum(max(0, len(raw) - 1) for raw in judgement.raw.values())
+        if again:
+            counts[arm] = counts.get(arm, 0) + again
+    return dict(sorted(counts.items()))
+
+
+def spoken(judgement: Judgement | None) -> dict[str, str]:
+    """What the judge wrote, by aspect: its explanation; every reply where none of them gave a rating; nothing of a judge without words."""
+    if judgement is None:
+        return {}
+    answers = {aspect: "\n\n".join(texts) for aspect, texts in judgement.raw.items()}
+    words = {**(answers if judgement.reason else {}), **judgement.explanation}
+    return {aspect: text for aspect, text in words.items() if text}
+
+
+def save_ratings(file: Path, ratings: Ratings) -> None:
+    """A line with the card, then a line a reply; the file is whole or not there.
+
+    All replies of the judge are kept where it was asked again or gave no rating; else its explanation says it.
+    """
+    lines = [json.dumps({"card": ratings.card}, sort_keys=True, allow_nan=False)]
+    for key, one in ratings.judgements.items():
+        raw = {aspect: texts for aspect, texts in one.raw.items() if one.reason or len(texts) > 1}
+        parts = {
+            "ratings": one.ratings,
+            "reason": one.reason,
+            "explanation": one.explanation,
+            "raw": raw,
+            "flags": one.flags,
+        }
+        lines.append(json.dumps({"key": key, **{name: part for name, part in parts.items() if part}}, allow_nan=False))
+    write_whole(file, "\n".join(lines) + "\n")
+
+
+def load_ratings(file: Path) -> Ratings:
+    """Read what `save_ratings` wrote. Raises ValueError naming the file."""
+    try:
+        first, *rest = file.read_text(encoding="utf-8").split("\n")[:-1]
+        card = json.loads(first)["card"]
+        judgements = {}
+        for line in rest:
+            found = json.loads(line)
+            arm, source, concept, factor, item = found["key"]
+            judgements[arm, source, concept, float(factor), item] = Judgement(
+                found.get("ratings", {}),
+                found.get("reason", ""),
+                found.get("explanation", {}),
+                {aspect: tuple(texts) for aspect, texts in found.get("raw", {}).items()},
+                tuple(found.get("flags", ())),
+            )
+        return Ratings(card, judgements)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file}: not ratings of steer-bench ({error!r}); remove it and run steer-bench judge again"
+        ) from error
+
+
+def judgements_of(run_folder: str | Path, judge: str | None = None) -> dict[str, list[Ratings]]:
+    """Target -> the ratings in RUN/judgements, one a judge, sorted by its id; of one judge only where `judge` is its id."""
+    found: dict[str, list[Ratings]] = {}
+    for file in sorted((Path(run_folder) / FOLDER).glob("*/*.jsonl")):
+        if judge in (None, file.parent.name):
+            ratings = load_ratings(file)
+            found.setdefault(ratings.card["target"], []).append(ratings)
+    return found

@@ -1,0 +1,1 @@
+"""Models: load, read and steer one."""

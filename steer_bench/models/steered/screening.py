@@ -1,0 +1,179 @@
+"""Screening: how much each vector of a bank would raise the log-likelihood of texts, for all of them at once.
+
+    texts -> trunk -> gradient of the log-likelihood at the steered layer -> product with the bank -> first-order lifts
+    the best, and a random sample -> exact lifts, each by a pass of its own -> rank correlation
+
+A gradient costs a forward and a backward pass a text, however many vectors there are. It is taken at points along the way
+from nothing to the mean of the bank's vectors, and averaged (Gauss-Legendre): what all vectors do alike, which is most of
+what bends the curve, is then in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from steer_bench.models.device import sizes
+from steer_bench.models.load import Loaded, decoder_layers, encode
+from steer_bench.models.steered.likelihood import head_at, right_padded, token_scores
+from steer_bench.models.steered.steering import Steerer, run_to, shared_trunk
+
+LOGIT_BYTES = 12
+"""Held of a logit: its float32 copy, the gradient of that, and both in the model's dtype."""
+
+
+@dataclass(frozen=True)
+class Screening:
+    """Lifts in nats a token, vector by vector of the bank."""
+
+    first_order: np.ndarray
+    """(n,)"""
+    exact: dict[int, float]
+    """Of the vectors that were run: the top and the sample."""
+    sample: tuple[int, ...]
+    """Vectors drawn at random and run, whatever their rank."""
+    n_tokens: int
+
+    @property
+    def order(self) -> list[int]:
+        """Vectors, largest first-order lift first."""
+        return [int(i) for i in np.argsort(-self.first_order, kind="stable")]
+
+    @property
+    def correlation(self) -> float | None:
+        """Spearman's of first-order and exact lifts over the random sample; None for fewer than three vectors."""
+        if len(self.sample) < 3:
+            return None
+        pairs = [(self.first_order[i], self.exact[i]) for i in self.sample]
+        value = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+        return value if np.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Texts as the model reads them, on their own trunk."""
+
+    ids: Tensor
+    rows: Tensor
+    positions: Tensor
+    """Where the next token is scored."""
+    wanted: Tensor
+    trunk: object
+
+
+def _prepared(loaded: Loaded, layer: int, texts: Sequence[str]) -> list[_Texts]:
+    """Batches of similar length, each with its trunk; a text follows one BOS, as in loglikelihood_rolling."""
+    tokenizer = loaded.tokenizer
+    prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    coded = []
+    for text in texts:
+        ids = encode(tokenizer, text)
+        coded.append([prefix, *(ids[1:] if ids[:1] == [prefix] else ids)])
+    coded.sort(key=len, reverse=True)
+    vocabulary = loaded.model.config.get_text_config(decoder=True).vocab_size
+    most = sizes(loaded.device)
+    budget = max(1, min(most.tokens, most.logits_bytes // (LOGIT_BYTES * vocabulary)))
+    parts: list[list[list[int]]] = []
+    for ids in coded:
+        if parts and len(parts[-1][0]) * (len(parts[-1]) + 1) <= budget:
+            parts[-1].append(ids)
+        else:
+            parts.append([ids])
+    out, block = [], decoder_layers(loaded.model)[layer]
+    for part in parts:
+        padded = right_padded([text[:-1] for text in part]).to(loaded.device)
+        rows = torch.tensor([i for i, text in enumerate(part) for _ in text[1:]])
+        positions = torch.tensor([at for text in part for at in range(len(text) - 1)])
+        wanted = torch.tensor([token for text in part for token in text[1:]], device=loaded.device)
+        with torch.no_grad():
+            trunk = run_to(block, partial(loaded.model, input_ids=padded, use_cache=False))
+        out.append(_Texts(padded, rows, positions, wanted, trunk))
+    return out
+
+
+class _Lifts:
+    """The log-likelihood of prepared texts as a function of what is added at the layer."""
+
+    def __init__(self, loaded: Loaded, layer: int, texts: Sequence[str]) -> None:
+        if not texts:
+            raise ValueError("no texts to screen on; give a file with at least one")
+        self.model = loaded.model
+        self.blocks = list(decoder_layers(self.model))[: layer + 1]
+        self.steerer = Steerer(self.blocks[-1])
+        self.batches = _prepared(loaded, layer, texts)
+        self.n_tokens = sum(len(batch.wanted) for batch in self.batches)
+
+    def logits(self, batch: _Texts, added: Tensor | None) -> Tensor:
+        """(scored tokens, vocab) with `added` (1, 1, d_model) on every token but the BOS"""
+        starts = torch.ones(len(batch.ids), dtype=torch.long)
+        steered = nullcontext() if added is None else self.steerer.steering(added.expand(len(starts), 1, -1), starts)
+        every = torch.arange(len(batch.ids), device=batch.ids.device)
+        with shared_trunk(self.blocks, batch.trunk, every), steered, head_at(self.model, batch.rows, batch.positions):
+            return self.model(input_ids=batch.ids, use_cache=False).logits[0]
+
+    def value(self, added: Tensor | None) -> float:
+        """Log-likelihood of all texts, in nats."""
+        with torch.no_grad():
+            return sum(float(token_scores(self.logits(b, added), b.wanted)[0].sum()) for b in self.batches)
+
+    def gradient(self, added: Tensor) -> Tensor:
+        """(d_model,) float64: of the log-likelihood of all texts, at `added`"""
+        total = torch.zeros_like(added, dtype=torch.float64)
+        for batch in self.batches:
+            point = added.detach().clone().requires_grad_(True)
+            with torch.enable_grad():
+                logits = self.logits(batch, point)
+                loss = torch.nn.functional.cross_entropy(logits.float(), batch.wanted, reduction="sum")
+            (found,) = torch.autograd.grad(loss, point)
+            total -= found
+        return total.cpu().flatten()
+
+
+def screen(
+    loaded: Loaded,
+    layer: int,
+    texts: Sequence[str],
+    bank: Tensor,
+    *,
+    points: int = 1,
+    top: int = 20,
+    sample: int = 20,
+    seed: int = 0,
+) -> Screening:
+    """First-order lifts of every vector of `bank` (n, d_model), as they would be added, and exact ones of the best.
+
+    points: gradients along the way; 1 is the gradient where nothing is added. Raises ValueError for a bank that does not
+    fit the model.
+    """
+    width = loaded.model.config.get_text_config(decoder=True).hidden_size
+    if bank.ndim != 2 or bank.shape[1] != width or not len(bank):
+        raise ValueError(
+            f"{loaded.name} has d_model {width}, the bank {tuple(bank.shape)}; give (vectors, d_model) of this model"
+        )
+    if points < 1:
+        raise ValueError(f"points {points}: give at least 1")
+    lifts = _Lifts(loaded, layer, texts)
+    try:
+        mean = bank.float().mean(dim=0)
+        nodes, weights = np.polynomial.legendre.leggauss(points) if points > 1 else (np.array([-1.0]), np.array([2.0]))
+        gradient = torch.zeros(width, dtype=torch.float64)
+        for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+            at = (float(node) * mean).to(loaded.device).reshape(1, 1, -1)
+            gradient += float(weight) * lifts.gradient(at)
+        first = (bank.double().cpu() @ gradient).numpy() / lifts.n_tokens
+        if not np.isfinite(first).all():
+            raise ValueError(f"{loaded.name}, layer {layer}: gradients are not finite; try dtype float32")
+        drawn = np.random.default_rng(seed).permutation(len(bank))[:sample]
+        chosen = dict.fromkeys([*(int(i) for i in np.argsort(-first, kind="stable")[:top]), *(int(i) for i in drawn)])
+        base = lifts.value(None)
+        exact = {i: (lifts.value(bank[i].to(loaded.device).reshape(1, 1, -1)) - base) / lifts.n_tokens for i in chosen}
+    finally:
+        lifts.steerer.remove()
+    return Screening(first, exact, tuple(int(i) for i in drawn), lifts.n_tokens)

@@ -1,0 +1,178 @@
+"""Self-test: before a run's first steered batch, is steering what it says? Two prompts, about a second, on the model itself.
+
+    factor 0 changes nothing; what is added is the vector, at the intended positions only, once a forward pass; the logits
+    change at every decode step; with the KV cache the numbers are those without; padded rows are the rows alone; afterwards
+    the model is as it was
+
+A failure stops the run: SelfTestError says which of these does not hold.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steer_bench.models.load import encode
+from steer_bench.models.steered.steering import Steerer, Steering, VectorBank
+from steer_bench.vectors.store import unit
+
+PROMPTS = ("The weather was calm that morning, and", "Write a sentence.")
+STEPS = 3
+"""Decode steps that are followed, after the prompt's own pass."""
+NEAR = {torch.float32: 0.02, torch.float64: 0.02}
+HALF = 0.5
+"""Two ways to the same logits may differ by this share of what steering changes: rounding by up to 0.15, a fault by about 1."""
+STRENGTH = 0.4
+"""Factor of the test, whatever the run's: at a small one rounding in bfloat16 is as large as the effect."""
+
+
+class SelfTestError(RuntimeError):
+    """Steering does not do what it says on this model."""
+
+
+@torch.inference_mode()
+def self_test(
+    model: Any, tokenizer: Any, block: torch.nn.Module, steerer: Steerer, bank: VectorBank, steering: Steering
+) -> None:
+    """Raise SelfTestError unless `steering` works on `model`, whose hook `steerer` stands on `block`."""
+    found = bank.arms.find(steering.arm, steering.source, steering.concept)
+    row = torch.from_numpy(unit(found) * np.float32(math.copysign(STRENGTH * bank.arms.scale, steering.factor)))
+    checks = _Checks(model, tokenizer, block, steerer, row[None, None])
+    hooks = len(block._forward_hooks)
+    before = checks.logits(checks.ids[0])
+    for check in (
+        checks.one_bos, checks.factor_0_changes_nothing, checks.adds_the_vector_once, checks.every_step_is_steered,
+        checks.padded_rows_are_the_rows_alone,
+    ):  # fmt: skip
+        check()
+    _require(torch.equal(checks.logits(checks.ids[0]), before), "steering is still there after it ended")
+    _require(len(block._forward_hooks) == hooks, "a hook is left on the model")
+
+
+class _Checks:
+    def __init__(self, model: Any, tokenizer: Any, block: torch.nn.Module, steerer: Steerer, row: Tensor) -> None:
+        self.model, self.tokenizer, self.block, self.steerer, self.row = model, tokenizer, block, steerer, row
+        self.device = model.get_input_embeddings().weight.device
+        self.ids = [encode(tokenizer, prompt) for prompt in PROMPTS]
+        named = inspect.signature(model.forward).parameters
+        self.cache_name = "cache" if "cache" in named else "past_key_values"  # renamed in transformers 5.24
+        self.share = NEAR.get(model.dtype, HALF)
+
+    def logits(self, ids: list[int], **options: Any) -> Tensor:
+        """Of the last positions, (n, vocab) float32."""
+        given = torch.tensor([ids], device=self.device)
+        return self.model(input_ids=given, use_cache=False, **options).logits[0].float()
+
+    def one_bos(self) -> None:
+        bos = self.tokenizer.bos_token_id
+        for ids in self.ids:
+            _require(bos is None or ids.count(bos) <= 1, f"{ids.count(bos)} BOS tokens before a prompt")
+
+    def factor_0_changes_nothing(self) -> None:
+        ids = self.ids[0]
+        plain = self.logits(ids)
+        _require(bool(torch.isfinite(plain).all()), "the model's own logits are not finite")
+        with self.steerer.steering(torch.zeros_like(self.row)):
+            zero = self.logits(ids)
+        _require(torch.equal(zero, plain), "factor 0 changes the logits")
+
+    def adds_the_vector_once(self) -> None:
+        """The block's output is its unsteered output plus the vector, from the first steered position on, to the bit."""
+        ids, start, calls = self.ids[0], 2, self.steerer.calls
+        plain = self._output(lambda: self.logits(ids))
+
+        def steered() -> None:
+            with self.steerer.steering(self.row, torch.tensor([start])):
+                self.logits(ids)
+
+        found = self._output(steered)
+        expected = plain.clone()
+        expected[:, start:] += self.row[0].to(plain.device, plain.dtype)
+        _require(self.steerer.calls == calls + 1, f"{self.steerer.calls - calls} steerings in one forward pass")
+        _require(torch.equal(found[:, :start], plain[:, :start]), "positions that should not be steered are changed")
+        _require(torch.equal(found, expected), "what is added to the activations is not the vector, or not once")
+
+    def every_step_is_steered(self) -> None:
+        """A prompt and its first tokens, step by step with the cache: each step as in one pass without it."""
+        from transformers import DynamicCache
+
+        for ids in self.ids:
+            calls = self.steerer.calls
+            with self.steerer.steering(self.row):
+                given, steps = torch.tensor([ids], device=self.device), []
+                past = {self.cache_name: DynamicCache(config=self.model.config)}
+                written: list[int] = []
+                for _ in range(STEPS + 1):
+                    steps.append(self.model(input_ids=given, use_cache=True, **past).logits[0, -1].float())
+                    written.append(int(steps[-1].argmax()))
+                    given = torch.tensor([written[-1:]], device=self.device)
+            _require(self.steerer.calls == calls + STEPS + 1, "steering was not applied once in each decode step")
+            whole = ids + written[:STEPS]
+            plain = self.logits(whole)[-STEPS - 1 :]
+            with self.steerer.steering(self.row):
+                full = self.logits(whole)[-STEPS - 1 :]
+            for step, cached in enumerate(steps):
+                change = _distance(full[step], plain[step])
+                _require(change != 0, f"factor above 0 changes no logit at decode step {step}")
+                if torch.isfinite(full[step]).all():  # a steering that overflows is found sample by sample
+                    _require(
+                        _distance(cached, full[step]) <= self.share * change,
+                        f"with the KV cache the logits of decode step {step} are others than without",
+                    )
+
+    def padded_rows_are_the_rows_alone(self) -> None:
+        """Both prompts in one left-padded batch, one of them steered."""
+        width = max(map(len, self.ids))
+        padding = [width - len(ids) for ids in self.ids]
+        pad = self.tokenizer.pad_token_id or 0
+        pairs = list(zip(padding, self.ids, strict=True))
+        ids = torch.tensor([[pad] * n + row for n, row in pairs], device=self.device)
+        mask = torch.tensor([[0] * n + [1] * len(row) for n, row in pairs], device=self.device)
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
+        rows = torch.cat([torch.zeros_like(self.row), self.row])
+        with self.steerer.steering(rows, torch.tensor([0, padding[1]])):
+            output = (
+                self.model(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False)
+                .logits[:, -1]
+                .float()
+            )
+        plain = [self.logits(row)[-1] for row in self.ids]
+        with self.steerer.steering(self.row):
+            alone = self.logits(self.ids[1])[-1]
+        if torch.isfinite(alone).all():
+            change = _distance(alone, plain[1])
+            _require(
+                _distance(output[1], alone) <= self.share * change, "a steered row in a batch is not the row alone"
+            )
+            _require(_distance(output[0], plain[0]) <= self.share * change, "one row's steering reaches another row")
+
+    def _output(self, run: Callable[[], Any]) -> Tensor:
+        """What the block gives, behind the steering hook: (1, n, d_model)."""
+        caught: list[Tensor] = []
+        handle = self.block.register_forward_hook(
+            lambda _module, _args, output: caught.append(output[0] if isinstance(output, tuple) else output)
+        )
+        try:
+            run()
+        finally:
+            handle.remove()
+        _require(len(caught) == 1, f"the steered block ran {len(caught)} times in one forward pass")
+        return caught[0].clone()
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return float(torch.linalg.vector_norm(a - b))
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise SelfTestError(
+            f"self-test of steering failed: {what}; no number of this model can be believed. Try dtype=float32, or report it with "
+            "the model's name and the versions that `steer-bench doctor` prints"
+        )

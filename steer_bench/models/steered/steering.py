@@ -1,0 +1,215 @@
+"""Steering: a vector, a factor, and the one hook that adds them to the residual stream, a different one in every row.
+
+    steering = factor * S * u        u: unit vector of the arm, S: the target's median centred residual norm (strength "scaled")
+    steering = factor * v            (strength "raw")
+
+Knows nothing of where vectors come from nor of lm_eval.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steer_bench.vectors.store import UNSTEERED, Arms, unit
+
+POSITIONS = ("text", "generated", "all")
+"""Which tokens are steered. text: every token but padding and BOS; generated: from the token that predicts the first
+generated one on; all: every token, BOS too (what lm-eval's `steered` does)."""
+STRENGTHS = ("scaled", "raw")
+LARGEST_NORM = 1e15
+"""Of what is added. The square of a larger one is Inf in float32, and a model's own norm then makes 0 of every activation: each token
+is equally likely, a finite number that means nothing."""
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How one request is steered. Factor 0 is unsteered, whatever the arm: all such steerings are equal."""
+
+    arm: str = UNSTEERED
+    source: str = ""
+    concept: str = ""
+    factor: float = 0.0
+    """Multiplies S times the unit vector; negative steers away."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.factor, bool) or not isinstance(self.factor, int | float) or not math.isfinite(self.factor):
+            raise ValueError(f"factor {self.factor!r} is not a finite number")
+        if self.factor == 0 or self.arm == UNSTEERED:
+            for name, value in (("arm", UNSTEERED), ("source", ""), ("concept", ""), ("factor", 0.0)):
+                object.__setattr__(self, name, value)
+
+    @property
+    def is_steered(self) -> bool:
+        """False where nothing is added."""
+        return self.arm != UNSTEERED
+
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any]) -> Steering:
+        """From the third argument of a request. Raises ValueError for unknown keys."""
+        unknown = set(given) - {"arm", "source", "concept", "factor"}
+        if unknown:
+            raise ValueError(f"steer: unknown key {sorted(unknown)[0]!r}; there are: arm, source, concept, factor")
+        return cls(
+            str(given.get("arm", UNSTEERED)), str(given.get("source", "")), str(given.get("concept", "")),
+            given.get("factor", 0.0),
+        )  # fmt: skip
+
+
+class VectorBank:
+    """The vectors of an arms file on a device: rows of one matrix, looked up by steering."""
+
+    def __init__(self, arms: Arms, *, strength: str = "scaled") -> None:
+        if strength not in STRENGTHS:
+            raise ValueError(f"strength {strength!r}: there are {', '.join(STRENGTHS)}")
+        self.arms, self.strength = arms, strength
+        self._rows: dict[Steering, Tensor] = {}
+
+    def vector(self, steering: Steering) -> Tensor:
+        """What is added to the residual stream: (d_model,) float32. Zeros when unsteered.
+
+        Raises ValueError, with what there is, for an unknown arm, source or concept.
+        """
+        if steering not in self._rows:
+            self._rows[steering] = torch.from_numpy(self._computed(steering))
+        return self._rows[steering]
+
+    def _computed(self, steering: Steering) -> np.ndarray:
+        if not steering.is_steered:
+            return np.zeros(self.arms.d_model, dtype=np.float32)
+        found = self.arms.find(steering.arm, steering.source, steering.concept)
+        by = np.float64(steering.factor) * (1.0 if self.strength == "raw" else self.arms.scale)
+        added = by * (found if self.strength == "raw" else unit(found))
+        norm = float(np.linalg.norm(added))
+        if not norm < LARGEST_NORM:
+            raise ValueError(
+                f"factor {steering.factor:g} of arm {steering.arm!r} adds a vector of norm {norm:.3g}, which a model can not compute "
+                "with; give a smaller factor"
+            )
+        return added.astype(np.float32)
+
+    def rows(self, steerings: Sequence[Steering]) -> Tensor:
+        """(rows, 1, d_model) float32"""
+        return torch.stack([self.vector(steering) for steering in steerings]).unsqueeze(1)
+
+    def digest(self, steering: Steering) -> str:
+        """Hash of exactly what is added: the key of a stored result."""
+        return hashlib.sha256(self.vector(steering).numpy().tobytes()).hexdigest()[:16]
+
+
+class Steerer:
+    """One permanent forward hook on a decoder block; adds nothing unless inside `steering(...)`.
+
+    >>> block = torch.nn.Identity()
+    >>> steerer = Steerer(block)
+    >>> with steerer.steering(torch.ones(1, 1, 2), starts=torch.tensor([1])):
+    ...     block(torch.zeros(1, 2, 2)).tolist()
+    [[[0.0, 0.0], [1.0, 1.0]]]
+    >>> block(torch.zeros(1, 1, 2)).tolist()
+    [[[0.0, 0.0]]]
+    """
+
+    def __init__(self, block: torch.nn.Module) -> None:
+        self._added: Tensor | None = None
+        self._starts: Tensor | None = None
+        self.calls = 0
+        """Forward passes steered so far: a test's proof that steering is applied once a pass."""
+        self._handle = block.register_forward_hook(self._hook)
+
+    def remove(self) -> None:
+        """Take the hook off the block."""
+        self._handle.remove()
+
+    @contextmanager
+    def steering(self, rows: Tensor, starts: Tensor | None = None) -> Iterator[None]:
+        """Within the block, add rows[i] to every position of row i, in the first forward pass from starts[i] on.
+
+        rows: (rows, 1, d_model); starts: (rows,) positions in the padded first pass. Later passes (with a KV cache) hold
+        only new tokens and are steered whole.
+        """
+        self._added, self._starts = rows, starts
+        try:
+            yield
+        finally:
+            self._added = self._starts = None
+
+    def _hook(self, _module: Any, _args: Any, output: Any) -> Any:
+        if self._added is None:
+            return None
+        hidden = output[0] if isinstance(output, tuple) else output
+        added = self._added.to(hidden.device, hidden.dtype)
+        self._added = added  # moved and cast once a batch
+        if added.shape[0] != hidden.shape[0]:  # beams, or several samples a prompt
+            if hidden.shape[0] % added.shape[0]:
+                raise RuntimeError(
+                    f"{hidden.shape[0]} rows in the forward pass, steering prepared for {added.shape[0]}"
+                )
+            added = added.repeat_interleave(hidden.shape[0] // added.shape[0], dim=0)
+        if self._starts is not None:
+            starts = self._starts.to(hidden.device).repeat_interleave(hidden.shape[0] // len(self._starts))
+            at = torch.arange(hidden.shape[1], device=hidden.device) >= starts[:, None]
+            added = added * at[..., None]
+            self._starts = None
+        self.calls += 1
+        steered = hidden + added
+        return (steered, *output[1:]) if isinstance(output, tuple) else steered
+
+
+class _Stop(Exception):
+    """Ends a forward pass at the block that was asked for."""
+
+
+def run_to(block: torch.nn.Module, run: Callable[[], Any]) -> Any:
+    """Output of a block, as it gives it, in the forward pass that `run` makes; the blocks after it are not computed."""
+    caught: list[Any] = []
+
+    def hook(_module: Any, _args: Any, output: Any) -> None:
+        caught.append(output)
+        raise _Stop
+
+    handle = block.register_forward_hook(hook)
+    try:
+        with suppress(_Stop):
+            run()
+    finally:
+        handle.remove()
+    return caught[0]
+
+
+@contextmanager
+def shared_trunk(blocks: Sequence[torch.nn.Module], output: Any, rows: Tensor | None = None) -> Iterator[None]:
+    """Within the block, `blocks` (0 to the steered one) are not computed: the last gives `output`, expanded to the batch.
+
+    `output` is what the last of `blocks` gave for each text: steering is added after it, so for all steerings of a text it
+    is the same. Row i of the batch gets text rows[i]; without `rows` there is one text. The model's own forward pass makes
+    the masks and position embeddings of the blocks that do run.
+    """
+
+    def skipped(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
+        return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
+
+    def given(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
+        state = output[0] if isinstance(output, tuple) else output
+        expanded = state.expand(hidden_states.shape[0], -1, -1) if rows is None else state[rows]
+        return (expanded, *output[1:]) if isinstance(output, tuple) else expanded
+
+    replaced = [(block, block.__dict__.get("forward")) for block in blocks]
+    for block in blocks[:-1]:
+        block.forward = skipped
+    blocks[-1].forward = given
+    try:
+        yield
+    finally:
+        for block, forward in replaced:
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward

@@ -1,0 +1,38 @@
+"""Names: what to say of one that is unknown, with the nearest there is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def known(given: str, names: Iterable[str], what: str) -> str:
+    """Return `given` if it is one of `names`; else raise a ValueError that says which is near.
+
+    >>> known("ggu", ["gguf", "npy"], "format")
+    Traceback (most recent call last):
+    ValueError: unknown format 'ggu'; did you mean 'gguf'?
+    """
+    names = list(names)
+    if given not in names:
+        raise ValueError(f"unknown {what} {given!r}; {hint(given, names)}")
+    return given
+
+
+def hint(given: object, names: Iterable[str], otherwise: str | None = None) -> str:
+    """Return "did you mean …?", or `otherwise` (by default the names in quotes) where none is near.
+
+    >>> hint("ggu", ["gguf", "npy"]), hint("wav", [])
+    ("did you mean 'gguf'?", 'there are: none')
+    """
+    names = list(names)
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return otherwise if otherwise is not None else "there are: " + (listed(map(repr, names)) or "none")
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names for a message, cut where there are many."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")

@@ -1,0 +1,1 @@
+"""Measured values: rows, what they say, how they are shown."""

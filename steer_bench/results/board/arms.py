@@ -1,0 +1,181 @@
+"""The main tables: one a target, a row an arm, columns for each task.
+
+entries -> [arm tables]
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from steer_bench.results.board.entries import KINDS, RULES, STEERING, SUPPRESSION, Cell, Entry
+from steer_bench.results.board.table import MISSING, Line, Table, Text, interval, number
+from steer_bench.results.stats.blocks import UNSTEERED
+from steer_bench.results.stats.effects import LIKELIHOOD
+
+CLAIMS = ("transfers", "equivalent to native")
+UNSCORED_GAP = 0.05
+"""Arms whose unscored shares differ by more than this are not comparable without a word."""
+NOT_OBEYED = 0.9
+"""Share of unsteered replies that break a rule they were asked to obey, from which suppressing it shows nothing."""
+SHORT = {LIKELIHOOD: "likelihood", STEERING: "steering", RULES: "rules", SUPPRESSION: "suppression"}
+NOTHING = Text("-")
+
+
+def natural(name: str) -> list[str | int]:
+    """Sorts few-shot-2 before few-shot-16.
+
+    >>> sorted(["few-shot-16", "few-shot-2", "few"], key=natural)
+    ['few', 'few-shot-2', 'few-shot-16']
+    """
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
+
+
+def arm_tables(found: Sequence[Entry], *, several: bool) -> list[Table]:
+    """A table a target (and run, where there are several), sorted by target."""
+    places = {id(entry): place for place, entry in enumerate(found)}
+    tables = []
+    for run, target in sorted({(entry.run, entry.target) for entry in found}, key=lambda pair: (pair[1], pair[0])):
+        here = [entry for entry in found if (entry.run, entry.target) == (run, target)]
+        sources = sorted({entry.source for entry in here} - {""})
+        title = (
+            f"{sources[0]} to {target}"
+            if len(sources) == 1
+            else f"To {target}"
+            if sources
+            else f"{target}, no transfer"
+        )
+        tables.append(_arm_table(title + (f" (run {run})" if several else ""), here, len(sources) > 1, places))
+    return tables
+
+
+def short(task: str) -> str:
+    """A task's name in a heading."""
+    return SHORT.get(task, task)
+
+
+def recovered_text(entry: Entry, task: str) -> Text:
+    """An arm's recovered fraction on a task."""
+    cell = entry.cells.get(task)
+    if cell is None or entry.arm == UNSTEERED:
+        return NOTHING
+    if entry.arm == "native":
+        return Text("1" if cell.recovered.value is not None else MISSING, cell.recovered.value)
+    return Text(interval(cell.recovered), cell.recovered.value)
+
+
+def _arm_table(title: str, lines: Sequence[Entry], with_source: bool, places: Mapping[int, int]) -> Table:
+    tasks = _tasks(lines)
+    recovered = [task for task in tasks if any(_has_recovered(entry, task) for entry in lines)]
+    judged = next((task for task in (STEERING, RULES, SUPPRESSION) if task in tasks), None)
+    costs = {task for task in (LIKELIHOOD, judged) if task in tasks}
+    matched = {task for task in tasks if any(_has_matched(entry, task) for entry in lines)}
+    headline = lines[0].headline
+    columns = ["group", "arm", *(["source"] if with_source else []), *(["verdict"] if headline else [])]
+    for task in tasks:
+        columns += [short(task), *(["recovered"] if task in recovered else []), *(["cost"] if task in costs else [])]
+        columns += ["matched"] if task in matched else []
+    best = _best(lines, headline)
+    rows = []
+    for entry in sorted(lines, key=lambda e: (KINDS.index(e.kind), natural(e.arm), e.source)):
+        cells = [Text(entry.kind), Text(entry.arm), *([Text(entry.source)] if with_source else [])]
+        cells += [Text(entry.verdict or "-")] if headline else []
+        for task in tasks:
+            cells.append(_score(entry.cells.get(task)))
+            cells += [recovered_text(entry, task)] if task in recovered else []
+            cells += [_cost(entry, task)] if task in costs else []
+            cells += [_matched(entry, task)] if task in matched else []
+        cells += [_counts(entry, tasks), _unscored(entry, tasks)]
+        rows.append(Line(tuple(cells), strong=entry is best, group=entry.kind, entry=places[id(entry)]))
+    return Table(title, (*columns, "n", "unscored"), tuple(rows), tuple(_remarks(lines, tasks, recovered)))
+
+
+def _tasks(lines: Sequence[Entry]) -> list[str]:
+    present = {task for entry in lines for task in entry.cells}
+    first = [task for task in (LIKELIHOOD, STEERING, RULES, SUPPRESSION) if task in present]
+    return first + sorted(present - set(first))
+
+
+def _has_recovered(entry: Entry, task: str) -> bool:
+    cell = entry.cells.get(task)
+    return task in SHORT and cell is not None and cell.recovered.value is not None
+
+
+def _best(lines: Sequence[Entry], headline: str) -> Entry | None:
+    """The transfer arm with the largest effect on the headline task, of those that may claim to transfer."""
+    claims = [entry for entry in lines if entry.kind == "transfer" and entry.verdict in CLAIMS]
+    return max(claims, key=lambda entry: (entry.cells[headline].score.value or 0.0, entry.arm), default=None)
+
+
+def _score(cell: Cell | None) -> Text:
+    return NOTHING if cell is None else Text(interval(cell.score), cell.score.value)
+
+
+def _cost(entry: Entry, task: str) -> Text:
+    cell = entry.cells.get(task)
+    if cell is None or entry.arm == UNSTEERED:
+        return NOTHING
+    return Text(f"{number(cell.ratio, 2)} at {number(cell.factor, 2)}", cell.ratio)
+
+
+def _has_matched(entry: Entry, task: str) -> bool:
+    """Whether a steered arm has a score at matched damage."""
+    cell = entry.cells.get(task)
+    return entry.arm != UNSTEERED and cell is not None and cell.matched is not None and cell.matched.value is not None
+
+
+def _matched(entry: Entry, task: str) -> Text:
+    """The score at matched damage, and the factor it was reached with."""
+    cell = entry.cells.get(task)
+    if cell is None or cell.matched is None or entry.arm == UNSTEERED:
+        return NOTHING
+    if cell.matched.value is None:
+        return Text(MISSING)
+    return Text(f"{interval(cell.matched)} at {number(cell.matched_factor, 2)}", cell.matched.value)
+
+
+def _counts(entry: Entry, tasks: Sequence[str]) -> Text:
+    """Concepts behind each task's number, once where they agree."""
+    counts = [entry.cells[task].score.n for task in tasks if task in entry.cells]
+    return Text("/".join(map(str, counts if len(set(counts)) > 1 else counts[:1])), float(min(counts)))
+
+
+def _unscored(entry: Entry, tasks: Sequence[str]) -> Text:
+    """Unscored values, on which task where there are several, and why."""
+    cells = [(task, entry.cells[task]) for task in tasks if task in entry.cells]
+    texts = [
+        f"{cell.unscored} of {cell.total}"
+        + (f" {short(t)}" if len(tasks) > 1 else "")
+        + (f" ({', '.join(cell.reasons)})" if cell.reasons else "")
+        for t, cell in cells
+        if cell.unscored
+    ]
+    return Text(", ".join(texts) or "0", float(sum(cell.unscored for _, cell in cells)))
+
+
+def _remarks(lines: Sequence[Entry], tasks: Sequence[str], recovered: Sequence[str]) -> list[str]:
+    remarks = []
+    several = len({entry.source for entry in lines} - {""}) > 1
+    for entry in lines:
+        cell = entry.cells.get(entry.headline)
+        name = f"{entry.arm} from {entry.source}" if several and entry.source else entry.arm
+        if cell is not None and cell.verdict is not None:
+            remarks.append(f"{name}: {cell.verdict.word}; {cell.verdict.why}.")
+        if cell is not None and entry.kind == "transfer" and cell.recovered.low is not None and cell.recovered.low > 1:
+            remarks.append(f"{name} recovers more than all of native's effect: native may be tuned too little.")
+    for task in tasks:
+        plain = next((e.cells[task].score.value for e in lines if e.arm == UNSTEERED and task in e.cells), None)
+        if task == SUPPRESSION and plain is not None and plain >= NOT_OBEYED:
+            told = f"{number(plain, 2)} of the unsteered replies do not obey although asked to"
+            remarks.append(
+                f"{short(task)}: {told}, so there is next to nothing to suppress; take rules the model follows."
+            )
+        elif task in SHORT and task not in recovered and any(e.arm == "native" and task in e.cells for e in lines):
+            remarks.append(f"{short(task)}: native itself does not steer, so there is nothing to recover.")
+        shares = {e.arm: e.cells[task].unscored / e.cells[task].total for e in lines if _total(e, task)}
+        if shares and max(shares.values()) - min(shares.values()) > UNSCORED_GAP:
+            worst = max(sorted(shares), key=lambda arm: shares[arm])
+            remarks.append(f"{task}: {shares[worst]:.0%} of {worst} is unscored, unlike other arms; compare with care.")
+    return remarks
+
+
+def _total(entry: Entry, task: str) -> int:
+    return entry.cells[task].total if task in entry.cells else 0

@@ -1,0 +1,122 @@
+"""The board: facts and tables of one or many runs, before any format.
+
+    entries of every run -> [facts, tables, notes] -> Markdown, LaTeX, HTML
+
+A further table is one function `results or entries -> Table | None`, called in `build_board`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from steer_bench.results.board.arms import SHORT, arm_tables, recovered_text
+from steer_bench.results.board.costs import costs_table
+from steer_bench.results.board.details import details_table, refused_table, specificity_table
+from steer_bench.results.board.entries import Entry, entries
+from steer_bench.results.board.header import COLUMNS, Facts, facts_of, notes_of
+from steer_bench.results.board.merging import check_same_protocol
+from steer_bench.results.board.table import Line, Table, Text, number
+from steer_bench.results.file import Results
+
+
+@dataclass(frozen=True)
+class Board:
+    """All that a leaderboard shows."""
+
+    facts: tuple[tuple[str, Facts], ...]
+    """A run's name and its (label, text) facts."""
+    tables: tuple[Table, ...]
+    columns: tuple[tuple[str, str], ...]
+    """Short headings, and what they mean."""
+    notes: tuple[str, ...]
+    """How to read it, a paragraph each."""
+    entries: tuple[Entry, ...] = field(default=(), repr=False)
+
+
+def build_board(results: Iterable[Results]) -> Board:
+    """Entries, tables and facts of all runs. Raises ValueError when they can not stand in one table."""
+    results = list(results)
+    if not results:
+        raise ValueError("no results; give at least one results file")
+    names = [str(result.run.get("name", "")) for result in results]
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise ValueError(f"two results of the run {sorted(repeated)[0]!r}; give each run once")
+    check_same_protocol(results)
+    found = [entry for result in results for entry in entries(result)]
+    tables = arm_tables(found, several=len(results) > 1)
+    used = {column for table in tables for column in table.columns}
+    beside = (details_table(found), specificity_table(results), refused_table(results))
+    further = (_matrix(found), costs_table(results), *beside, _geometry(results), _agreement(results))
+    return Board(
+        facts=tuple((name, facts_of(result)) for name, result in zip(names, results, strict=True)),
+        tables=(*tables, *(table for table in further if table is not None)),
+        columns=tuple((column, meaning) for column, meaning in COLUMNS.items() if column in used),
+        notes=notes_of(results),
+        entries=tuple(found),
+    )
+
+
+def _matrix(found: Sequence[Entry]) -> Table | None:
+    """Recovered fraction of every transfer arm, every source by every target."""
+    claims = [entry for entry in found if entry.kind == "transfer" and entry.source and entry.headline]
+    if not claims:
+        return None
+    sources, targets = sorted({entry.source for entry in claims}), sorted({entry.target for entry in claims})
+    lines = []
+    for arm in sorted({entry.arm for entry in claims}):
+        for source in sources:
+            cells = []
+            for target in targets:
+                mine = [e for e in claims if (e.arm, e.source, e.target) == (arm, source, target)]
+                texts = [recovered_text(entry, entry.headline) for entry in mine]
+                empty = Text("native") if source == target else Text("-")
+                cells.append(Text("; ".join(text.text for text in texts), texts[0].sort) if texts else empty)
+            lines.append(Line((Text(arm), Text(source), *cells), group=arm))
+    tasks = " or ".join(sorted({SHORT[entry.headline] for entry in claims}))
+    title = f"Recovered fraction, source (rows) by target (columns): {tasks}"
+    unmeasured = any(cell.text == "-" for line in lines for cell in line.cells)
+    remarks = ("-: this pair was not measured.",) if unmeasured else ()
+    return Table(title, ("arm", "source", *targets), tuple(lines), remarks)
+
+
+def _geometry(results: Sequence[Results]) -> Table | None:
+    """Closeness of transferred to native vectors: a diagnostic, never a ranking."""
+    measured = [(str(r.run.get("name", "")), line) for r in results for line in r.run.get("geometry") or []]
+    if not measured:
+        return None
+    keys = ["cosine", "centred_cosine", "retrieval", "r2"]
+    if any(line.get("centred_ceiling") is not None for _, line in measured):
+        keys += ["ceiling", "centred_ceiling"]
+    several = len({name for name, _ in measured}) > 1
+    lines = []
+    for name, line in sorted(
+        measured, key=lambda p: [str(p[1].get(k, "")) for k in ("target", "source", "arm")] + [p[0]]
+    ):
+        cells = [Text(str(line.get(key, ""))) for key in ("target", "source", "arm")] + (
+            [Text(name)] if several else []
+        )
+        cells += [Text(number(line.get(key), 3), line.get(key)) for key in keys]
+        lines.append(Line(tuple(cells)))
+    columns = ("target", "source", "arm", *(("run",) if several else ()), "cosine", "centred", "retrieval@1", "R2")
+    columns += ("cosine at best", "centred at best") if len(keys) > 4 else ()
+    remark = "Geometry is a diagnostic beside behaviour: the target's mean vector alone reaches a high raw cosine."
+    return Table("Geometry of the vectors, against native", columns, tuple(lines), (remark,))
+
+
+def _agreement(results: Sequence[Results]) -> Table | None:
+    """How far two judges of one run agree, by aspect."""
+    measured = [(str(r.run.get("name", "")), line) for r in results for line in r.run.get("agreement") or []]
+    if not measured:
+        return None
+    names = {str(one["id"]): str(one["name"]) for r in results for one in r.run.get("judges") or []}
+    lines = []
+    for run, line in measured:
+        first, second = (names.get(judge, judge) for judge in line["judges"])
+        texts = [Text(text) for text in (run, first, second, str(line["aspect"]))]
+        numbers = [Text(number(line[key], 2), line[key]) for key in ("kappa", "spearman")]
+        lines.append(Line((*texts, *numbers, Text(str(line["n"]), float(line["n"])))))
+    columns = ("run", "judge", "other judge", "aspect", "weighted kappa", "Spearman", "replies")
+    remark = (
+        "Kappa (quadratic weights) is 1 where two judges give the same ratings and 0 where they agree as by chance."
+    )
+    return Table("Agreement of judges", columns, tuple(lines), (remark,))

@@ -1,0 +1,87 @@
+"""What arms cost at every factor: the effect-cost curve's other axis, in numbers.
+
+rows -> mean cost of every target, arm and factor -> table
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from steer_bench.results.board.entries import REPLIES, capability_tasks
+from steer_bench.results.board.table import Line, Table, Text, number
+from steer_bench.results.file import Results
+from steer_bench.results.rows import RATING, Array, Rows
+from steer_bench.results.stats.blocks import UNSTEERED
+from steer_bench.results.stats.effects import PERPLEXITY
+
+COLUMNS = {
+    "ratio": ("perplexity ratio", 2),
+    "kl": ("KL", 2),
+    "perplexity": ("reply perplexity", 1),
+    "distinct_2": ("distinct-2", 2),
+    "tokens": ("reply tokens", 1),
+}
+"""Cost -> its heading and decimals; capability tasks come after them, two decimals each."""
+GEOMETRIC = ("ratio", "perplexity")
+"""Costs whose mean is taken over logarithms."""
+
+
+def costs_table(results: Sequence[Results]) -> Table | None:
+    """Costs of every target, arm and factor, means over concepts and items; None where nothing but the score was measured."""
+    capability = tuple(dict.fromkeys(task for result in results for task in capability_tasks(result.run)))
+    several, lines, invalid = len(results) > 1, [], 0
+    for result in results:
+        found: dict[tuple[str, str, str, float], dict[str, float]] = {}
+        for cost, rows, values in _costs(result.rows, capability):
+            for target, source, arm, factor, mean in rows.means(values, ("target", "source", "arm", "factor")):
+                found.setdefault((target, source, arm, factor), {})[cost] = mean
+        for task in capability:
+            invalid += int(np.isnan(result.rows.where(task=task).numbers["value"]).sum())
+        for (target, source, arm, factor), means in sorted(found.items()):
+            if not means.keys() & {"ratio", "kl", "perplexity", *capability}:
+                continue
+            means |= {name: math.exp(means[name]) for name in GEOMETRIC if name in means}
+            keys = [Text(target), Text(source or "-"), Text(arm), Text(number(factor, 2), factor)]
+            keys += [Text(str(result.run.get("name", "")))] if several else []
+            digits = {**{name: digits for name, (_, digits) in COLUMNS.items()}, **dict.fromkeys(capability, 2)}
+            lines.append(
+                Line((*keys, *(Text(number(means.get(name), d), means.get(name)) for name, d in digits.items())))
+            )
+    if not lines:
+        return None
+    columns = ("target", "source", "arm", "factor", *(("run",) if several else ()))
+    columns += (*(heading for heading, _ in COLUMNS.values()), *capability)
+    remark = (
+        "Means over concepts and items at every factor. Perplexity ratio and KL (unsteered to steered, nats a token): on neutral text. "
+        "Reply perplexity: of the generated tokens only, under the unsteered model; beside it distinct-2 and length, for a loop has a low "
+        "perplexity."
+    )
+    bad = f"{invalid} capability samples had log-likelihoods that are not finite: invalid, neither right nor wrong."
+    return Table("Costs at every factor", columns, tuple(lines), (remark, bad) if invalid else (remark,))
+
+
+def _costs(rows: Rows, capability: Sequence[str]) -> Iterator[tuple[str, Rows, Array]]:
+    """(cost, rows, its value in each); logarithms for those of GEOMETRIC, NaN where there is none."""
+    neutral = rows.where(task=PERPLEXITY)
+    plain = neutral.where(arm=UNSTEERED)
+    base = dict(zip(_texts(plain), plain.numbers["value"].tolist(), strict=True))
+    yield "ratio", neutral, np.array([base.get(text, math.nan) for text in _texts(neutral)]) - neutral.numbers["value"]
+    yield "kl", neutral, _rating(neutral, "kl")
+    replies = rows.take(np.any([rows.texts["task"].equal_to(task) for task in REPLIES], axis=0))
+    yield "tokens", replies, replies.numbers["tokens"]
+    yield "distinct_2", replies, _rating(replies, "distinct_2")
+    perplexity = _rating(replies, "perplexity")
+    yield "perplexity", replies, np.log(perplexity, out=np.full(len(replies), np.nan), where=perplexity > 0)
+    for task in capability:
+        asked = rows.where(task=task)
+        yield task, asked, asked.numbers["value"]
+
+
+def _texts(rows: Rows) -> list[tuple[str, str]]:
+    """What the neutral text of every row is: its target and item."""
+    return list(zip(rows.texts["target"].tolist(), rows.texts["item"].tolist(), strict=True))
+
+
+def _rating(rows: Rows, aspect: str) -> Array:
+    return rows.numbers.get(RATING + aspect, np.full(len(rows), np.nan))

@@ -1,0 +1,284 @@
+"""Entries: one line of a leaderboard a target, source and arm, with every number it shows.
+
+results -> effects -> bootstrap -> [entries] -> board
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+
+from steer_bench.results.file import Results
+from steer_bench.results.rows import Rows
+from steer_bench.results.stats.blocks import UNSTEERED, Arm, block_of, pooled_name
+from steer_bench.results.stats.bootstrap import Bootstrap, Estimate, hierarchical_bootstrap
+from steer_bench.results.stats.details import SPECIFICITY, Details, details
+from steer_bench.results.stats.effects import (
+    DAMAGE_LIMIT,
+    LIKELIHOOD,
+    PERPLEXITY,
+    Curve,
+    Measured,
+    cost_at,
+    likelihood_curves,
+    measure_generation,
+    measure_likelihood,
+)
+from steer_bench.results.stats.verdict import MARGIN, Verdict, verdicts
+
+STEERING, RULES, SUPPRESSION = "concept_steering", "rule_following", "rule_suppression"
+REPLIES = (STEERING, RULES, SUPPRESSION)
+"""Tasks whose value is of a reply: their factor is selected, on prompts of their own."""
+HEADLINES = (LIKELIHOOD, RULES, STEERING)
+"""The first of these tasks in a run gives its verdicts: those without a judge come first."""
+KINDS = ("unsteered", "baseline", "transfer", "control", "ceiling")
+_CONTROLS = ("random", "mean", "genre-mean", "wrong-concept", "shuffled-map", "nearest-concept")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm on one task."""
+
+    score: Estimate
+    """Mean over concepts: the score, or for concept_likelihood the lift at matched damage, nats a token."""
+    recovered: Estimate
+    """Share of native's effect that the arm has; value None where native's own effect is not above 0."""
+    scored: int
+    total: int
+    """Values there are, and values there should be."""
+    factor: float | None
+    """Median over concepts of the matched or selected factor."""
+    ratio: float | None
+    """Perplexity ratio on neutral text at those factors, geometric mean over concepts; None where it was not measured at all of them."""
+    verdict: Verdict | None
+    """None for arms that make no claim (unsteered, controls, native where it steers)."""
+    details: Details | None = None
+    """Anti-steered share, specific recovered fraction, few-shot equivalent; None for the unsteered arm."""
+    gated_out: int = 0
+    """Concepts that native does not move on the selection prompts: they are in no recovered fraction."""
+    matched: Estimate | None = None
+    """The score at matched damage; None for concept_likelihood, whose score it is, and where no damage was measured."""
+    matched_factor: float | None = None
+    """Median over concepts of the factor of that score: 0 where the damage of every factor is too large."""
+    reasons: tuple[str, ...] = ()
+    """Why values are unscored, such as non_finite or timeout, sorted."""
+
+    @property
+    def unscored(self) -> int:
+        """Values that could not be had."""
+        return self.total - self.scored
+
+
+class Points(NamedTuple):
+    """What an arm does to one concept over its factors, from the unsteered value at factor 0; None where unmeasured."""
+
+    factors: tuple[float, ...]
+    values: tuple[float | None, ...]
+    """concept_likelihood: lift, nats a token; other tasks: mean on selection prompts, for no choice may see the scored ones."""
+    ratios: tuple[float | None, ...] = ()
+    """Perplexity ratios on neutral text, where they were measured."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a leaderboard."""
+
+    run: str
+    target: str
+    source: str
+    arm: str
+    kind: str
+    """One of KINDS."""
+    cells: Mapping[str, Cell]
+    """By task."""
+    headline: str
+    """The task the verdict is about."""
+    curves: Mapping[str, Mapping[str, Points]] = field(default_factory=dict, repr=False)
+    """By task, then concept."""
+
+    @property
+    def verdict(self) -> str:
+        """The headline task's verdict; "" where the arm makes no claim."""
+        cell = self.cells.get(self.headline)
+        return "" if cell is None or cell.verdict is None else cell.verdict.word
+
+
+def kind_of(run: Mapping, arm: str) -> str:
+    """What an arm is to the comparison: the run's own word, else by its name.
+
+    >>> kind_of({"adapters": {"identity": {"kind": "control"}}}, "identity")
+    'control'
+    >>> [kind_of({}, arm) for arm in ("unsteered", "native", "linear", "random-3", "prompt")]
+    ['unsteered', 'baseline', 'transfer', 'control', 'ceiling']
+    """
+    if arm == UNSTEERED:
+        return "unsteered"
+    stated = run.get("adapters", {}).get(arm, {}).get("kind")
+    if stated is not None:
+        if stated not in KINDS:
+            raise ValueError(f"arm {arm!r} has kind {stated!r} in run.adapters; it is one of {', '.join(KINDS[1:])}")
+        return stated
+    if arm == "native":
+        return "baseline"
+    if arm == "prompt":
+        return "ceiling"
+    return "control" if arm in _CONTROLS or arm.startswith("random-") else "transfer"
+
+
+def capability_tasks(run: Mapping) -> tuple[str, ...]:
+    """Tasks that are run for their cost: they have a column of the table of costs, and no score.
+
+    >>> capability_tasks({"capability": {"tasks": ["hellaswag"]}}), capability_tasks({})
+    (('hellaswag',), ())
+    """
+    return tuple((run.get("capability") or {}).get("tasks", ()))
+
+
+def headline_task(results: Results) -> str:
+    """The task that gives the verdicts of a run."""
+    tasks = results.rows.texts["task"].present()
+    return next((task for task in HEADLINES if task in tasks), "")
+
+
+def entries(results: Results) -> list[Entry]:
+    """Every arm of every target of a run, sorted by target, source, kind and arm.
+
+    The run may set `damage_limit` (1.3), `equivalence_margin` (0.1, of native's effect) and `seeds.bootstrap` (0).
+    """
+    headline = headline_task(results)
+    found = []
+    for target in results.rows.texts["target"].present():
+        rows = results.rows.where(target=target)
+        lifts = likelihood_curves(rows, target)
+        costs = likelihood_curves(rows, target, PERPLEXITY)  # rules have no texts: only these
+        costs |= {arm: {**costs.get(arm, {}), **by_concept} for arm, by_concept in lifts.items()}
+        cells, curves = _cells(results.run, rows, target, lifts, costs), _curves(rows, lifts, costs)
+        for arm in {arm for by_arm in cells.values() for arm in by_arm}:
+            mine = {task: by_arm[arm] for task, by_arm in cells.items() if arm in by_arm}
+            drawn = {task: by_arm[arm] for task, by_arm in curves.items() if arm in by_arm}
+            kind = kind_of(results.run, arm.name)
+            name = str(results.run.get("name", ""))
+            found.append(Entry(name, target, arm.source, arm.name, kind, mine, headline, drawn))
+    return sorted(found, key=lambda e: (e.target, e.source, KINDS.index(e.kind), e.arm))
+
+
+Curves = Mapping[Arm, Mapping[str, Curve]]
+"""arm -> concept -> curve"""
+
+
+def _curves(rows: Rows, lifts: Curves, costs: Curves) -> dict[str, dict[Arm, dict[str, Points]]]:
+    """task -> arm -> concept -> points, of one target."""
+    curves: dict[str, dict[Arm, dict[str, Points]]] = {}
+    if lifts:
+        curves[LIKELIHOOD] = {arm: {c: _lift_points(curve) for c, curve in by.items()} for arm, by in lifts.items()}
+    values: dict[str, dict[Arm, dict[str, dict[float, float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(dict))
+    )
+    selection = rows.where(role="select")
+    by = ("task", "source", "arm", "concept", "factor")
+    for task, source, arm, concept, factor, mean in selection.means(selection.numbers["value"], by):
+        values[task][Arm(source, arm)][concept][factor] = mean
+    for task, by_arm in values.items():
+        base = by_arm.pop(Arm("", UNSTEERED), {})
+        curves[task] = {
+            arm: {
+                concept: _mean_points({**base.get(concept, {}), **means}, costs.get(arm, {}).get(concept))
+                for concept, means in by_concept.items()
+            }
+            for arm, by_concept in by_arm.items()
+        }
+    return curves
+
+
+def _lift_points(curve: Curve) -> Points:
+    lifts = [value if math.isfinite(value) else None for value in curve.lifts.tolist()]
+    ratios = [value if math.isfinite(value) else None for value in curve.ratios.tolist()]
+    return Points((0.0, *curve.factors.tolist()), (0.0, *lifts), (1.0, *ratios))
+
+
+def _mean_points(by_factor: Mapping[float, float], cost: Curve | None) -> Points:
+    factors = tuple(sorted(by_factor))
+    ratios = [cost_at(cost, factor) for factor in factors] if cost else []
+    known = tuple(ratio if math.isfinite(ratio) else None for ratio in ratios)
+    return Points(factors, tuple(by_factor[factor] for factor in factors), known)
+
+
+def _cells(run: Mapping, rows: Rows, target: str, lifts: Curves, costs: Curves) -> dict[str, dict[Arm, Cell]]:
+    """task -> arm -> cell, of one target."""
+    cells = {}
+    limit = float(run.get("damage_limit", DAMAGE_LIMIT))
+    reasons: dict[tuple[str, Arm], set[str]] = defaultdict(set)
+    for row in rows.take(np.isnan(rows.numbers["value"])):
+        reasons[row.task, Arm(row.source, pooled_name(row.arm))].add(row.reason)
+    for task in rows.texts["task"].present():
+        if task in {PERPLEXITY, SPECIFICITY, *capability_tasks(run)}:
+            continue
+        if task == LIKELIHOOD:
+            measured, matched = measure_likelihood([], target, limit, curves=lifts), None
+        else:
+            block = block_of(rows, task, target)
+            measured = measure_generation(block, costs=costs)
+            matched = measure_generation(block, costs=costs, limit=limit) if task in REPLIES and costs else None
+        if measured.effects:
+            made = _task_cells(run, measured, matched, is_lift=task == LIKELIHOOD)
+            cells[task] = {
+                arm: replace(cell, reasons=tuple(sorted(reasons[task, arm] - {""}))) if cell.unscored else cell
+                for arm, cell in made.items()
+            }
+    return cells
+
+
+def _task_cells(run: Mapping, measured: Measured, matched: Measured | None, *, is_lift: bool) -> dict[Arm, Cell]:
+    seed = int(run.get("seeds", {}).get("bootstrap", 0)) if isinstance(run.get("seeds"), Mapping) else 0
+    effects = hierarchical_bootstrap(measured.effects, measured.neutral, seed=seed)
+    scores = effects if is_lift else hierarchical_bootstrap(measured.scores, seed=seed)
+    within = None if matched is None else hierarchical_bootstrap(matched.scores, seed=seed)
+    judged, passed = _verdicts(run, effects), effects.gated(measured.gate)
+    native = Arm("", "native")
+    beside = details(measured, effects)
+    nothing = Estimate(None, None, None, 0)
+    return {
+        arm: Cell(
+            score=scores.effect(arm),
+            recovered=passed.recovered(arm, native) if native in effects.means else nothing,
+            scored=measured.scored[arm],
+            total=measured.totals[arm],
+            factor=_median(measured.factors[arm]),
+            ratio=_geometric_mean(measured.ratios[arm][np.isfinite(measured.factors[arm])]),
+            verdict=judged.get(arm),
+            details=beside.get(arm),
+            gated_out=0 if measured.gate is None else int((~measured.gate).sum()),
+            matched=None if within is None else within.effect(arm),
+            matched_factor=None if matched is None else _median(matched.factors[arm]),
+        )
+        for arm in measured.effects
+    }
+
+
+def _verdicts(run: Mapping, bootstrap: Bootstrap) -> dict[Arm, Verdict]:
+    """Verdicts of the transfer arms, and of native where it fails its own gate."""
+    kinds = {arm: kind_of(run, arm.name) for arm in bootstrap.means}
+    transfers = sorted(arm for arm, kind in kinds.items() if kind == "transfer")
+    controls = sorted(arm for arm, kind in kinds.items() if kind == "control")
+    native = Arm("", "native")
+    margin = float(run.get("equivalence_margin", MARGIN))
+    judged = dict(verdicts(bootstrap, transfers, native, controls, margin))
+    if native in bootstrap.means:
+        gate = bootstrap.effect(native)
+        if gate.n >= 2 and not gate.positive:
+            judged[native] = Verdict("native itself does not steer", "its interval is not above 0")
+    return judged
+
+
+def _median(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return median(known.tolist()) if len(known) else None
+
+
+def _geometric_mean(values: np.ndarray) -> float | None:
+    """None where one is missing: it may be missing because it is large."""
+    return float(np.exp(np.log(values).mean())) if len(values) and np.isfinite(values).all() else None

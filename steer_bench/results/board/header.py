@@ -1,0 +1,113 @@
+"""Header and notes: where the numbers of a board come from, and how to read them.
+
+provenance of every run -> [facts, notes]
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steer_bench.results.board.table import inline
+from steer_bench.results.file import Results
+from steer_bench.results.stats.effects import DAMAGE_LIMIT
+
+Facts = tuple[tuple[str, str], ...]
+
+COLUMNS = {
+    "likelihood": "lift at matched damage, nats a token: change of log-likelihood on texts of the concept minus the change on "
+    "neutral texts (concept_likelihood)",
+    "steering": "concept score, harmonic mean of the judge's three ratings, 0 to 2 (concept_steering)",
+    "rules": "share of replies that obey the rule without being asked (rule_following)",
+    "suppression": "share of replies that do not obey a rule that the instruction asks for, its vector subtracted (rule_suppression)",
+    "recovered": "the arm's effect over native's, sums over concepts, not clipped; native is 1 by definition",
+    "cost": "perplexity of neutral text, steered over unsteered (geometric mean over concepts), at the factor that was used "
+    "(median over concepts): the matched one for likelihood, the selected one for other tasks",
+    "matched": "the score at matched damage, and the factor (median over concepts): that of the factors within the damage limit "
+    "which was best on selection prompts; at factor 0 where no factor is within it",
+    "n": "test concepts behind the numbers, in the order of the tasks where they differ",
+    "unscored": "values that could not be had, of those there should be",
+    "verdict": "about the first of likelihood, rules and steering that was measured",
+}
+"""Short headings of the arm tables, and what they mean."""
+
+
+def facts_of(result: Results) -> Facts:
+    """(label, text): what a run measured, with what, and when."""
+    run = result.run
+    facts = [("created", str(run["created"]))] if run.get("created") else []
+    if not run.get("complete", False):
+        expected = run.get("expected_rows")
+        facts.append(("partial", f"{len(result.rows)} of {expected or 'an unknown number of'} rows"))
+    for name, model in sorted((run.get("models") or {}).items()):
+        parts = [
+            f"{key} {inline(model[key])}" for key in ("revision", "layer", "d_model", "dtype", "scale") if key in model
+        ]
+        facts.append(("model", f"{name}: {', '.join(parts)}"))
+    judge = run.get("judge") or {}
+    facts.append(("judge", str(judge.get("name") or "none")))
+    if judge:
+        facts.append(("judge's check", inline(_rounded(judge.get("check")) or "none: how well it rates is not known")))
+    splits = run.get("splits") or {}
+    facts.append(
+        ("concepts", ", ".join(f"{split} {_split(splits[split])}" for split in splits) or "no splits recorded")
+    )
+    facts.append(("factors", _factors(run.get("factors"))))
+    facts.append(("seeds", inline(run.get("seeds") or "none recorded")))
+    facts.append(("versions", inline(run.get("versions") or "none recorded")))
+    return tuple(facts)
+
+
+def notes_of(results: Sequence[Results]) -> tuple[str, ...]:
+    """How to read the board, a paragraph each."""
+    limits = sorted({float(result.run.get("damage_limit", DAMAGE_LIMIT)) for result in results})
+    limit = " or ".join(f"{value:g}" for value in limits)
+    notes = [
+        "Numbers are means over test concepts with a 95 % interval (paired bootstrap over concepts, then items). "
+        "n/a: it can not be had (fewer than 2 concepts, no variance, or native itself does not steer). "
+        "Unscored values are counted and left out, never taken as 0.",
+        "Matched damage: at one factor arms do very different damage, so concept_likelihood compares them at the largest "
+        f"factor at which the perplexity of neutral text is at most {limit} times the unsteered one, interpolated on the "
+        "grid. A ratio below that limit means that the grid ended first. Other tasks use the factor that was best on "
+        "selection prompts and are scored on other prompts; beside it stands the same with the factors up to that limit alone.",
+        "Transfers: native steers, the arm steers, and it beats every control of the table (p from sign flips, Holm over "
+        "arms). Equivalent to native: also within the margin of native. The best arm that transfers is in bold; where none "
+        "does, none is.",
+    ]
+    proxies = sorted({n for n in (str((r.run.get("judge") or {}).get("name", "")) for r in results) if "proxy" in n})
+    if proxies:
+        notes.append(f"Ratings come from {', '.join(proxies)} for a language-model judge: read them as such.")
+    partial = [str(result.run.get("name", "")) for result in results if not result.run.get("complete", False)]
+    if partial:
+        notes.append(f"Partial: {', '.join(partial)} did not finish; its numbers may change.")
+    return tuple(notes)
+
+
+def _split(split: object) -> str:
+    """How many, and which where they are few.
+
+    >>> _split(["sea", "law"]), _split([f"c{i}" for i in range(60)]), _split(7)
+    ('2 (sea, law)', '60', '7')
+    """
+    if not isinstance(split, list | tuple):
+        return inline(split)
+    return f"{len(split)} ({', '.join(map(inline, split))})" if 0 < len(split) <= 12 else str(len(split))
+
+
+def _factors(factors: object) -> str:
+    """Factor grids, tasks with the same grid named together.
+
+    >>> _factors({"a": [0.1, 0.2], "b": [0.4], "c": [0.1, 0.2]})
+    'a, c: 0.1 0.2; b: 0.4'
+    """
+    if not isinstance(factors, Mapping):
+        return inline(factors or "none recorded")
+    tasks: dict[str, list[str]] = {}
+    for task, grid in factors.items():
+        tasks.setdefault(inline(grid), []).append(inline(task))
+    return "; ".join(f"{', '.join(names)}: {grid}" for grid, names in tasks.items()) or "none recorded"
+
+
+def _rounded(check: Any) -> Any:
+    """A judge's check with its figures at three decimals."""
+    if isinstance(check, Mapping):
+        return {key: _rounded(value) for key, value in check.items()}
+    return round(check, 3) if isinstance(check, float) else check

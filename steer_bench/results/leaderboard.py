@@ -1,0 +1,136 @@
+"""Leaderboard: results of one or many runs as pages that can be opened, printed and diffed.
+
+    results files -> entries -> board -> leaderboard.md, .html, .csv, .tex and figures
+
+No model, no network: only results files come in.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steer_bench.files import write_whole
+from steer_bench.results.board.board import Board, build_board
+from steer_bench.results.board.comparison import Difference, compare, comparison_table
+from steer_bench.results.board.entries import KINDS, Cell, Entry, Points, entries, headline_task, kind_of
+from steer_bench.results.board.merging import check_same_protocol
+from steer_bench.results.board.table import Line, Table, Text, interval, number
+from steer_bench.results.file import Results, load_results
+from steer_bench.results.pages import html as page
+from steer_bench.results.pages import text as render
+from steer_bench.results.pages.text import table_to_text
+from steer_bench.results.samples import Samples, samples_beside, thin
+
+if TYPE_CHECKING:
+    from steer_bench.results.pages.figures import Drawn
+
+FORMATS = ("md", "html", "csv", "tex")
+
+__all__ = [
+    "FORMATS",
+    "KINDS",
+    "Board",
+    "Cell",
+    "Difference",
+    "Entry",
+    "Line",
+    "Points",
+    "Table",
+    "Text",
+    "build_board",
+    "check_same_protocol",
+    "compare",
+    "comparison_table",
+    "entries",
+    "headline_task",
+    "interval",
+    "kind_of",
+    "number",
+    "table_to_text",
+    "to_csv",
+    "to_html",
+    "to_latex",
+    "to_markdown",
+    "write_leaderboard",
+]
+
+
+def to_markdown(results: Iterable[Results]) -> str:
+    """GitHub Markdown of one or many runs."""
+    return render.to_markdown(build_board(results))
+
+
+def to_csv(results: Iterable[Results]) -> str:
+    """One line a run, target, source, arm and task."""
+    return render.to_csv(build_board(results))
+
+
+def to_latex(results: Iterable[Results]) -> str:
+    """LaTeX tables of one or many runs."""
+    return render.to_latex(build_board(results))
+
+
+def to_html(results: Iterable[Results], samples: Sequence[Samples] = ()) -> str:
+    """One self-contained page of one or many runs, without figures."""
+    return page.to_html(build_board(results), samples=thin(samples))
+
+
+def write_leaderboard(
+    results_paths: Sequence[str | Path],
+    folder: str | Path,
+    figures: bool = True,
+    formats: Sequence[str] = FORMATS,
+    png: bool = False,
+) -> list[Path]:
+    """Write leaderboard.md, .html, .csv and .tex, and with `figures` figures/*.svg; returns the paths, each file whole.
+
+    Figures need matplotlib (`pip install "steer-bench[plots]"`); without them the pages have none. `png`: figures/*.png too.
+    The page's sample browser holds the samples beside each results file (`samples_beside`).
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(f"format {', '.join(unknown) or 'none'}: give some of {','.join(FORMATS)}")
+    folder = Path(folder)
+    drawn: dict[str, Drawn] = {}
+    with _uncollected():
+        results = [load_results(path) for path in results_paths]
+        board = build_board(results)
+        if figures:
+            from steer_bench.results.pages.figures import draw_figures
+
+            drawn = draw_figures(results, board.entries, png=png)
+    pages: dict[str, Callable[[], str]] = {
+        "md": lambda: render.to_markdown(board, [f"figures/{name}.svg" for name in drawn]),
+        "html": lambda: page.to_html(
+            board,
+            {d.caption: d.svg for d in drawn.values()},
+            thin([s for p in results_paths if (s := samples_beside(p))]),
+        ),
+        "csv": lambda: render.to_csv(board),
+        "tex": lambda: render.to_latex(board),
+    }
+    files: dict[Path, str | bytes] = {}
+    for name, figure in drawn.items():
+        files[folder / "figures" / f"{name}.svg"] = figure.svg
+        if figure.png is not None:
+            files[folder / "figures" / f"{name}.png"] = figure.png
+    files |= {folder / f"leaderboard.{name}": pages[name]() for name in FORMATS if name in formats}
+    for path, content in files.items():
+        write_whole(path, content)
+    return list(files)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's collector of cycles, which would walk over hundreds of thousands of objects again and again to find none."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

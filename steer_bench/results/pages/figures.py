@@ -1,0 +1,254 @@
+"""Figures of a board: which lines and dots go into which picture.
+
+results, entries -> [panels] -> plots -> SVG and PNG
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from steer_bench.results.board.arms import SHORT
+from steer_bench.results.board.entries import RULES, STEERING, Entry, Points, kind_of
+from steer_bench.results.file import Results
+from steer_bench.results.pages import plots
+from steer_bench.results.stats.blocks import nan_mean
+from steer_bench.results.stats.details import SPECIFICITY, specificity
+from steer_bench.results.stats.effects import DAMAGE_LIMIT, LIKELIHOOD
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Lines = tuple[tuple[float, ...], tuple[float, ...]]
+
+Y_LABELS = {
+    LIKELIHOOD: "likelihood lift (nats/token)",
+    STEERING: "concept score (harmonic mean, 0 to 2)",
+    RULES: "share of replies that obey the rule",
+}
+MAX_PANELS = 9
+"""Pictures of pairs in one figure; a board of more shows the first, and each run's own pages show its own."""
+MAX_CONCEPTS = 24
+"""Concepts with a picture of their own; the HTML page has the curves of all."""
+
+
+class Drawn(NamedTuple):
+    """A figure in its formats."""
+
+    caption: str
+    svg: bytes
+    png: bytes | None
+
+
+def draw_figures(results: Sequence[Results], entries: Sequence[Entry], png: bool = False) -> dict[str, Drawn]:
+    """File name (no ending) -> caption, SVG and with `png` PNG, of every figure the results allow."""
+    several = len(results) > 1
+    pairs = _pairs(entries, several)
+    figures: dict[str, tuple[str, Figure]] = {}
+    shown = f" (the first {MAX_PANELS} of {len(pairs)} pairs)" if len(pairs) > MAX_PANELS else ""
+    limit = max(float(result.run.get("damage_limit", DAMAGE_LIMIT)) for result in results)
+    for task in (LIKELIHOOD, STEERING, RULES):
+        frontier = _panels(pairs, task, _frontier)
+        if frontier:
+            name = "frontier" if task == LIKELIHOOD else f"frontier-{SHORT[task]}"
+            title = "Effect against cost" + ("" if task == LIKELIHOOD else f": {task} (selection prompts)")
+            figures[name] = (title + shown, plots.draw_frontier(frontier, limit, Y_LABELS[task], title))
+    for task in (LIKELIHOOD, STEERING, RULES):
+        panels = _panels(pairs, task, _means)
+        if panels:
+            title = (
+                "Likelihood lift over the factor"
+                if task == LIKELIHOOD
+                else f"{task} over the factor (selection prompts)"
+            )
+            figures[f"factors-{SHORT[task]}"] = (
+                title + shown,
+                plots.draw_factor_curves(panels, Y_LABELS[task], title + shown),
+            )
+    if not several:
+        figures |= _concept_figures(pairs)
+    dots = _dots(pairs)
+    if dots:
+        title = "Recovered fraction with 95 % intervals"
+        figures["recovered"] = (title + shown, plots.draw_recovered(dots, title + shown))
+    matrices = _matrices(entries)
+    if matrices:
+        title = "Recovered fraction, source by target"
+        figures["matrix"] = (
+            title,
+            plots.draw_matrices(matrices, title, "target", "source", "recovered fraction", (0.0, 1.0)),
+        )
+    geometry = _geometry(results, pairs)
+    if geometry:
+        title = "Geometry against behaviour"
+        figures["geometry"] = (title + shown, plots.draw_scatter(geometry, title + shown, *GEOMETRY_AXES))
+    specificity = _specificity(results, several)
+    if specificity:
+        title = "Specificity: what each concept's vector does to every concept"
+        figures["specificity"] = (
+            title,
+            plots.draw_matrices(specificity, title, "texts of", "vector of", "change of log-likelihood (nats/token)"),
+        )
+    return {
+        name: Drawn(caption, plots.to_svg(figure), plots.to_png(figure) if png else None)
+        for name, (caption, figure) in figures.items()
+    }
+
+
+GEOMETRY_AXES = ("centred cosine to native (mean over concepts)", "recovered fraction of native's effect")
+
+
+def _pairs(entries: Sequence[Entry], several: bool) -> list[tuple[str, list[Entry]]]:
+    """Title and entries of each picture: those of a target, one source at a time; arms without a source stand in each."""
+    pairs = []
+    for run, target in dict.fromkeys((entry.run, entry.target) for entry in entries):
+        here = [entry for entry in entries if (entry.run, entry.target) == (run, target)]
+        for source in sorted({entry.source for entry in here} - {""}) or [""]:
+            title = (f"{source} to {target}" if source else target) + (f" ({run})" if several else "")
+            pairs.append((title, [entry for entry in here if entry.source in ("", source)]))
+    return pairs
+
+
+def _panels(
+    pairs: Sequence[tuple[str, list[Entry]]], task: str, line: Callable[[Mapping[str, Points]], Lines]
+) -> list[plots.Panel]:
+    """One picture a pair, one line an arm; pictures without a line are left out."""
+    panels: list[plots.Panel] = []
+    for title, here in pairs:
+        if len(panels) == MAX_PANELS:
+            break
+        drawn = [(entry, line(entry.curves[task])) for entry in here if task in entry.curves]
+        series = tuple(plots.Series(entry.arm, entry.kind, *points) for entry, points in drawn if points[0])
+        if series:
+            panels.append(plots.Panel(title, series))
+    return panels
+
+
+def _frontier(by_concept: Mapping[str, Points]) -> Lines:
+    """Mean value over the geometric mean of the perplexity ratio, at every factor."""
+    _factors, values, logs = _over_concepts(by_concept)
+    known = np.isfinite(values) & np.isfinite(logs)
+    if not known[1:].any():
+        return (), ()
+    return tuple(np.exp(logs[known]).tolist()), tuple(values[known].tolist())
+
+
+def _means(by_concept: Mapping[str, Points]) -> Lines:
+    """Mean over concepts at every factor."""
+    factors, values, _ = _over_concepts(by_concept)
+    known = np.isfinite(values)
+    if known.sum() < 2:
+        return (), ()
+    return tuple(np.array(factors)[known].tolist()), tuple(values[known].tolist())
+
+
+def _over_concepts(by_concept: Mapping[str, Points]) -> tuple[list[float], np.ndarray, np.ndarray]:
+    """Factors, mean value and mean log ratio over concepts; NaN where nothing was measured."""
+    factors = sorted({factor for points in by_concept.values() for factor in points.factors})
+    values, logs = np.full((2, len(by_concept), len(factors)), np.nan)
+    for index, points in enumerate(by_concept.values()):
+        places = np.searchsorted(factors, points.factors)
+        values[index, places] = np.array(points.values, dtype=float)
+        if points.ratios:
+            logs[index, places] = np.log(np.array(points.ratios, dtype=float))
+    return factors, nan_mean(values, axis=0), nan_mean(logs, axis=0)
+
+
+def _concept_figures(pairs: Sequence[tuple[str, list[Entry]]]) -> dict[str, tuple[str, "Figure"]]:
+    """Small multiples, a picture a concept: for every pair its headline task, else the first there is."""
+    figures = {}
+    for place, (title, here) in enumerate(pairs[:MAX_PANELS], 1):
+        tasks = [here[0].headline, LIKELIHOOD, RULES, STEERING]
+        task = next((task for task in tasks if any(task in entry.curves for entry in here)), None)
+        if task is None:
+            continue
+        concepts = sorted({concept for entry in here for concept in entry.curves.get(task, {})})
+        panels = []
+        for concept in concepts[:MAX_CONCEPTS]:
+            drawn = [(e, _means({concept: e.curves[task][concept]})) for e in here if concept in e.curves.get(task, {})]
+            series = tuple(plots.Series(entry.arm, entry.kind, *points) for entry, points in drawn if points[0])
+            if series:
+                panels.append(plots.Panel(concept, series))
+        if panels:
+            cut = f", the first {MAX_CONCEPTS} of {len(concepts)}" if len(concepts) > MAX_CONCEPTS else ""
+            caption = f"{title}: factor curves of each concept{cut}"
+            name = f"concepts-{SHORT[task]}" + (f"-{place}" if len(pairs) > 1 else "")
+            figures[name] = (caption, plots.draw_small_multiples(panels, Y_LABELS[task], caption))
+    return figures
+
+
+def _matrices(entries: Sequence[Entry]) -> list[plots.Matrix]:
+    """One a transfer arm, where more than one pair was measured; several runs of a pair: their mean."""
+    values: dict[str, dict[tuple[str, str], list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    for entry in entries:
+        if entry.kind == "transfer" and entry.source and entry.headline in entry.cells:
+            values[entry.arm][entry.source, entry.target].append(entry.cells[entry.headline].recovered.value)
+    pairs = {pair for by_pair in values.values() for pair in by_pair}
+    sources, targets = (tuple(sorted(set(side))) for side in zip(*pairs, strict=True)) if pairs else ((), ())
+    if len(pairs) < 2:
+        return []
+
+    def mean(found: Sequence[float | None]) -> float | None:
+        known = [value for value in found if value is not None]
+        return fmean(known) if known else None
+
+    return [
+        plots.Matrix(
+            arm, sources, targets, tuple(tuple(mean(by_pair.get((s, t), [])) for t in targets) for s in sources)
+        )
+        for arm, by_pair in sorted(values.items())
+    ][:MAX_PANELS]
+
+
+def _geometry(results: Sequence[Results], pairs: Sequence[tuple[str, list[Entry]]]) -> list[plots.ScatterPanel]:
+    """Closeness to native over recovered fraction, a dot an arm; native itself is 1 and 1 by definition."""
+    cosines = {
+        (str(result.run.get("name", "")), line.get("target"), line.get("source", ""), line.get("arm")): line.get(
+            "centred_cosine"
+        )
+        for result in results
+        for line in result.run.get("geometry") or []
+    }
+    panels = []
+    for title, here in pairs:
+        dots = []
+        for entry in here:
+            cosine, cell = (
+                cosines.get((entry.run, entry.target, entry.source, entry.arm)),
+                entry.cells.get(entry.headline),
+            )
+            if cosine is None or cell is None or cell.recovered.value is None or entry.kind == "baseline":
+                continue
+            dots.append(plots.Spot(entry.arm, entry.kind, float(cosine), *cell.recovered[:3]))
+        if dots:
+            panels.append(plots.ScatterPanel(title, tuple(dots)))
+    return panels[:MAX_PANELS]
+
+
+def _specificity(results: Sequence[Results], several: bool) -> list[plots.Matrix]:
+    """One a native or transfer arm: rows are the vectors' concepts, columns the concepts whose texts were scored."""
+    matrices = []
+    for result in results:
+        for target in result.rows.where(task=SPECIFICITY).texts["target"].present():
+            found = specificity(result.rows, target)
+            shown = [arm for arm in found if kind_of(result.run, arm.name) in ("baseline", "transfer")]
+            for arm in sorted(shown, key=lambda arm: (arm.name != "native", arm)):
+                title = f"{arm.name} on {target}" + (f" from {arm.source}" if arm.source else "")
+                title += f" ({result.run.get('name', '')})" if several else ""
+                names = found[arm].concepts
+                cells = tuple(tuple(v if np.isfinite(v) else None for v in line) for line in found[arm].matrix.tolist())
+                matrices.append(plots.Matrix(title, names, names, cells))
+    return matrices[:MAX_PANELS]
+
+
+def _dots(pairs: Sequence[tuple[str, list[Entry]]]) -> list[plots.DotPanel]:
+    """Recovered fractions of the headline task: all arms but native and unsteered, one panel a source and target."""
+    panels = []
+    for title, here in pairs:
+        shown = [e for e in here if e.kind not in ("unsteered", "baseline") and e.headline in e.cells]
+        dots = tuple(plots.Dot(e.arm, e.kind, *e.cells[e.headline].recovered[:3]) for e in shown)
+        if dots and any(entry.source for entry in here):
+            panels.append(plots.DotPanel(title, dots))
+    return panels[:MAX_PANELS]

@@ -1,0 +1,82 @@
+"""The page: one HTML file of a board, its figures, factor curves and samples, that needs nothing else.
+
+    board, figures, samples -> [HTML]
+
+What was written by others is escaped by the template, or stands in one JSON block that the script shows as text. A
+content-security policy with the hashes of our own style and script lets nothing else run.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from steer_bench.results.board.board import Board
+from steer_bench.results.board.entries import Entry, Points
+from steer_bench.results.board.table import Table
+from steer_bench.results.pages.text import TITLE, plain
+from steer_bench.results.samples import Samples, to_document
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+
+def to_html(board: Board, figures: Mapping[str, bytes] | None = None, samples: Sequence[Samples] = ()) -> str:
+    """The board as one page; `figures`: caption to SVG."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["plain"] = plain
+    pictures = {caption: base64.b64encode(svg).decode() for caption, svg in (figures or {}).items()}
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("leaderboard.css", "leaderboard.js"))
+    return environment.get_template("leaderboard.html.j2").render(
+        title=TITLE,
+        board=board,
+        meanings=dict(board.columns),
+        figures=pictures,
+        number_columns=_number_columns,
+        # not escaped: they are ours, and the policy holds their hashes
+        style=_verbatim(style),
+        script=_verbatim(script),
+        style_hash=_source_hash(style),
+        script_hash=_source_hash(script),
+        data=_verbatim(_data(board.entries, samples)),
+        n_samples=sum(len(one.samples) for one in samples),
+        thinned=[one for one in samples if one.rule],
+    )
+
+
+def _data(entries: Sequence[Entry], samples: Sequence[Samples]) -> str:
+    """The data block: JSON that can not end its script element nor open a comment in it."""
+    document = {"entries": [_entry(entry) for entry in entries], "runs": [to_document(one) for one in samples]}
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    curves = {task: {c: _points(points) for c, points in by.items()} for task, by in entry.curves.items()}
+    keys = ("run", "target", "source", "arm", "kind", "verdict")
+    return {**{key: getattr(entry, key) for key in keys}, "curves": curves}
+
+
+def _points(points: Points) -> list[list[float | None]]:
+    sides = [points.factors, points.values, *([points.ratios] if points.ratios else [])]
+    return [[None if value is None else float(f"{value:.4g}") for value in side] for side in sides]
+
+
+def _number_columns(table: Table) -> list[bool]:
+    """Which columns hold numbers, by the cells' sort values."""
+    return [any(line.cells[i].sort is not None for line in table.lines) for i in range(len(table.columns))]
+
+
+def _verbatim(text: str) -> Markup:
+    return Markup(text)  # noqa: S704
+
+
+def _source_hash(source: str) -> str:
+    """Content-security-policy source of an inline style or script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()

@@ -1,0 +1,298 @@
+"""Samples: the replies of a run beside their ratings, for people to read: one JSON file a run, apart from its numbers.
+
+    lm-eval's samples + the concepts' texts -> [samples] -> RUN/samples.json -> sample browser of the page
+
+Schema `steer-bench-samples`, version 1, of a file and of each run in the page's data block:
+
+    schema, version   as above
+    run               name of the run
+    judge             name of the judge
+    total             samples there were; `replies` may be fewer
+    rule              how those here were chosen; "" where all are here
+    concepts          id -> {description, genre, texts (shows the concept), negatives (does not)}: what its vector was learned from
+    keys              column -> distinct texts, for: task, target, source, arm, concept, item, role, reason, prompt
+    codes             column -> place in `keys` of each sample
+    factor, value     numbers of each sample; value null: unscored, `reason` says why
+    reply             texts
+    ratings           aspect -> numbers, null where there is none
+    words             aspect -> the judge's own words, "" where there are none
+
+Everything in it but the numbers was written by models or by others: it is shown as text, never as markup.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from steer_bench.files import write_whole
+from steer_bench.results.file import read_samples
+
+SCHEMA = "steer-bench-samples"
+VERSION = 1
+KEYS = ("task", "target", "source", "arm", "concept", "item", "role", "reason", "prompt")
+"""Columns that hold few distinct texts."""
+GENERATION = ("concept_steering", "rule_following")
+"""Tasks whose samples are replies; the others score texts that nobody wrote in the run."""
+MAX_SAMPLES = 50_000
+MAX_BYTES = 32 * 1024 * 1024
+"""What a page holds at most, all its runs together."""
+MAX_CHARACTERS = 4_000
+"""A longer reply or judge's answer is cut there, and says so."""
+MAX_TEXTS, MAX_TEXT = 3, 1_000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One reply."""
+
+    task: str
+    target: str
+    source: str
+    arm: str
+    concept: str
+    factor: float
+    item: str
+    role: str
+    prompt: str
+    reply: str
+    value: float | None
+    reason: str = ""
+    ratings: Mapping[str, float] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Aspect -> the judge's own words."""
+
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """What stands side by side: the replies of all arms to one prompt for one concept on one target."""
+        return (self.task, self.target, self.concept, self.item)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a concept's vector was learned from."""
+
+    description: str
+    genre: str
+    texts: tuple[str, ...]
+    negatives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The replies of one run."""
+
+    run: str
+    judge: str
+    samples: tuple[Sample, ...]
+    concepts: Mapping[str, Origin]
+    total: int
+    rule: str = ""
+    """How those here were chosen of `total`; "" where all are here."""
+
+
+def load_samples(folder: str | Path) -> list[Sample]:
+    """The replies in the newest samples files that lm-eval wrote under `folder`, in the order of their keys."""
+    samples = []
+    for sample, row in read_samples(folder):
+        if row.get("task") not in GENERATION:
+            continue
+        doc, replies = sample["doc"], sample.get("filtered_resps") or sample.get("resps") or [""]
+        reply = replies[0] if isinstance(replies[0], str) else json.dumps(replies[0])
+        keys = {key: str(row[key]) for key in ("task", "target", "source", "arm", "concept", "item", "role", "reason")}
+        samples.append(
+            Sample(
+                **keys,
+                factor=float(row["factor"]),
+                prompt=cut(str(doc["text"])),
+                reply=cut(reply),
+                value=row["value"],
+                ratings=row.get("ratings") or {},
+                words={aspect: cut(str(text)) for aspect, text in (row.get("words") or {}).items()},
+            )
+        )
+    return sorted(samples, key=lambda s: (s.group, s.arm, s.source, s.factor))
+
+
+def cut(text: str, limit: int = MAX_CHARACTERS) -> str:
+    r"""Text that can be written down: at most `limit` characters, no half of a surrogate pair.
+
+    >>> cut("abcdef", 3), cut("a\ud800")
+    ('abc… [3 more characters]', 'a\ufffd')
+    """
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if len(text) <= limit else f"{text[:limit]}… [{len(text) - limit} more characters]"
+
+
+def origin(description: str, genre: str, texts: Sequence[str], negatives: Sequence[str] = ()) -> Origin:
+    """A concept's origin, its first texts, cut."""
+    some, others = (tuple(cut(text, MAX_TEXT) for text in side[:MAX_TEXTS]) for side in (texts, negatives))
+    return Origin(description, genre, some, others)
+
+
+def thin(runs: Sequence[Samples], limit: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES) -> list[Samples]:
+    """At most `limit` samples and `max_bytes` of text over all runs.
+
+    Whole prompts are kept, with the replies of all arms and factors, drawn by a hash of their names and evenly over
+    runs, tasks, targets and concepts; what is dropped is counted and `rule` says so.
+    """
+    runs = list(runs)
+    sizes = [sum(map(_size, one.samples)) for one in runs]
+    if sum(len(one.samples) for one in runs) <= limit and sum(sizes) <= max_bytes:
+        return runs
+    groups: dict[tuple[int, str, str, str], list[tuple[str, list[Sample]]]] = defaultdict(list)
+    for place, one in enumerate(runs):
+        by_group: dict[tuple[str, str, str, str], list[Sample]] = defaultdict(list)
+        for sample in one.samples:
+            by_group[sample.group].append(sample)
+        for key, members in by_group.items():
+            order = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+            groups[(place, *key[:3])].append((order, members))
+    queue = sorted(
+        (rank, order, place)
+        for key, found in groups.items()
+        for rank, (order, _) in enumerate(sorted(found, key=lambda pair: pair[0]))
+        for place in [key[0]]
+    )
+    members_of = {(key[0], order): members for key, found in groups.items() for order, members in found}
+    kept: list[list[Sample]] = [[] for _ in runs]
+    n_left, bytes_left = limit, max_bytes
+    for _, order, place in queue:
+        members = members_of[place, order]
+        size = sum(map(_size, members))
+        if len(members) > n_left or size > bytes_left:
+            break
+        kept[place] += members
+        n_left, bytes_left = n_left - len(members), bytes_left - size
+    return [_thinned(one, some) for one, some in zip(runs, kept, strict=True)]
+
+
+def _thinned(one: Samples, kept: Sequence[Sample]) -> Samples:
+    if len(kept) == len(one.samples):
+        return one
+    rule = "whole prompts with the replies of all arms, drawn by a hash of their names and evenly over tasks, targets and concepts"
+    used = {sample.concept for sample in kept}
+    concepts = {key: value for key, value in one.concepts.items() if key in used}
+    order = sorted(kept, key=lambda s: (s.group, s.arm, s.source, s.factor))
+    return replace(one, samples=tuple(order), concepts=concepts, rule=rule)
+
+
+def _size(sample: Sample) -> int:
+    """Bytes of a sample in a page, about."""
+    return len(sample.reply.encode()) + sum(len(text.encode()) for text in sample.words.values()) + 60
+
+
+def to_document(samples: Samples) -> dict[str, Any]:
+    """The samples as JSON values; see the top of this module."""
+    rows = samples.samples
+    keys, codes = {}, {}
+    for name in KEYS:
+        distinct = {text: place for place, text in enumerate(dict.fromkeys(getattr(row, name) for row in rows))}
+        keys[name], codes[name] = list(distinct), [distinct[getattr(row, name)] for row in rows]
+    aspects = sorted({aspect for row in rows for aspect in row.ratings})
+    spoken = sorted({aspect for row in rows for aspect in row.words})
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "run": samples.run,
+        "judge": samples.judge,
+        "total": samples.total,
+        "rule": samples.rule,
+        "concepts": {
+            key: {"description": o.description, "genre": o.genre, "texts": o.texts, "negatives": o.negatives}
+            for key, o in samples.concepts.items()
+        },
+        "keys": keys,
+        "codes": codes,
+        "factor": [_short(row.factor) for row in rows],
+        "value": [_short(row.value) for row in rows],
+        "reply": [row.reply for row in rows],
+        "ratings": {aspect: [_short(row.ratings.get(aspect)) for row in rows] for aspect in aspects},
+        "words": {aspect: [row.words.get(aspect, "") for row in rows] for aspect in spoken},
+    }
+
+
+def save_samples(path: str | Path, samples: Samples) -> None:
+    """Write samples as JSON, whole or not at all; the same bytes for the same samples."""
+    write_whole(path, json.dumps(to_document(samples), ensure_ascii=False, allow_nan=False, sort_keys=True) + "\n")
+
+
+def load_document(path: str | Path) -> Samples:
+    """Read what `save_samples` wrote. Raises ValueError naming the file and what is wrong with it."""
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); report the run again") from error
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA or document.get("version") != VERSION:
+        raise ValueError(
+            f"{path} has schema {schema!r}, version {document.get('version') if schema else None!r}, not {SCHEMA!r}, {VERSION}; "
+            "report the run again, or remove the file for a page without samples"
+        )
+    try:
+        columns = {name: [document["keys"][name][code] for code in document["codes"][name]] for name in KEYS}
+        n = len(document["reply"])
+        ratings = _rows_of(document["ratings"], n, None)
+        words = _rows_of(document["words"], n, "")
+        numbers = (document["factor"], document["value"], document["reply"], ratings, words)
+        samples = tuple(
+            Sample(
+                **dict(zip(KEYS, texts, strict=True)),
+                factor=factor,
+                value=value,
+                reply=reply,
+                ratings=rated,
+                words=said,
+            )
+            for texts, factor, value, reply, rated, said in zip(
+                zip(*(columns[name] for name in KEYS), strict=True), *numbers, strict=True
+            )
+        )
+        concepts = {
+            key: Origin(o["description"], o["genre"], tuple(o["texts"]), tuple(o["negatives"]))
+            for key, o in document["concepts"].items()
+        }
+        return Samples(document["run"], document["judge"], samples, concepts, document["total"], document["rule"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not whole ({error!r}); report the run again, or remove the file for a page without samples"
+        ) from error
+
+
+def samples_beside(results: str | Path) -> Samples | None:
+    """The samples of a results file, where there are: RUN/samples.json of RUN/results.json, ../samples/NAME.json of NAME.json."""
+    results = Path(results)
+    beside = (
+        results.with_name("samples.json")
+        if results.name == "results.json"
+        else results.parent.parent / "samples" / results.name
+    )
+    return load_document(beside) if beside.is_file() else None
+
+
+def _rows_of(columns: Mapping[str, Sequence[Any]], n: int, empty: Any) -> list[dict[str, Any]]:
+    """Columns as one mapping a sample, without what is empty."""
+    rows: list[dict[str, Any]] = [{} for _ in range(n)]
+    for name, values in columns.items():
+        for row, value in zip(rows, values, strict=True):
+            if value != empty:
+                row[name] = value
+    return rows
+
+
+def _short(value: float | None) -> float | None:
+    """A number at 4 significant digits; None for none.
+
+    >>> _short(0.123456), _short(None), _short(2.0)
+    (0.1235, None, 2)
+    """
+    if value is None or not math.isfinite(value):
+        return None
+    short = float(f"{value:.4g}")
+    return int(short) if short.is_integer() else short

@@ -1,0 +1,1 @@
+"""Vectors: what a concept is in one model; their files."""

@@ -1,0 +1,117 @@
+"""AxBench (Wu et al. 2025, arXiv 2501.17148): NAME_weight.pt (n, d_model), NAME_bias.pt (n,), ids by metadata.jsonl.
+
+Row i of the weights is line i of metadata.jsonl. AxBench adds its vectors to the output of block `layer`, counted from 0: our
+convention. Its files name neither model nor layer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from steer_bench.files import written_whole
+from steer_bench.vectors.formats.torch_files import as_float32, load_torch, save_torch
+from steer_bench.vectors.formats.vector_file import ReadOptions, VectorFile, read_sidecar, write_sidecar
+
+WEIGHT = "_weight.pt"
+
+
+def bias_of(weight: Path) -> Path:
+    """NAME_weight.pt -> NAME_bias.pt. Raises ValueError for another name."""
+    if not weight.name.endswith(WEIGHT):
+        raise ValueError(f"{weight}: AxBench's files are called NAME{WEIGHT} and NAME_bias.pt; give the first")
+    return weight.with_name(weight.name.removesuffix(WEIGHT) + "_bias.pt")
+
+
+def read_axbench(path: Path, options: ReadOptions) -> VectorFile:
+    """Weights with their biases (kept in the card). Raises ValueError where rows, biases and ids do not belong together."""
+    bias_file = bias_of(path)
+    if not bias_file.is_file():
+        raise ValueError(f"{bias_file}: missing beside {path.name}; AxBench writes both")
+    matrix = as_float32(load_torch(path), "the weight", path)
+    bias = as_float32(load_torch(bias_file), f"the bias in {bias_file.name}", bias_file)
+    if matrix.ndim != 2 or bias.shape != matrix.shape[:1] or not np.isfinite(bias).all():
+        raise ValueError(f"weight {matrix.shape} and bias {bias.shape} are not (n, d_model) and n finite numbers")
+    label = read_sidecar(path)
+    layer = label.layer if options.layer is None else options.layer
+    ids = _ids(path, len(matrix), options)
+    return VectorFile(options.model or label.model, layer, ids, matrix, {**label.card, "bias": bias.tolist()})
+
+
+def _ids(path: Path, n: int, options: ReadOptions) -> tuple[str, ...]:
+    source = options.ids or path.with_name("metadata.jsonl")
+    if not source.is_file():
+        if options.numbered and options.ids is None:
+            return tuple(f"row {row}" for row in range(n))
+        raise ValueError(f"{source}: no such file; rows are named by it: give AxBench's metadata.jsonl with --ids")
+    ids = read_metadata(source) if source.suffix == ".jsonl" else read_ids(source)
+    if len(ids) != n:
+        raise ValueError(f"{source}: names {len(ids)} vectors, {path.name} holds {n}; give the file it was made with")
+    return ids
+
+
+def read_metadata(path: Path) -> tuple[str, ...]:
+    """An id a line: its `id`, which we write, else FOLDER-concept_id, the id our concepts of the same folder have.
+
+    Raises ValueError, naming the lines, for a concept_id or id that stands twice.
+    """
+    prefix = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().parent.name)[:90].strip("._-") or "axbench"
+    lines: dict[str, int] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            name = str(entry["id"]) if "id" in entry else f"{prefix}-{int(entry['concept_id'])}"
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: not a line of AxBench's metadata ({error!r}); it needs concept_id"
+            ) from error
+        if name in lines:
+            raise ValueError(
+                f"{path}, line {number}: {name} stands in line {lines[name]} already; leave one of them out"
+            )
+        lines[name] = number
+    return tuple(lines)
+
+
+def read_ids(path: Path) -> tuple[str, ...]:
+    """A text file with an id a line; an empty line at the end is none. Raises ValueError for ids that stand twice."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; give a text file with an id a line (--ids)")
+    lines = path.read_text(encoding="utf-8-sig").rstrip("\r\n").splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise ValueError(f"{path}, line {number}: empty; give an id a line")
+        if (first := lines.index(line) + 1) != number:
+            raise ValueError(
+                f"{path}, line {number}: {line!r} stands in line {first} already; give every vector its own id"
+            )
+    return tuple(line.strip() for line in lines)
+
+
+def write_axbench(path: Path, vectors: VectorFile) -> None:
+    """NAME_weight.pt (float32), NAME_bias.pt (the biases that were read, else zeros) and metadata.jsonl beside them.
+
+    Raises ValueError where another metadata.jsonl stands there: it may be of other vectors.
+    """
+    import torch
+
+    bias_file, metadata = bias_of(path), path.with_name("metadata.jsonl")
+    lines = [
+        {"concept_id": row, "concept": name, "ref": "", "concept_genres_map": {name: ["text"]}, "id": name}
+        for row, name in enumerate(vectors.ids)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    if metadata.is_file() and metadata.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{metadata}: names other vectors; write to a folder of its own")
+    bias = vectors.card.get("bias")
+    bias = bias if isinstance(bias, list) and len(bias) == len(vectors.ids) else [0.0] * len(vectors.ids)
+    save_torch(path, torch.from_numpy(vectors.matrix.copy()))
+    save_torch(bias_file, torch.tensor(bias, dtype=torch.float32))
+    with written_whole(metadata) as part:
+        part.write_text(text, encoding="utf-8")
+    write_sidecar(path, vectors)

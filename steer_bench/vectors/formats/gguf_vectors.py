@@ -1,0 +1,94 @@
+"""Control vectors of llama.cpp and repeng: GGUF, architecture "controlvector", a tensor direction.N a layer.
+
+N is the 0-based index of a decoder block, and the vector is added to that block's output: our convention, no shift. So it is in
+repeng 0.4.0 (`ControlModel` wraps `layers[N]`; it reads `hidden_states[N + 1]`) and in llama.cpp (`apply_to(ctx, cur, il)` at the
+end of block il; `direction.1` is the first, for block 0 is never steered, and `direction.0` is refused). Both add the vectors of
+all layers, coefficient times the vector as stored.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from steer_bench.files import written_whole
+from steer_bench.vectors.formats.vector_file import Label, Layered, ReadOptions, VectorFile, needed_layer
+
+MAGIC = b"GGUF"
+_CARD = "steer_bench.card"
+_DIRECTION = re.compile(r"direction\.(\d{1,6})")
+
+
+def layers_of_gguf(path: Path, _options: ReadOptions) -> Layered:
+    """All directions of a control vector. Raises ValueError for a GGUF file of anything else."""
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    _check_header(path)
+    reader = GGUFReader(path)
+    architecture = _text(reader, "general.architecture")
+    if architecture != "controlvector":
+        raise ValueError(f"a GGUF file of architecture {architecture!r}, not a control vector")
+    vectors: dict[int, np.ndarray] = {}
+    for tensor in reader.tensors:
+        found = _DIRECTION.fullmatch(tensor.name)
+        if found is None or len(tensor.shape) != 1 or int(found[1]) in vectors:
+            raise ValueError(
+                f"tensor {tensor.name!r} of {len(tensor.shape)} dimensions is no direction.N of (d_model,), or the second"
+            )
+        vectors[int(found[1])] = np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+    card = _text(reader, _CARD)
+    label = Label.from_json(card) if card else Label()
+    hint = _text(reader, "controlvector.model_hint")
+    return Layered(vectors, Label(label.model, label.layer, label.concept, {**label.card, "model_hint": hint}))
+
+
+def _check_header(path: Path) -> None:
+    """Raise ValueError where the header claims more tensors or fields than the file has room for."""
+    with path.open("rb") as file:
+        header = file.read(24)
+    if len(header) < 24 or header[:4] != MAGIC:
+        raise ValueError("not a GGUF file")
+    _, n_tensors, n_fields = struct.unpack("<IQQ", header[4:])
+    if (n_tensors + n_fields) * 12 > path.stat().st_size:
+        raise ValueError("a damaged GGUF file: the header claims more than it holds")
+
+
+def _text(reader: object, key: str) -> str:
+    found = reader.get_field(key)  # type: ignore[attr-defined]
+    content = found.contents() if found else ""
+    return content if isinstance(content, str) else ""
+
+
+def read_gguf(path: Path, options: ReadOptions) -> VectorFile:
+    """One layer of a control vector."""
+    return layers_of_gguf(path, options).pick(path, options)
+
+
+def write_gguf(path: Path, vectors: VectorFile) -> None:
+    """One vector as a control vector of one layer, to be added with strength 1.
+
+    Raises ValueError for several vectors, no layer, and block 0, which llama.cpp cannot steer.
+    """
+    from gguf import GGUFWriter
+
+    one, layer = vectors.only(None), needed_layer(vectors, "gguf")
+    if layer == 0:
+        raise ValueError(
+            "llama.cpp never steers block 0 and refuses direction.0; take another layer, or another format"
+        )
+    with written_whole(path) as part:
+        writer = GGUFWriter(part, "controlvector")
+        try:
+            writer.add_string("controlvector.model_hint", str(one.card.get("model_hint") or one.model or "unknown"))
+            writer.add_uint32("controlvector.layer_count", 1)
+            writer.add_string(_CARD, Label.of(one).to_json())
+            writer.add_tensor(f"direction.{layer}", one.matrix[0].copy())
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()

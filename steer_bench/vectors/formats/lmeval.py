@@ -1,0 +1,81 @@
+"""lm-eval's `--model steered`: {"layers.15": {"steering_vector": v, "steering_coefficient": c, "action": "add", …}}.
+
+lm-eval adds c * v to the output of the module of that name at every position, BOS too (our `positions: all`). Modules are named
+from the base model, so "layers.15" is block 15, counted from 0: our convention. The extra key "steer_bench" is our card; lm-eval
+takes the keys it knows.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from steer_bench.vectors.formats.torch_files import as_float32, load_torch, save_torch
+from steer_bench.vectors.formats.vector_file import Label, Layered, ReadOptions, VectorFile, needed_layer
+
+_BLOCK = re.compile(r"((?:[A-Za-z_]\w*\.)*(?:layers|h|blocks|block))\.(\d{1,6})")
+"""Name of a decoder block in the base model: layers.15 (Llama, Gemma, …), h.15 (GPT-2)."""
+
+
+def layers_of_lmeval(path: Path, _options: ReadOptions) -> Layered:
+    """What lm-eval adds after each block, the coefficient multiplied in. Raises ValueError where it does more than add."""
+    content = load_torch(path)
+    if not isinstance(content, dict) or not content:
+        raise ValueError("not a file of lm-eval's steered model: no mapping of hook points")
+    vectors: dict[int, np.ndarray] = {}
+    label, hook_points, coefficients = Label(), {}, {}
+    for hook_point, entry in content.items():
+        found = _BLOCK.fullmatch(hook_point) if isinstance(hook_point, str) else None
+        if found is None or not isinstance(entry, dict):
+            raise ValueError(
+                f"hook point {hook_point!r} is no decoder block (layers.15, h.15): not the residual stream"
+            )
+        action, bias, head = entry.get("action"), entry.get("bias"), entry.get("head_index")
+        if action != "add" or bias is not None or head is not None:
+            raise ValueError(
+                f"{hook_point} does more than add a vector (action {action!r}, bias or head_index): not a steering vector"
+            )
+        coefficient = entry.get("steering_coefficient", 1.0)
+        if isinstance(coefficient, bool) or not isinstance(coefficient, int | float):
+            raise ValueError(f"steering_coefficient of {hook_point} is {coefficient!r}, not a number")
+        vector = as_float32(entry.get("steering_vector"), f"steering_vector of {hook_point}", path)
+        layer = int(found[2])
+        if layer in vectors:
+            raise ValueError(f"layer {layer} stands twice, again as {hook_point}")
+        vectors[layer] = (
+            vector if coefficient == 1 else vector * np.float32(coefficient)
+        )  # as lm-eval: in the vector's dtype
+        hook_points[str(layer)], coefficients[str(layer)] = found[1], coefficient
+        if isinstance(entry.get("steer_bench"), str):
+            label = Label.from_json(entry["steer_bench"])
+    first = min(vectors)
+    card = {
+        **label.card,
+        "positions_steered": "all",
+        "hook_point": hook_points[str(first)],
+        "coefficients": coefficients,
+    }
+    return Layered(vectors, Label(label.model, label.layer, label.concept, card))
+
+
+def read_lmeval(path: Path, options: ReadOptions) -> VectorFile:
+    """One layer of the file."""
+    return layers_of_lmeval(path, options).pick(path, options)
+
+
+def write_lmeval(path: Path, vectors: VectorFile) -> None:
+    """One vector, to be added as it is: float32, coefficient 1. Raises ValueError for several vectors or no layer."""
+    import torch
+
+    one, layer = vectors.only(None), needed_layer(vectors, "lm-eval")
+    entry = {
+        "steering_vector": torch.from_numpy(one.matrix[0].copy()),
+        "steering_coefficient": 1.0,
+        "action": "add",
+        "bias": None,
+        "head_index": None,
+        "steer_bench": Label.of(one).to_json(),
+    }
+    save_torch(path, {f"{one.card.get('hook_point') or 'layers'}.{layer}": entry})

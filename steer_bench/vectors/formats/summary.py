@@ -1,0 +1,212 @@
+"""What is in a vector file: ids, norms, cosines, duplicates, provenance. For `steer-bench inspect`.
+
+file of any format -> Summary -> text
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steer_bench.names import listed
+from steer_bench.vectors.formats.formats import FORMATS, format_of, read_layers, read_vectors
+from steer_bench.vectors.formats.vector_file import ReadOptions
+from steer_bench.vectors.store import Arms, load_card, load_tensors
+
+DUPLICATE = 0.999
+"""Vectors with a larger cosine under different ids are called duplicates."""
+_BLOCK = 1024
+_MOST = 1000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One vector (or, in a map file, one tensor)."""
+
+    id: str
+    norm: float
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cosines:
+    """Cosine similarity of all pairs of vectors that are not zero."""
+
+    pairs: int
+    lowest: float
+    mean: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Two ids, one direction."""
+
+    first: str
+    second: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A vector file at a glance."""
+
+    path: str
+    format: str
+    model: str
+    """"" where the file does not say."""
+    layer: int | None
+    entries: tuple[Entry, ...]
+    cosines: Cosines | None
+    """None for fewer than two vectors, and for tensors that are no vectors of one width."""
+    duplicates: tuple[Duplicate, ...] = ()
+    """The first of them, at most 1000."""
+    n_duplicates: int = 0
+    zeros: tuple[str, ...] = ()
+    """Ids of vectors of norm 0: they steer nothing."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def describe(
+    path: str | Path, *, format: str | None = None, ids: Path | None = None, allow_pickle: bool = False
+) -> Summary:
+    """The summary of a file: vectors, all arms, all layers, or the tensors of a map.
+
+    Raises ValueError as `read_vectors`; rows without ids are numbered.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors" and format in (None, "steer-bench", "arms"):
+        kind = load_card(path).get("kind")
+        if kind == "arms":
+            return _of_arms(path)
+        if kind != "vectors":
+            return _of_tensors(path)
+    options = ReadOptions(ids=ids, allow_pickle=allow_pickle, numbered=True)
+    name = format_of(path, format)
+    if FORMATS[name].layers is None:
+        found = read_vectors(path, name, ids=ids, allow_pickle=allow_pickle, numbered=True)
+        return _of_matrix(path, name, found.model, found.layer, found.ids, found.matrix, found.card)
+    layered = read_layers(path, name, options)
+    layers = sorted(layered.vectors)
+    widths = {vector.shape for vector in layered.vectors.values()}
+    if not layers or len(widths) != 1:
+        raise ValueError(f"{path}: holds {len(layers)} layers of shapes {sorted(widths)}; all must be (d_model,)")
+    only = layers[0] if len(layers) == 1 else None
+    first = read_vectors(path, name, allow_pickle=allow_pickle, layer=layers[0])
+    names = (first.ids[0],) if only is not None else tuple(f"layer {layer}" for layer in layers)
+    return _of_matrix(
+        path, name, first.model, only, names, np.stack([layered.vectors[layer] for layer in layers]), first.card
+    )
+
+
+def _of_arms(path: Path) -> Summary:
+    arms = Arms.load(path)
+    keys = sorted(arms.vectors)
+    names, matrix = tuple(arm.key for arm in keys), np.stack([arms.vectors[arm] for arm in keys])
+    return _of_matrix(path, "arms", arms.target, arms.layer, names, matrix, arms.card)
+
+
+def _of_tensors(path: Path) -> Summary:
+    tensors, card = load_tensors(path)
+    entries = tuple(
+        Entry(name, float(np.linalg.norm(tensor.astype(np.float64))), tensor.shape) for name, tensor in tensors.items()
+    )
+    return Summary(
+        str(path),
+        str(card.get("kind", "tensors")),
+        str(card.get("target", "")),
+        card.get("layer"),
+        entries,
+        None,
+        card=card,
+    )
+
+
+def _of_matrix(
+    path: Path,
+    format: str,
+    model: str,
+    layer: int | None,
+    ids: tuple[str, ...],
+    matrix: np.ndarray,
+    card: Mapping[str, Any],
+) -> Summary:
+    norms = np.linalg.norm(matrix.astype(np.float64), axis=1)
+    entries = tuple(Entry(name, float(norm), (matrix.shape[1],)) for name, norm in zip(ids, norms, strict=True))
+    kept = np.flatnonzero(norms)
+    zeros = tuple(ids[row] for row in np.flatnonzero(norms == 0))
+    cosines, duplicates, n_duplicates = _pairs([ids[row] for row in kept], matrix[kept] / norms[kept, None])
+    return Summary(str(path), format, model, layer, entries, cosines, duplicates, n_duplicates, zeros, card)
+
+
+def _pairs(ids: list[str], units: np.ndarray) -> tuple[Cosines | None, tuple[Duplicate, ...], int]:
+    """Cosines of all pairs, block by block: 16,000 vectors need no 16,000 x 16,000 matrix. units: (n, d_model), norm 1"""
+    if len(ids) < 2:
+        return None, (), 0
+    found: list[Duplicate] = []
+    lowest, highest, total, n_found = np.inf, -np.inf, 0.0, 0
+    for start in range(0, len(ids), _BLOCK):
+        block = np.clip(units[start : start + _BLOCK] @ units[start:].T, -1, 1)
+        rows, columns = np.triu_indices(len(block), 1, block.shape[1])  # each pair once
+        if not len(rows):
+            continue
+        values = block[rows, columns]
+        lowest, highest, total = min(lowest, values.min()), max(highest, values.max()), total + float(values.sum())
+        same = np.flatnonzero(values > DUPLICATE)
+        n_found += len(same)
+        found += [
+            Duplicate(ids[start + rows[i]], ids[start + columns[i]], float(values[i]))
+            for i in same[: _MOST - len(found)]
+        ]
+    pairs = len(ids) * (len(ids) - 1) // 2
+    return Cosines(pairs, float(lowest), total / pairs, float(highest)), tuple(found), n_found
+
+
+def render(summary: Summary, most: int = 20) -> str:
+    """The summary as text; of ids and duplicates the first `most`."""
+    from tabulate import tabulate
+
+    n, zeros = len(summary.entries), summary.zeros
+    shapes = sorted({entry.shape for entry in summary.entries})
+    facts = [
+        ("file", summary.path),
+        ("format", summary.format),
+        ("model", summary.model or "not said in the file"),
+        ("layer", "not said in the file, or several" if summary.layer is None else summary.layer),
+        ("vectors", f"{n} of shape {' '.join(map(str, shapes))}"),
+    ]
+    if summary.cosines:
+        cosines = summary.cosines
+        facts.append(
+            (
+                "cosines",
+                f"{cosines.lowest:.3f} to {cosines.highest:.3f}, mean {cosines.mean:.3f} ({cosines.pairs} pairs)",
+            )
+        )
+    facts.append(
+        ("duplicates", f"{summary.n_duplicates} pairs with cosine > {DUPLICATE}" if summary.n_duplicates else "none")
+    )
+    if zeros:
+        facts.append(("zero vectors", listed(zeros)))
+    facts += [(key, _shown(value)) for key, value in sorted(summary.card.items())]
+    parts = [tabulate(facts, tablefmt="plain", disable_numparse=True)]
+    rows = [(entry.id, f"{entry.norm:.4g}") for entry in summary.entries[:most]]
+    parts.append(tabulate(rows, headers=("id", "norm"), disable_numparse=True, colalign=("left", "right")))
+    if n > most:
+        parts.append(f"… {n - most} more")
+    if summary.duplicates:
+        pairs = [(pair.first, pair.second, f"{pair.cosine:.4f}") for pair in summary.duplicates[:most]]
+        parts.append(tabulate(pairs, headers=("id", "has the direction of", "cosine"), disable_numparse=True))
+        if summary.n_duplicates > most:
+            parts.append(f"… {summary.n_duplicates - most} more")
+    return "\n\n".join(parts)
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else text[:97] + "..."

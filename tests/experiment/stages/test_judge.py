@@ -1,0 +1,431 @@
+"""Judging a run: within the evaluation and after it, by several judges, against a scripted server on loopback.
+
+Run: python -m pytest tests/experiment/stages/test_judge.py
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from fakes.judge_server import JudgeServer, by_prompt, every, kill, ok, status
+from pytest_httpserver import HTTPServer
+from steered import sharpened
+from tiny import save_tiny, tiny_gemma3, tiny_llama, tiny_tokenizer
+
+from steer_bench.concepts.load import load_concepts
+from steer_bench.experiment import run as runs
+from steer_bench.experiment import stages
+from steer_bench.experiment.stages import judge as judging
+from steer_bench.judge.config import judge_id
+from steer_bench.judge.judgement import ASPECTS, JudgeError
+from steer_bench.judge.ratings import judgements_of, load_ratings
+from steer_bench.results.file import load_results
+
+DATA = Path(__file__).parents[3] / "tasks" / "data"
+CANARY = "canary-77ab3d90c1"
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEER_JUDGE_API_KEY", CANARY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def fake() -> Iterator[JudgeServer]:
+    with HTTPServer(host="127.0.0.1", threaded=True) as server:
+        yield JudgeServer(server)
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """An experiment on two tiny models: two concepts, two arms, two factors, one prompt of each role."""
+    folder = tmp_path_factory.mktemp("models")
+    texts = [text for concept in load_concepts(DATA / "concepts.jsonl")[:4] for text in concept.positives]
+    names = []
+    for i, (build, width, bos) in enumerate([(tiny_llama, 48, False), (tiny_gemma3, 40, True)]):
+        tokenizer = tiny_tokenizer(texts[i:], bos=bos, vocab_size=480 + 8 * i)
+        model = sharpened(build(width, seed=i))
+        with torch.no_grad():
+            model.get_output_embeddings().weight[:259].zero_()  # replies of whole pieces of words, none empty
+        names.append(save_tiny(folder / f"m{i}", model, tokenizer))
+    return {
+        "name": "judged",
+        "models": [{"name": name, "layer": 2} for name in names],
+        "pairs": [[names[1], names[0]]],
+        "concepts": {"source": "concepts.jsonl", "limit": 6, "held_out": 4},
+        "splits": {"fit": 3, "test": 2},
+        "rules": ["question"],
+        "rule_texts": 8,
+        "neutral": {"map": "neutral_map.jsonl", "map_limit": 12, "perplexity": "neutral.jsonl"},
+        "adapters": ["native", {"random": {"seeds": 1}}, "prompt"],
+        "factors": [0.2, 0.4],
+        "tasks": {
+            "concept_steering": {"max_prompts": 1, "max_new_tokens": 5},
+            "rule_following": {"max_prompts": 1, "max_new_tokens": 4},
+        },
+        "dtype": "float32",
+        "device": "cpu",
+    }
+
+
+# rows of concept_steering: 2 concepts x 2 prompts x (unsteered + prompt + 2 arms x 2 factors)
+ROWS = 2 * 2 * (1 + 1 + 2 * 2)
+
+
+@pytest.fixture(scope="module")
+def fitted(content: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of that experiment after extract and fit, which know nothing of judges."""
+    folder = tmp_path_factory.mktemp("fitted")
+    (folder / "first.yaml").write_text(yaml.safe_dump(content))
+    run = runs.open_run(str(folder / "first.yaml"), folder / "run")
+    stages.extract.extract(run)
+    stages.fit.fit(run)
+    return run.folder
+
+
+@pytest.fixture(scope="module")
+def generated(content: dict[str, Any], fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder after an evaluation that asked no judge; its own judge is an openai judge that is not there."""
+    folder = tmp_path_factory.mktemp("generated") / "run"
+    shutil.copytree(fitted, folder)
+    run = with_judge(folder, {"kind": "openai", "model": "fake", "base_url": "http://127.0.0.1:9/v1"})
+    stages.evaluate.evaluate(run, predict_only=True)
+    return folder
+
+
+def with_judge(folder: Path, judge: dict[str, Any]) -> runs.Run:
+    """The run with another judge written into its experiment."""
+    file = folder / "experiment.yaml"
+    content = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(content | {"judge": judge}))
+    return runs.open_run(str(folder))
+
+
+def at(fake: JudgeServer, **more: Any) -> dict[str, Any]:
+    return {"kind": "openai", "model": "fake", "base_url": fake.base_url, **more}
+
+
+def spec(fake: JudgeServer, *more: str) -> str:
+    return ",".join(["openai:fake", f"base_url={fake.base_url}", *more])
+
+
+@pytest.fixture
+def copy(generated: Path, tmp_path: Path) -> runs.Run:
+    """A run of its own, generated and not judged."""
+    shutil.copytree(generated, tmp_path / "run")
+    return runs.open_run(str(tmp_path / "run"))
+
+
+def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    code = (
+        "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr));"
+        f"sys.argv = ['steer-bench', *{list(words)!r}]; from steer_bench.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+by_reply = by_prompt(
+    [("show this concept", ok("It does.\nRating: [[1]]")), ("asked a language", ok("It answers.\nRating: [[2]]"))],
+    ok("Fluent.\nRating: [[2]]"),
+)
+
+
+def n_questions(run: runs.Run) -> int:
+    """Different questions: concept by (concept, reply), instruction by (instruction, reply), fluency by reply."""
+    replies = [reply for target in run.targets for reply in judging.replies_of(run, target)]
+    concept = {(reply.key[2], reply.text) for reply in replies}
+    return len(concept) + len({(one.instruction, one.text) for one in replies}) + len({one.text for one in replies})
+
+
+# --- within an evaluation, and after it ---
+
+
+def test_judging_after_predict_only_gives_what_judging_within_gives(
+    fitted: Path, copy: runs.Run, tmp_path: Path
+) -> None:
+    embedding = {"kind": "embedding"}
+    shutil.copytree(fitted, tmp_path / "within")
+    within = with_judge(tmp_path / "within", embedding)
+    stages.evaluate.evaluate(within)
+    stages.report.report(within, figures=False)
+    after = with_judge(copy.folder, embedding)
+    stages.evaluate.evaluate(after, predict_only=True)
+    stages.judge.judge(after)
+    stages.report.report(after, figures=False)
+    (mine,), (theirs,) = (next(iter(judgements_of(run.folder).values())) for run in (within, after))
+    assert mine == theirs
+    assert mine.card["total"] == ROWS
+    rows, others = (load_results(run.folder / "results.json").rows for run in (within, after))
+    assert rows == others
+    rated = [row for row in rows if row.task == "concept_steering"]
+    assert len(rated) == ROWS
+    assert all(set(ASPECTS) <= set(row.ratings) for row in rated)
+    assert (within.folder / "leaderboard.md").read_text() == (after.folder / "leaderboard.md").read_text()
+
+
+def test_the_embedding_judges_thresholds_are_in_the_run(copy: runs.Run) -> None:
+    run = with_judge(copy.folder, {"kind": "embedding"})
+    [file] = stages.judge.judge(run)
+    calibration = load_ratings(file).card["calibration"]
+    assert set(calibration["concepts"]) == set(run.splits.test)
+    perplexities = sorted(
+        {(one.instruction, one.text): one.perplexity for one in judging.replies_of(run, run.targets[0])
+         if one.key[0] == "unsteered"}.values()
+    )  # fmt: skip
+    middle = (perplexities[0] + perplexities[1]) / 2  # the median of two prompts
+    for scale in calibration["concepts"].values():
+        assert scale["unsteered_perplexity"] == pytest.approx(middle, abs=1e-5)
+        assert scale["zero"] < scale["two"]
+
+
+def test_the_prompt_arm_asks_for_the_concept_and_is_judged_on_the_plain_instruction(generated: Path) -> None:
+    run = runs.open_run(str(generated))
+    file = next(run.evaluation(run.targets[0]).rglob("samples_concept_steering_*.jsonl"))
+    samples = [json.loads(line) for line in file.read_text().splitlines()]
+    asked = [sample for sample in samples if sample["doc"]["arm"] == "prompt"]
+    plain = {(s["doc"]["concept"], s["doc"]["item"]): s for s in samples if s["doc"]["arm"] == "unsteered"}
+    assert len(asked) == 2 * 2
+    for sample in asked:
+        doc, context = sample["doc"], sample["arguments"]["gen_args_0"]["arg_0"]
+        assert doc["text"] == plain[doc["concept"], doc["item"]]["doc"]["text"]
+        assert doc["text"] in context
+        assert run.concepts[doc["concept"]].description in context
+        steered = sample["arguments"]["gen_args_0"]["arg_2"]["steer"]
+        assert (steered["arm"], steered["factor"]) == ("unsteered", 0.0)
+    rules = next(run.evaluation(run.targets[0]).rglob("samples_rule_following_*.jsonl")).read_text()
+    assert '"arm": "prompt"' in rules
+
+
+# --- another judge on the same run ---
+
+
+def test_a_second_judge_stands_beside_the_first_with_their_agreement(fake: JudgeServer, copy: runs.Run) -> None:
+    run = with_judge(copy.folder, {"kind": "embedding"})
+    stages.judge.judge(run)
+    first = {file: file.read_bytes() for file in (run.folder / "judgements").rglob("*.jsonl")}
+    fake.default = by_reply
+    stages.judge.judge(run, at(fake))
+    assert len(fake.calls) == n_questions(run)
+    assert {file: file.read_bytes() for file in first} == first
+    stages.report.report(run, figures=False)
+    results = load_results(run.folder / "results.json")
+    own, other = judge_id({"kind": "embedding"}), judge_id(at(fake))
+    assert [one["id"] for one in results.run["judges"]] == [own, other]
+    lines = {line["aspect"]: line for line in results.run["agreement"]}
+    assert set(lines) == {*ASPECTS, "score"}
+    assert all(line["judges"] == [own, other] and line["n"] == ROWS for line in lines.values())
+    assert lines["fluency"]["spearman"] is None  # the fake says 2 to all: no order
+    # by hand: kappa = 1 - mean (a - b)^2 / mean over all pairs (a - b)^2; with b always 2 both means are the same
+    assert lines["fluency"]["kappa"] == pytest.approx(0.0, abs=1e-9)
+    assert "embedding" in results.run["judge"]["name"]
+    page = (run.folder / "leaderboard.md").read_text()
+    assert "Agreement of judges" in page
+
+
+def test_the_report_shows_either_judge(fake: JudgeServer, copy: runs.Run) -> None:
+    run = with_judge(copy.folder, {"kind": "embedding"})
+    fake.default = by_reply
+    stages.judge.judge(run, at(fake))
+    stages.report.report(run, figures=False, judge="openai")
+    results = load_results(run.folder / "results.json")
+    rated = [row for row in results.rows if row.task == "concept_steering"]
+    assert {row.value for row in rated} == {3 / (1 + 1 / 2 + 1 / 2)}
+    assert results.run["judge"]["name"] == "fake at 127.0.0.1"
+    stages.report.report(run, figures=False)
+    results = load_results(run.folder / "results.json")
+    assert {row.value for row in results.rows if row.task == "concept_steering"} == {
+        None
+    }  # its own judge rated nothing
+    with pytest.raises(ValueError, match=r"rated none of its replies.*openai-fake"):
+        stages.report.report(run, figures=False, judge="local")
+
+
+def test_judging_again_asks_nothing_and_changes_nothing(fake: JudgeServer, copy: runs.Run) -> None:
+    fake.default = by_reply
+    [file] = stages.judge.judge(copy, at(fake))
+    before = file.read_bytes()
+    fake.calls.clear()
+    stages.judge.judge(copy, at(fake, concurrency=3))  # how fast it is asked makes no other judge
+    assert fake.calls == []
+    assert file.read_bytes() == before
+
+
+def test_ratings_of_other_replies_are_not_used(fake: JudgeServer, copy: runs.Run) -> None:
+    [file] = stages.judge.judge(copy, at(fake))
+    samples = next(copy.evaluation(copy.targets[0]).rglob("samples_concept_steering_*.jsonl"))
+    lines = samples.read_text().splitlines()
+    changed = json.loads(lines[-1])
+    changed["resps"] = [["another reply"]]
+    samples.write_text("\n".join([*lines[:-1], json.dumps(changed)]) + "\n")
+    assert judging.all_ratings(copy) == {}
+    fake.calls.clear()
+    stages.judge.judge(copy, at(fake))
+    assert len(fake.calls) == 3  # the three aspects of the new reply
+    assert load_ratings(file).card["total"] == ROWS
+
+
+# --- exit codes and faults ---
+
+
+def test_j5_a_judge_that_is_not_there_is_exit_2_before_anything_is_loaded(fitted: Path, tmp_path: Path) -> None:
+    shutil.copytree(fitted, tmp_path / "run")
+    with_judge(tmp_path / "run", {"kind": "openai", "model": "fake", "base_url": "http://127.0.0.1:9/v1"})
+    for words in (["evaluate"], ["run"]):
+        done = command(*words, str(tmp_path / "run"))
+        assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (2, "False"), done.stderr
+        assert "http://127.0.0.1:9/v1" in done.stderr
+    assert not (tmp_path / "run" / "evaluation").exists()
+
+
+def test_j4_a_judge_that_stops_within_an_evaluation_costs_no_reply(
+    fake: JudgeServer, fitted: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(fitted, tmp_path / "run")
+    # One question at a time: of several in flight the refusal of one may end another whose answer is on its way.
+    run = with_judge(tmp_path / "run", at(fake, concurrency=1))
+    fake.then(*[by_reply] * 6)  # the probe, then five
+    fake.default = status(401, f"Incorrect API key provided: {CANARY}")
+    done = command("evaluate", str(run.folder))
+    assert done.returncode == 4, done.stderr
+    assert f"steer-bench judge {run.folder}" in done.stderr
+    assert len(judging.replies_of(run, run.targets[0])) == ROWS
+    fake.default = by_reply
+    fake.calls.clear()
+    done = command("judge", str(run.folder))
+    assert done.stderr.strip().splitlines()[-1] == "False", "judging needs no torch"
+    assert done.returncode == 0, done.stderr
+    assert len(fake.calls) == 1 + n_questions(run) - 5
+    stages.report.report(run, figures=False)
+    assert load_results(run.folder / "results.json").run["judges"][0]["unscored"] == 0
+    files = b"".join(path.read_bytes() for path in run.folder.rglob("*") if path.is_file())
+    assert len(files) > 10_000
+    assert CANARY.encode() not in files
+
+
+def test_j10_too_many_unscored_is_exit_3_and_the_rest_is_rated(fake: JudgeServer, copy: runs.Run) -> None:
+    fake.default = by_prompt([("show this concept: the sea", status(413, "too long"))], by_reply)
+    name = copy.concepts[copy.splits.test[0]].description
+    fake.default = by_prompt([(f"show this concept: {name}", status(413, "too long"))], by_reply)
+    done = command("judge", str(copy.folder), "--judge", spec(fake))
+    assert done.returncode == 3, done.stderr
+    assert (
+        f"incomplete: {ROWS // 2} of {ROWS} replies unscored ({ROWS // 2} http_413) = 50.0% (limit 2.0%)" in done.stderr
+    )
+    allowed = command("judge", str(copy.folder), "--judge", spec(fake), "--max-unscored", "0.6")
+    assert allowed.returncode == 0
+    fake.default = by_reply
+    fake.calls.clear()
+    mended = command("judge", str(copy.folder), "--judge", spec(fake))
+    assert mended.returncode == 0
+    assert 0 < len(fake.calls) <= 1 + ROWS // 2  # the probe, and only what had no rating
+
+
+def test_a_third_of_calls_answered_429_costs_no_judgement(fake: JudgeServer, copy: runs.Run) -> None:
+    fake.default = every(3, status(429, headers={"Retry-After-Ms": "20"}), by_reply)
+    [file] = stages.judge.judge(copy, at(fake))
+    ratings = load_ratings(file)
+    assert ratings.unscored == 0
+    assert ratings.card["total"] == ROWS
+    assert ratings.card["usage"]["retries"] == len(fake.calls) - n_questions(copy)
+    assert ratings.card["usage"]["retries"] >= n_questions(copy) // 3
+
+
+@pytest.mark.parametrize("when", ["first", "middle", "last"])
+def test_a_killed_judging_goes_on_with_the_missing_calls_only(fake: JudgeServer, copy: runs.Run, when: str) -> None:
+    total = n_questions(copy)
+    position = {"first": 1, "middle": total // 2, "last": total}[when]
+    code = (
+        "import sys; print('ready', flush=True); sys.stdin.readline()\n"
+        f"sys.argv = ['steer-bench', 'judge', {str(copy.folder)!r}, '--judge', {spec(fake, 'concurrency=1')!r}]\n"
+        "from steer_bench.cli import main; main()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    fake.then(*[by_reply] * position, kill(child.pid))  # one more: the probe
+    child.communicate("go\n", timeout=120)
+    assert child.returncode == -9
+    fake.calls.clear()
+    fake.default = by_reply
+    [file] = stages.judge.judge(copy, at(fake))
+    assert len(fake.calls) == total - (position - 1)
+    assert load_ratings(file).unscored == 0
+
+
+def test_a_judge_that_stops_leaves_earlier_ratings_as_they_are(fake: JudgeServer, copy: runs.Run) -> None:
+    name = copy.concepts[copy.splits.test[0]].description
+    fake.default = by_prompt([(f"show this concept: {name}", status(413, "too long"))], by_reply)
+    [file] = stages.judge.judge(copy, at(fake))
+    before = file.read_bytes()
+    fake.default = status(403, "no")
+    with pytest.raises(JudgeError, match=f"steer-bench judge {copy.folder}"):
+        stages.judge.judge(copy, at(fake))
+    assert file.read_bytes() == before
+
+
+def test_the_probe_takes_no_time_where_nothing_is_left_to_rate(fake: JudgeServer, copy: runs.Run) -> None:
+    run = with_judge(copy.folder, at(fake))
+    stages.judge.judge(run)
+    fake.calls.clear()
+    start = time.monotonic()
+    done = command("run", str(run.folder), "--no-figures")
+    assert done.returncode == 0, done.stderr
+    assert fake.calls == []
+    assert time.monotonic() - start < 300
+
+
+# --- the words of the judge ---
+
+
+def test_each_rating_comes_with_the_judges_words_and_all_of_them_where_it_was_asked_again(
+    fake: JudgeServer, copy: runs.Run
+) -> None:
+    fake.default = by_reply
+    fake.then(ok("Hm"), ok("Hm again"))
+    stages.judge.judge(copy, at(fake, concurrency=1))
+    [[ratings]] = judgements_of(copy.folder).values()
+    assert set(ratings.judgements) == {reply.key for reply in judging.replies_of(copy, copy.targets[0])}
+    assert all(set(one.explanation) == set(ASPECTS) for one in ratings.judgements.values())
+    again = [one for one in ratings.judgements.values() if one.raw]
+    assert again
+    assert all(one.raw["concept"] == ("Hm", "Hm again", "It does.\nRating: [[1]]") for one in again)
+    assert sum(ratings.card["reasked"].values()) == 2 * len(again)
+
+
+# --- the check ---
+
+
+def test_the_check_goes_into_the_provenance_and_onto_the_page(fake: JudgeServer, copy: runs.Run) -> None:
+    """A judge that finds every concept in every text, and only shuffled words broken: 0.5 and 1."""
+    run = with_judge(copy.folder, at(fake))
+    whole = {text for sides in run.divided.values() for text in (*sides[0].positives, *sides[0].negatives)}
+
+    def answer(request: Any, body: dict[str, Any]) -> Any:
+        prompt = body["messages"][-1]["content"]
+        shuffled = "fluent person" in prompt and not any(text in prompt for text in whole)
+        return ok(f"So.\nRating: [[{0 if shuffled else 2}]]")(request, body)
+
+    fake.default = answer
+    done = command("judge", str(run.folder), "--check", "--limit", "3")
+    assert done.returncode == 0, done.stderr
+    found = {
+        line.split("|")[1].strip(): line.split("|")[3].strip() for line in done.stdout.splitlines() if "| all" in line
+    }
+    assert (found["concept"], found["fluency"]) == ("0.500", "1.000")
+    stages.judge.judge(run)
+    stages.report.report(run, figures=False)
+    check = load_results(run.folder / "results.json").run["judge"]["check"]
+    assert (check["concept AUROC"], check["fluency AUROC"], check["unscored"]) == (0.5, 1.0, 0.0)
+    assert "fluency AUROC 1" in (run.folder / "leaderboard.md").read_text()

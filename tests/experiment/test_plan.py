@@ -1,0 +1,117 @@
+"""The dry run counts what the real run does."""
+
+import json
+import sqlite3
+
+import pytest
+from small_run import command, small_experiment
+
+from steer_bench.experiment import run as runs
+from steer_bench.experiment import stages
+from steer_bench.experiment.plan import Part, Rates, Work, cost, count, parts, plan
+from steer_bench.models.load import check_model
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    return runs.open_run(str(small_experiment(folder)), folder / "run")
+
+
+@pytest.fixture(scope="module")
+def before(run):
+    return plan(run)
+
+
+def test_samples_and_answers_are_those_of_the_run_and_bytes_are_near(run, before):
+    try:
+        check_model("minilm-l6-v2")
+    except ValueError as error:
+        pytest.skip(str(error))
+    assert any(line.startswith("extract") for line in before.missing)
+    for name in ("extract", "fit", "evaluate"):
+        stages.STAGES[name](run)
+    stages.report.report(run, figures=False)
+    assert plan(run).missing == []
+    for target in run.targets:
+        done = json.loads((run.evaluation(target) / "complete.json").read_text())["samples"]
+        assert {task: before.work[target, task].samples for task in run.experiment.tasks} == done
+    with sqlite3.connect(run.folder / "records.sqlite") as database:
+        (recorded,) = database.execute("SELECT count(*) FROM records").fetchone()
+    total = before.total
+    # concept_likelihood and steered_perplexity ask for some of the same texts: what is recorded is at most what is planned
+    assert recorded <= total.answers
+    assert total.judged == sum(before.work[target, "concept_steering"].samples for target in run.targets)
+    size = sum(file.stat().st_size for file in run.folder.rglob("samples_*.jsonl"))
+    assert before.disk["samples"] == pytest.approx(size, rel=0.35)
+    arms = sum(run.arms_file(target).stat().st_size for target in run.targets)
+    assert before.disk["arms"] <= arms
+
+
+def test_counts_by_hand(run):
+    """2 test concepts, 1 rule, arms native, identity, linear, random from one source, 2 factors, 1 + 1 prompts."""
+    target = run.targets[0]
+    fixed, linear, square = count(run, target, "rule_following")
+    assert (fixed.samples, square.samples) == (0, 0)
+    assert linear.samples == 2 * (1 + 4 * 2)  # prompts x (unsteered + arms x factors)
+    assert linear.written == linear.answers * 4
+    fixed, linear, _ = count(run, target, "concept_likelihood")
+    assert fixed.samples == 2  # neutral texts, unsteered
+    assert linear.samples == 2 * (2 + 4 * 2 * (2 + 2))  # concepts x (unsteered texts + cells x (texts + neutral texts))
+    fixed, linear, _ = count(run, target, "concept_steering")
+    assert fixed.answers == 4  # unsteered, each prompt is answered once for all concepts
+    assert fixed.samples + linear.samples == 2 * 4 * (1 + 4 * 2)
+
+
+def test_replies_under_suppression_are_counted_and_do_not_grow_with_the_topics(tmp_path):
+    tasks = {"rule_suppression": {"max_prompts": 1, "max_new_tokens": 4}}
+    path = small_experiment(tmp_path, tasks=tasks, rules=[], suppress=["question"])
+    run = runs.open_run(str(path), tmp_path / "run")
+    work = plan(run).work[run.targets[0], "rule_suppression"]
+    assert work.samples == 2 * (1 + 4 * 2)  # prompts x (unsteered + arms x factors)
+    assert work.written == work.answers * 4
+    assert plan(run, concepts=20).work[run.targets[0], "rule_suppression"] == work
+
+
+def test_twice_the_concepts_and_pairs_are_twice_the_linear_work(run, before):
+    double = plan(run, concepts=4)
+    for key, work in before.work.items():
+        if key[1] == "rule_following":
+            assert double.work[key] == work
+        else:
+            fixed, linear, _ = count(run, *key)
+            assert double.work[key] == fixed + linear * 2
+    assert plan(run, pairs=6).total.samples == 3 * before.total.samples
+
+
+def test_a_part_uses_no_more_machines_than_it_has_pieces():
+    assert Part("fit", 7200, 2).hours(1) == 2
+    assert Part("fit", 7200, 2).hours(64) == 1
+    assert Work(1, 2, 3, 4, 5, 6) + Work(1, 1, 1, 1, 1, 1) * 2 == Work(3, 4, 5, 6, 7, 8)
+
+
+def test_time_is_work_over_rate_and_cost_needs_a_price(run, before):
+    found = {part.name: part for part in parts(before, run, Rates(100, 10))}
+    assert found["measure"].seconds == pytest.approx(before.total.read / 100 + before.total.written / 10)
+    assert found["judge"].seconds == 0
+    assert cost(before, run) == 0
+    judge = {"kind": "openai", "model": "m", "concurrency": 4}
+    paid = run.__class__(run.experiment.model_copy(update={"judge": judge}), run.base, run.folder)
+    assert cost(before, paid) is None
+    assert {part.name: part for part in parts(before, paid, Rates(1, 1))}[
+        "judge"
+    ].seconds == before.total.judged * 3 / 4
+    priced = {**judge, "price": {"input": 1.0, "output": 0}}
+    paid = run.__class__(run.experiment.model_copy(update={"judge": priced}), run.base, run.folder)
+    assert cost(before, paid) == pytest.approx(before.total.judged * 3 * (420 + 4) / 1e6)
+
+
+def test_the_command_prints_the_table_and_wants_rates_for_hours(run, before):
+    done = command("-m", "steer_bench", "plan", str(run.folder), "--scale", "--rates", "100", "10")
+    assert done.returncode == 0, done.stderr
+    assert f"{before.total.samples:,}" in done.stdout
+    assert "64 GPUs" in done.stdout
+    assert "stops scaling first" in done.stdout
+    done = command("-m", "steer_bench", "plan", str(run.folder), "--scale")
+    assert done.returncode == 2
+    assert "--probe" in done.stderr

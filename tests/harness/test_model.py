@@ -1,0 +1,509 @@
+"""The steered model: every row its own steering, and the same numbers as lm-eval's `hf` and `steered` where they are right."""
+
+import json
+
+import pytest
+import torch
+from lm_eval.models.hf_steered import SteeredModel
+from steered import PROMPTS, TEXTS, ask, hf_lm, likelihoods, make_arms, replies, rolling, steer, steered_lm, tiny_pair
+from tiny import save_tiny
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from steer_bench.harness.answers import Generation
+from steer_bench.harness.steered_lm import LogLikelihood, Reply, SteeredLM
+from steer_bench.models.load import check_model, load_model
+from steer_bench.models.steered import decoding
+from steer_bench.models.steered.captured import Captured, FixedStep, why_not
+from steer_bench.models.steered.decoding import ROOM, RoomyLayer, grouped_heads, new_cache
+from steer_bench.models.steered.likelihood import token_scores
+from steer_bench.vectors.store import Arm, Arms
+
+FAMILIES = ("llama", "gemma3")
+MIXED = [
+    steer(),
+    steer("linear", "law", 2.0),
+    steer("native", "law", 0.5),
+    steer(factor=0.0),
+    steer("linear", factor=-1.0),
+]
+PAIRS = [(text[:12], text[12:], MIXED[i % len(MIXED)]) for i, text in enumerate(TEXTS * 2)]
+
+
+@pytest.fixture(params=FAMILIES)
+def lm(request):
+    return steered_lm(*tiny_pair(request.param), make_arms())
+
+
+def test_log_likelihoods_of_mixed_steering_in_one_batch_are_those_of_each_row_alone(lm, request):
+    together = likelihoods(lm, PAIRS)
+    for pair, (value, greedy) in zip(PAIRS, together, strict=True):
+        fresh = steered_lm(lm.model, lm.tokenizer, make_arms(), batch_size=1)
+        (alone,) = likelihoods(fresh, [pair])
+        assert value == pytest.approx(alone[0], abs=5e-5)
+        assert greedy == alone[1]
+        fresh.steerer.remove()
+
+
+def test_replies_of_mixed_steering_in_one_left_padded_batch_are_those_of_each_row_alone(lm):
+    jobs = [(prompt, steering) for prompt in PROMPTS for steering in MIXED]
+    together = replies(lm, jobs)
+    fresh = steered_lm(lm.model, lm.tokenizer, make_arms(), batch_size=1)
+    lm.steerer.remove()
+    assert together == [replies(fresh, [job])[0] for job in jobs]
+    assert len(set(together)) > len(PROMPTS)  # steering does change replies
+
+
+def test_every_step_with_the_cache_is_the_full_forward_pass_under_the_same_steering(lm):
+    for prompt, steering in [(PROMPTS[0], MIXED[0]), (PROMPTS[2], MIXED[1])]:
+        (reply,) = replies(lm, [(prompt, steering)])
+        ids = lm.tok_encode(prompt)
+        spec, _ = lm._steering(ask("generate_until", prompt, {}, steering))
+        start = torch.tensor([lm._start(ids, len(ids))])
+        for _ in range(8):
+            with torch.no_grad(), lm.steerer.steering(lm.bank.rows([spec]), start if start.any() else None):
+                ids = [*ids, int(lm.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())]
+            if ids[-1] in lm._stop_ids(()):
+                ids = ids[:-1]
+                break
+        assert reply == lm.tok_decode(ids[len(lm.tok_encode(prompt)) :])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("max_new_tokens", [1, 9, 24])  # 24 goes past the sliding window of the Gemma
+def test_our_greedy_loop_gives_the_tokens_of_generate_whatever_finishes_when(family, max_new_tokens):
+    model, tokenizer = tiny_pair(family)
+    lm = steered_lm(model, tokenizer, make_arms())
+    jobs = [(prompt, steering) for prompt in PROMPTS for steering in [*MIXED, steer("linear", "law", 1.0)]]
+    settings = lm._settings({"until": ["e"], "max_gen_toks": max_new_tokens, "do_sample": False})
+    rows = []
+    for prompt, steering in jobs:
+        ids = lm.tok_encode(prompt)
+        spec, _ = lm._steering(ask("generate_until", prompt, {}, steering))
+        rows.append(Generation(tuple(ids), spec, lm._start(ids, len(ids)), False))
+    plain = lm._settings({"until": [], "max_gen_toks": max_new_tokens, "do_sample": False})
+    every, _ = lm._by_generate(rows, plain, [])
+    common = {reply[len(reply) // 2] for reply in every[::5]}  # these end some replies early and others not at all
+    model.generation_config.eos_token_id = sorted(common | {2})
+    stops = set(lm._stop_ids(()))
+    (theirs, _), (ours, _) = lm._by_generate(rows, plain, []), lm._greedy(rows, plain, [], stop_ids=stops)
+    lengths = set()
+    for their, our in zip(theirs, ours, strict=True):
+        end = next((i + 1 for i, token in enumerate(their) if token in stops), len(their))
+        assert our == their[:end]
+        lengths.add(end)
+    assert max_new_tokens == 1 or len(lengths) > 1
+    model.generation_config.eos_token_id = [2]
+    texts = {len(text) for text, *_ in lm._continue(rows, settings)}
+    assert all("e" not in text for text, *_ in lm._continue(rows, settings))
+    assert texts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_in_fixed_memory_give_the_tokens_of_a_growing_cache_for_one_batch_after_another(family):
+    model, tokenizer = tiny_pair(family)
+    lm = steered_lm(model, tokenizer, make_arms())
+    captured = Captured(lm.model, lm.steerer)
+    options = {"max_new_tokens": 9, "is_finished": lambda reply: reply[-1] % 7 == 0, "pad": 0, "device": lm.device}
+    options |= {"steerer": lm.steerer, "blocks": lm._blocks, "starts": torch.ones(len(PROMPTS), dtype=torch.long)}
+    given = []
+    if family == "gemma3":  # its window is shorter than any fixed memory
+        model.config.sliding_window = 512
+    for factors in ((0.5, 2.0, -1.0), (1.0, 0.0, 3.0)):
+        rows = [
+            lm._steering(ask("generate_until", p, {}, steer(factor=f)))[0]
+            for p, f in zip(PROMPTS, factors, strict=False)
+        ]
+        prompts = [tuple(lm.tok_encode(prompt)) for prompt in PROMPTS[: len(rows)]]
+        call = {**options, "added": lm.bank.rows(rows), "starts": options["starts"][: len(rows)]}
+        with torch.inference_mode():
+            plain = decoding.greedy(lm.model, prompts, **call)
+            fixed = decoding.greedy(
+                lm.model, prompts, captured=lambda *a: given.append(captured.step(*a)) or given[-1], **call
+            )
+        assert fixed == plain
+    assert captured.refused == ""
+    assert given[0] is given[1] is not None  # the same step for other vectors and factors
+
+
+def test_a_fixed_step_that_is_wrong_or_can_not_be_had_is_left_out_with_the_reason(lm, caplog, monkeypatch):
+    prompts = [tuple(lm.tok_encode(prompt)) for prompt in PROMPTS]
+    options = {"max_new_tokens": 5, "is_finished": lambda _: False, "pad": 0, "device": lm.device}
+    monkeypatch.setattr(FixedStep, "__call__", lambda self, tokens: self._forward() * 1.2)
+    captured = Captured(lm.model, None)
+    lm.model.config.sliding_window = 512
+    with torch.inference_mode():
+        assert decoding.greedy(lm.model, prompts, captured=captured.step, **options) == decoding.greedy(
+            lm.model, prompts, **options
+        )
+    assert "its logits differ from the plain step's" in captured.refused
+    assert caplog.text.count("decoding without a captured step") == 1
+    past = new_cache(tiny_pair("gemma3")[0])
+    assert "not less than the sliding window of 16" in why_not(past, 64)
+
+
+def test_rows_without_finite_logits_say_nothing_about_a_fixed_step(lm):
+    prompts = [tuple(lm.tok_encode(prompt)) for prompt in PROMPTS]
+    lm.model.config.sliding_window = 512
+    captured = Captured(lm.model, lm.steerer)
+    made = []
+    for bad in (range(len(prompts)), [0], []):
+        added = torch.zeros(len(prompts), 1, lm.model.config.hidden_size)
+        added[list(bad)] = float("nan")
+        options = {"max_new_tokens": 3, "is_finished": lambda _: False, "pad": 0, "device": lm.device, "added": added}
+        options |= {"steerer": lm.steerer, "blocks": lm._blocks, "starts": torch.ones(len(prompts), dtype=torch.long)}
+        with torch.inference_mode():
+            plain = decoding.greedy(lm.model, prompts, **options)
+            assert plain == decoding.greedy(
+                lm.model, prompts, captured=lambda *a: made.append(captured.step(*a)) or made[-1], **options
+            )
+    assert captured.refused == ""
+    assert [found is not None for found in made] == [False, True, True]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_a_gpu_steps_are_one_graph_for_all_vectors_and_replies_are_those_without(family):
+    model, tokenizer = tiny_pair(family)
+    model.config.sliding_window = 512
+    lm = steered_lm(model.to("cuda"), tokenizer, make_arms())
+    jobs = [(prompt, steer(factor=factor)) for factor in (0.5, 2.0, -1.0) for prompt in PROMPTS]
+    with_graph = replies(lm, jobs)
+    assert lm._captured.refused == ""
+    assert lm._captured.kept.graph is not None
+    other = steered_lm(lm.model, lm.tokenizer, make_arms())
+    other.__dict__["_captured"] = None
+    lm.steerer.remove()
+    assert replies(other, jobs) == with_graph
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_on_a_gpu_are_those_on_a_cpu(family):
+    model, tokenizer = tiny_pair(family)
+    lm = steered_lm(model, tokenizer, make_arms())
+    on_cpu = likelihoods(lm, PAIRS)
+    lm.steerer.remove()
+    on_gpu = likelihoods(steered_lm(model.to("cuda"), tokenizer, make_arms()), PAIRS)
+    for (value, greedy), (other, same) in zip(on_cpu, on_gpu, strict=True):
+        assert other == pytest.approx(value, abs=1e-3)
+        assert same == greedy
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_of_equal_largest_logits_the_first_is_greedy(device):
+    logits = torch.tensor([[1.0, 3.0, 3.0], [1.0, 3.0, 3.0], [3.0, 1.0, 3.0], [1.0, 2.0, 0.0]], device=device)
+    scores = token_scores(logits, torch.tensor([1, 2, 0, 0], device=device))
+    assert scores.greedy.tolist() == [True, False, True, False]
+
+
+def test_a_text_under_many_steerings_is_tokenised_once(lm, monkeypatch):
+    seen = []
+    monkeypatch.setattr("steer_bench.harness.model.encode", lambda _, text: seen.append(text) or [1, 5, 6, 7])
+    rolling(lm, [(text, steering) for steering in MIXED for text in TEXTS])
+    assert sorted(seen) == sorted(set(TEXTS))
+
+
+def test_a_prompt_goes_through_the_blocks_before_the_steering_once(lm):
+    lm._self_tested = True  # its passes are not the ones counted here
+    rows = []
+    mlp = lm._blocks[0].mlp  # within the first block: not run where the block is skipped
+    handle = mlp.register_forward_pre_hook(lambda _module, args: rows.append(args[0].shape[0]))
+    late = list(lm.model.model.layers)[-1].register_forward_pre_hook(lambda _m, args: rows.append(-args[0].shape[0]))
+    replies(lm, [(PROMPTS[0], steering) for steering in MIXED if steering != steer(factor=0.0)], max_gen_toks=1)
+    handle.remove()
+    late.remove()
+    assert rows == [1, -len(MIXED) + 1]
+
+
+def test_texts_of_a_batch_share_trunks_and_are_scored_as_by_the_full_pass(lm):
+    pairs = [(text[:9], text[9:], steering) for text in TEXTS for steering in MIXED if steering != steer(factor=0.0)]
+    scored = [lm._scored(*lm._split(*pair[:2]), lm._steering(ask("loglikelihood", *pair))[0]) for pair in pairs]
+    for (value, greedy), (full, same) in zip(lm._on_trunk(scored), lm._padded(scored), strict=True):
+        assert value == pytest.approx(full, rel=1e-5, abs=1e-5)
+        assert greedy == same
+    assert lm.steerer.calls == 2  # one pass each: what was added is added once
+
+
+def test_answers_of_one_token_are_read_off_one_pass_a_steering(lm):
+    lm._self_tested = True  # its passes are not the ones counted here
+    rows = []
+    letters = ["q", "x", "z", "w"]
+    assert {len(lm._split("The sea", letter)[1]) for letter in letters} == {1}
+    jobs = [("The sea", letter, steer(factor=factor)) for letter in letters for factor in (1.0, 2.0)]
+    handle = list(lm.model.model.layers)[-1].register_forward_pre_hook(lambda _m, args: rows.append(args[0].shape[0]))
+    together = likelihoods(lm, jobs)
+    handle.remove()
+    assert rows == [2]
+    fresh = steered_lm(lm.model, lm.tokenizer, make_arms())
+    for job, (value, greedy) in zip(jobs, together, strict=True):
+        alone = likelihoods(fresh, [job])[0]
+        lm.steerer.remove()
+        assert value == pytest.approx(alone[0], abs=5e-5)
+        assert greedy == alone[1]
+
+
+def test_what_generate_needs_settings_for_is_left_to_generate(lm):
+    assert lm._is_plain
+    lm.model.generation_config.repetition_penalty = 1.3
+    fresh = steered_lm(lm.model, lm.tokenizer)
+    assert not fresh._is_plain
+    assert replies(fresh, [(PROMPTS[0],)]) == replies(hf_lm(lm.model, lm.tokenizer), [(PROMPTS[0],)])
+
+
+def test_one_text_under_different_steering_in_one_call_gets_different_values(lm):
+    values = [value for value, _ in likelihoods(lm, [(TEXTS[0][:9], TEXTS[0][9:], steering) for steering in MIXED])]
+    assert len(set(values)) == len(MIXED)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unsteered_is_hf_to_the_bit(family):
+    model, tokenizer = tiny_pair(family)
+    pairs = [(text[:12], text[12:]) for text in TEXTS]
+    ours, hf = steered_lm(model, tokenizer, make_arms()), hf_lm(model, tokenizer)
+    assert [tuple(answer) for answer in likelihoods(ours, pairs)] == likelihoods(hf, pairs)
+    zero = [(*pair, steer(factor=0.0)) for pair in pairs]
+    assert [tuple(answer) for answer in likelihoods(ours, zero)] == likelihoods(hf, pairs)
+    prompts = [(prompt,) for prompt in PROMPTS]
+    assert replies(ours, prompts) == replies(hf, prompts)
+    if family == "llama":  # where the tokenizer adds a BOS, hf's rolling windows hold two
+        assert rolling(ours, [(text,) for text in TEXTS]) == rolling(hf, [(text,) for text in TEXTS])
+
+
+def test_rolling_scores_a_text_after_exactly_one_bos():
+    model, tokenizer = tiny_pair("gemma3")
+    ours = steered_lm(model, tokenizer)
+    ids = tokenizer(TEXTS[0]).input_ids
+    assert ids.count(tokenizer.bos_token_id) == 1
+    with torch.no_grad():
+        logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    expected = sum(float(logs[i, token]) for i, token in enumerate(ids[1:]))
+    (value,) = rolling(ours, [(TEXTS[0],)])
+    assert value == pytest.approx(expected, abs=1e-3)
+    assert value.n_tokens == len(ids) - 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_rolling_request_is_steered_as_the_text_is_after_an_empty_context(family):
+    model, tokenizer = tiny_pair(family)
+    ours = steered_lm(model, tokenizer, make_arms())
+    steered, plain = rolling(ours, [(TEXTS[0], steer(factor=1.0)), (TEXTS[0],)])
+    assert abs(steered - plain) > 0.1
+    if family == "gemma3":  # a rolling window and an empty context begin with the same BOS
+        ((value, _),) = likelihoods(ours, [("", TEXTS[0], steer(factor=1.0))])
+        assert steered == pytest.approx(value, abs=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_constant_vector_is_lm_evals_own_steered_model(family, tmp_path):
+    model, tokenizer = tiny_pair(family)
+    path, arms = save_tiny(tmp_path / "model", model, tokenizer), make_arms()
+    arms.save(tmp_path / "arms.safetensors")
+    lm = SteeredLM(
+        path, arms=str(tmp_path / "arms.safetensors"), arm="linear", source="other", concept="sea", factor=1.5,
+        positions="all", device="cpu", batch_size=8,
+    )  # fmt: skip
+    added = lm.bank.vector(lm.default)
+    entry = {"steering_vector": added, "steering_coefficient": 1.0, "action": "add", "bias": None, "head_index": None}
+    torch.save({f"layers.{arms.layer}": entry}, tmp_path / "steer.pt")
+    theirs = SteeredModel(path, steer_path=str(tmp_path / "steer.pt"), device="cpu", batch_size=8)
+    pairs = [(text[:12], text[12:]) for text in TEXTS]
+    for (ours, _), (other, _) in zip(likelihoods(lm, pairs), likelihoods(theirs, pairs), strict=True):
+        assert ours == pytest.approx(other, abs=1e-4)
+
+
+def test_equal_text_with_another_split_keeps_its_own_positions(lm):
+    text = TEXTS[0]
+    pairs = [(text[:8], text[8:]), (text[:40], text[40:])]
+    together = likelihoods(lm, pairs)
+    for pair, answer in zip(pairs, together, strict=True):
+        fresh = steered_lm(lm.model, lm.tokenizer)
+        assert answer[0] == pytest.approx(likelihoods(fresh, [pair])[0][0], abs=5e-5)
+
+
+def test_bos_is_decided_for_each_text_alone():
+    model, tokenizer = tiny_pair("gemma3")
+    lm = steered_lm(model, tokenizer)
+    mixed = [(tokenizer.bos_token + PROMPTS[0],), (PROMPTS[2],)]
+    for order in (mixed, mixed[::-1]):
+        fresh = steered_lm(model, tokenizer)
+        assert replies(fresh, order) == [replies(lm, [job])[0] for job in order]
+    assert lm.tok_encode(mixed[0][0]) == lm.tok_encode(PROMPTS[0])
+
+
+def test_nothing_after_a_stop_token_is_left_in_a_batched_reply():
+    model, tokenizer = tiny_pair("llama")
+    lm = steered_lm(model, tokenizer)
+    ids = torch.tensor([lm.tok_encode(PROMPTS[0])])
+    tokens = model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :].tolist()
+    at = next(i for i in range(1, 6) if tokens[i] not in tokens[:i])
+    model.generation_config.eos_token_id = [2, tokens[at]]
+    cut, other = replies(steered_lm(model, tokenizer), [(PROMPTS[0],), (PROMPTS[2],)], max_gen_toks=12)
+    assert cut == tokenizer.decode(tokens[:at])
+    assert other == replies(steered_lm(model, tokenizer), [(PROMPTS[2],)], max_gen_toks=12)[0]
+
+
+def test_out_of_memory_halves_the_batch_and_changes_no_number(monkeypatch):
+    model, tokenizer = tiny_pair("llama")
+    expected = [tuple(answer) for answer in likelihoods(steered_lm(model, tokenizer), [pair[:2] for pair in PAIRS])]
+    lm, whole = steered_lm(model, tokenizer), model.forward
+
+    def small(*args, **kwargs):
+        if (kwargs.get("input_ids") if not args else args[0]).shape[0] > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", small)
+    for answer, before in zip(likelihoods(lm, [pair[:2] for pair in PAIRS]), expected, strict=True):
+        assert answer[0] == pytest.approx(before[0], abs=1e-5)
+    assert max(lm._rows_at_once.values()) <= 2
+
+
+def test_what_is_recorded_is_not_computed_again_and_another_vector_is(tmp_path, monkeypatch):
+    model, tokenizer = tiny_pair("llama")
+    first = steered_lm(model, tokenizer, make_arms(), records=str(tmp_path / "records.sqlite"))
+    values, said = likelihoods(first, PAIRS), replies(first, [(PROMPTS[0], MIXED[0])])
+    first.steerer.remove()
+    calls = []
+    handle = model.register_forward_pre_hook(lambda *_: calls.append(1))
+    again = steered_lm(model, tokenizer, make_arms(), records=str(tmp_path / "records.sqlite"))
+    assert likelihoods(again, PAIRS) == values
+    assert replies(again, [(PROMPTS[0], MIXED[0])]) == said
+    assert not calls
+    again.steerer.remove()
+    other = steered_lm(model, tokenizer, make_arms(seed=1), records=str(tmp_path / "records.sqlite"))
+    assert likelihoods(other, PAIRS[:1]) != values[:1]
+    assert calls
+    handle.remove()
+
+
+def test_a_cache_of_another_vector_file_is_refused():
+    from types import SimpleNamespace
+
+    class Store(dict):
+        def commit(self):
+            pass
+
+    model, tokenizer = tiny_pair("llama")
+    database = Store()
+    hook = SimpleNamespace(dbdict=database, add_partial=lambda *_: None)
+    arms = {seed: make_arms(seed=seed, card={"sha256": str(seed)}) for seed in (0, 1)}
+    steered_lm(model, tokenizer, arms[0]).set_cache_hook(hook)
+    steered_lm(model, tokenizer, arms[0]).set_cache_hook(hook)
+    with pytest.raises(ValueError, match="another model, vector file"):
+        steered_lm(model, tokenizer, arms[1]).set_cache_hook(hook)
+
+
+def test_the_perplexity_of_a_reply_is_that_of_its_tokens_under_the_unsteered_model(lm):
+    settings = {"until": [], "max_gen_toks": 6, "do_sample": False}
+    wanted = {**MIXED[0], "perplexity": True}
+    (reply,) = lm.generate_until([ask("generate_until", PROMPTS[2], settings, wanted)])
+    assert isinstance(reply, Reply)
+    prompt = lm.tok_encode(PROMPTS[2])
+    tokens = lm.tokenizer(str(reply), add_special_tokens=False).input_ids
+    if lm.tok_decode(tokens) != reply or len(tokens) != reply.n_tokens:
+        pytest.skip("the reply's text does not give its tokens back in this tokenizer")
+    with torch.no_grad():
+        logs = lm.model(torch.tensor([prompt + tokens])).logits[0].log_softmax(-1)
+    mean = sum(float(logs[len(prompt) - 1 + i, token]) for i, token in enumerate(tokens)) / len(tokens)
+    assert reply.perplexity == pytest.approx(float(torch.tensor(-mean).exp()), rel=1e-3)
+
+
+def test_answers_survive_pickling():
+    import pickle
+
+    answer = pickle.loads(pickle.dumps(LogLikelihood(-1.5, True, 3)))
+    assert (tuple(answer), answer.n_tokens) == ((-1.5, True), 3)
+    reply = pickle.loads(pickle.dumps(Reply("a", 2.0, 4)))
+    assert (reply, reply.perplexity, reply.n_tokens) == ("a", 2.0, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"arm": "linaer", "concept": "sea"}, "did you mean 'linear'"),
+        ({"arm": "linear", "source": "other", "concept": "se"}, "did you mean 'sea'"),
+        ({"positions": "some"}, "positions=some"),
+        ({"layer": 3}, "layer=3"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_model_is_loaded(change, said, tmp_path):
+    path = save_tiny(tmp_path / "m", *tiny_pair("llama"))
+    (tmp_path / "m" / "model.safetensors").unlink()  # loading would fail
+    make_arms().save(tmp_path / "arms.safetensors")
+    with pytest.raises(ValueError, match=said):
+        SteeredLM(path, arms=str(tmp_path / "arms.safetensors"), device="cpu", **change)
+    make_arms(48).save(tmp_path / "wide.safetensors")
+    with pytest.raises(ValueError, match="d_model 48"):
+        SteeredLM(path, arms=str(tmp_path / "wide.safetensors"), device="cpu")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-3-270m"])
+def test_on_the_real_models_mixed_batches_are_rows_alone_and_the_trunk_is_the_full_pass(name):
+    check_model(name)
+    loaded = load_model(name, dtype="float32", device="cpu")
+    width = loaded.model.config.hidden_size
+    layer = loaded.model.config.num_hidden_layers // 2
+    scale = 1300.0 if "gemma" in name else 110.0
+    vectors = {
+        Arm("native", "", concept): torch.randn(width, generator=torch.Generator().manual_seed(i)).numpy()
+        for i, concept in enumerate(("sea", "law"))
+    }
+    arms = Arms(name, layer, scale, vectors, {})
+    steerings = [steer(concept=c, factor=f) for c in ("sea", "law") for f in (0.1, 0.3)]
+    pairs = [(text[:12], text[12:], s) for text in TEXTS[:3] for s in steerings]
+    jobs = [(prompt, s) for prompt in PROMPTS[:3] for s in steerings[:3]]
+    lm = SteeredLM(loaded.model, tokenizer=loaded.tokenizer, arms=arms, batch_size=6)
+    together, said = likelihoods(lm, pairs), replies(lm, jobs)
+    padded = lm._padded(
+        [lm._scored(*lm._split(*pair[:2]), lm._steering(ask("loglikelihood", *pair))[0]) for pair in pairs]
+    )
+    for (value, _), (full, _) in zip(together, padded, strict=True):
+        assert value == pytest.approx(full, rel=1e-5, abs=1e-3)
+    lm.steerer.remove()
+    alone = SteeredLM(loaded.model, tokenizer=loaded.tokenizer, arms=arms, batch_size=1)
+    for pair, (value, _) in zip(pairs[:4], together[:4], strict=True):
+        assert value == pytest.approx(likelihoods(alone, [pair])[0][0], abs=2e-3)
+    assert said == [replies(alone, [job])[0] for job in jobs]
+    json.dumps(alone.get_model_info())
+
+
+def test_a_cache_with_room_holds_what_transformers_own_holds_and_copies_only_new_tokens():
+    ours, theirs = RoomyLayer(), DynamicLayer()
+    random = torch.Generator().manual_seed(0)
+
+    def step(rows: int, tokens: int) -> None:
+        keys, values = torch.randn(2, rows, 2, tokens, 4, generator=random)
+        for found, expected in zip(ours.update(keys, values), theirs.update(keys, values), strict=True):
+            assert torch.equal(found, expected)
+
+    step(3, 5)
+    step(3, 1)
+    place = ours.keys.data_ptr()
+    step(3, 2)
+    assert ours.keys.data_ptr() == place
+    for layer in (ours, theirs):
+        layer.batch_select_indices(torch.tensor([2, 0]))
+    step(2, 1)
+    for layer in (ours, theirs):
+        layer.crop(-2)
+    step(2, ROOM + 3)
+    step(2, ROOM + 3)
+    assert ours.get_seq_length() == theirs.get_seq_length() == 5 + 1 + 2 + 1 - 2 + 2 * (ROOM + 3)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_heads_that_share_keys_attend_as_one_with_the_same_result_and_only_within_the_block(masked):
+    module = torch.nn.Module()
+    module.num_key_value_groups, module.is_causal = 3, True
+    query, key, value = torch.randn(4, 6, 1, 8), torch.randn(4, 2, 9, 8), torch.randn(4, 2, 9, 8)
+    mask = torch.arange(9)[None, None, None] >= torch.arange(4)[:, None, None, None] if masked else None
+    own = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    expected, _ = own(module, query, key, value, mask, scaling=0.3)
+    with grouped_heads():
+        found, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, scaling=0.3)
+        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is not own
+    assert found.shape == expected.shape == (4, 1, 6, 8)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is own

@@ -1,0 +1,183 @@
+"""What runs in a child process: a command of steer-bench, with a fault at a chosen moment.
+
+Children are forked from a server process that has imported torch and lm_eval once, so that one takes about a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CLONE_NEWNET = 0x40000000
+CANARY = "sk-canary-7c41e09b5d"
+"""A judge's key, which must stand in no file."""
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass
+class Plan:
+    """A command, and what goes wrong in it."""
+
+    command: Sequence[str]
+    log: str
+    """File that gets a line for each record computed and each judgement asked for, as they happen."""
+    kill: tuple[str, int] | None = None
+    """(moment, k): SIGKILL at the k-th time this moment comes; see MOMENTS."""
+    signals: tuple[tuple[str, int, int], ...] = ()
+    """(moment, k, number): a signal to itself at that moment."""
+    limit: int | None = None
+    """Most bytes of a file (RLIMIT_FSIZE): a full disk without the rights to make one."""
+    pause: tuple[str, int, float] | None = None
+    """(moment, k, seconds): sleep."""
+    offline: bool = False
+    """Without any network, loopback included; exit code 99 where that is not allowed."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+MOMENTS = ("before", "inside", "after", "rating", "rated", "replace", "samples")
+"""before, inside and after the transaction that keeps a batch; before and after a judgement is kept; before a file is renamed into
+place; after lm-eval wrote a samples file."""
+
+
+class Moments:
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.counts = plan, dict.fromkeys(MOMENTS, 0)
+        self.lock = threading.Lock()
+
+    def come(self, moment: str) -> None:
+        with self.lock:
+            self.counts[moment] += 1
+            at = (moment, self.counts[moment])
+        if self.plan.kill == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        for name, k, number in self.plan.signals:
+            if (name, k) == at:
+                os.kill(os.getpid(), number)
+        if self.plan.pause and self.plan.pause[:2] == at:
+            with open(self.plan.log, "a") as log:
+                log.write("paused here\n")
+            time.sleep(self.plan.pause[2])
+
+
+def run(plan: Plan, out: str) -> None:
+    """In the child: patch, run, leave with the command's exit code."""
+    with open(out, "w", buffering=1) as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    os.environ.update(plan.environment)
+    log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    _patch(Moments(plan), lambda line: os.write(log, f"{line}\n".encode()))
+    if plan.limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (plan.limit, plan.limit))
+    if plan.offline and ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
+        sys.exit(99)
+    sys.argv = ["steer-bench", *plan.command]
+    from steer_bench.cli import main
+
+    main()
+
+
+def _patch(moments: Moments, note: Callable[[str], Any]) -> None:
+    from lm_eval.loggers import EvaluationTracker
+
+    from steer_bench import records
+    from steer_bench.judge import store
+    from steer_bench.results.file import file as results
+
+    class Connection:
+        """Stands in for a sqlite connection, and knows when a transaction is about to be committed."""
+
+        def __init__(self, real: Any) -> None:
+            self._real = real
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def execute(self, statement: str, *rest: Any) -> Any:
+            if statement == "COMMIT":
+                moments.come("inside")
+            return self._real.execute(statement, *rest)
+
+    add, save, replace = records.Records.add, store.JudgementStore.save, os.replace
+    write = EvaluationTracker.save_results_samples
+
+    def noted_add(self: Any, values: Any) -> None:
+        for key in values:
+            note(f"computed {key}")
+        moments.come("before")
+        real = self._db
+        self._db = Connection(real)
+        try:
+            add(self, values)
+        finally:
+            self._db = real
+        moments.come("after")
+
+    def noted_save(self: Any, key: str, *rest: Any) -> None:
+        note(f"rated {key}")
+        moments.come("rating")
+        save(self, key, *rest)
+        moments.come("rated")
+
+    def noted_replace(*paths: Any, **options: Any) -> None:
+        moments.come("replace")
+        replace(*paths, **options)
+
+    def noted_write(self: Any, *rest: Any, **options: Any) -> None:
+        write(self, *rest, **options)
+        moments.come("samples")
+
+    records.Records.add = noted_add  # type: ignore[method-assign]
+    store.JudgementStore.save = noted_save  # type: ignore[method-assign]
+    results.os.replace = noted_replace  # type: ignore[attr-defined,assignment]
+    EvaluationTracker.save_results_samples = noted_write
+
+
+@dataclass
+class Child:
+    """A started child."""
+
+    process: Any
+    out: Path
+
+    def wait(self, seconds: float = 120) -> int:
+        """Its exit code; negative for the signal that ended it."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            os.kill(self.process.pid, signal.SIGKILL)
+            raise AssertionError(f"the child did not end in {seconds} s: {self.said}")
+        return int(self.process.exitcode)
+
+    @property
+    def said(self) -> str:
+        """What it printed."""
+        return self.out.read_text(errors="replace") if self.out.is_file() else ""
+
+
+def start(plan: Plan, out: Path) -> Child:
+    """Fork a child that runs the plan."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        dict.fromkeys([str(HERE), str(HERE.parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    )
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fault_child"])
+    process = context.Process(target=run, args=(plan, str(out)), daemon=True)
+    process.start()
+    return Child(process, out)
+
+
+if multiprocessing.current_process().name == "MainProcess" and "multiprocessing.forkserver" in " ".join(sys.orig_argv):
+    with contextlib.suppress(ImportError):  # in the server: imported once, for all children
+        pass

@@ -1,0 +1,351 @@
+"""The embedding judge, the check and the local judge. Run: python -m pytest tests/judge/test_embedding.py"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steer_bench.judge.check import auroc, check_judge, shuffle_words, split_references
+from steer_bench.judge.config import load_judge
+from steer_bench.judge.embedding import EmbeddingJudge, Reference, Scale, concept_scale, fluency_rating
+from steer_bench.judge.judgement import Case
+from steer_bench.judge.store import JudgementStore, StoredJudge
+
+AXBENCH = Path(__file__).parents[3] / "shared" / "axbench"
+SHIPPED = Path(__file__).parents[2] / "tasks" / "data" / "concepts.jsonl"
+WORDS = ("sea", "ship", "wave", "sail", "law", "court", "judge", "oath", "walk", "talk", "bread", "house")
+
+
+class WordEmbedder:
+    """Counts of twelve words, normalised: similarities that can be worked out by hand."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        self.runs += 1
+        counts = np.zeros((len(texts), len(WORDS)), dtype=np.float32)
+        for row, text in enumerate(texts):
+            counts[row] = [text.lower().split().count(word) for word in WORDS]
+        return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
+
+
+REFERENCE = Reference(
+    "sea",
+    positives=("sea ship", "sea wave", "ship wave"),
+    negatives=("walk talk", "talk bread", "bread house"),
+    unsteered_perplexities=(8.0, 10.0, 12.0),
+)
+
+
+@pytest.fixture
+def judge(tmp_path: Path) -> EmbeddingJudge:
+    made = EmbeddingJudge(tmp_path, {"sea": REFERENCE})
+    made.embedder = WordEmbedder()  # type: ignore[assignment]
+    made.calibrate([("walk house", "walk house"), ("law court", "law judge")])
+    return made
+
+
+def case(reply: str, *, instruction: str = "walk house", perplexity: float | None = 10.0) -> Case:
+    return Case("sea", "sea", instruction, reply, perplexity)
+
+
+def test_concept_goes_from_0_for_the_negatives_to_2_for_the_positives(judge: EmbeddingJudge) -> None:
+    full, half, none = judge.rate([case("sea ship wave"), case("sea walk"), case("walk talk bread")])
+    assert full.ratings["concept"] == 2.0
+    assert 0.0 < half.ratings["concept"] < 2.0
+    assert none.ratings["concept"] == 0.0
+
+
+def test_concept_scale_leaves_each_reference_out_of_its_own_centroid() -> None:
+    rows = np.eye(4, dtype=np.float32)
+    positives, negatives, description = rows[:2], rows[2:], np.zeros(4, dtype=np.float32)
+    # all: (0.5, 0.5, -0.5, -0.5), norm 1. The first positive left out: (0, 1, -0.5, -0.5), so its own score is 0
+    direction, scale = concept_scale(positives, negatives, description)
+    np.testing.assert_allclose(direction, [0.5, 0.5, -0.5, -0.5])
+    assert scale == Scale(0.0, 0.0)
+
+
+def test_instruction_goes_from_0_for_another_prompts_reply_to_2_for_the_own(judge: EmbeddingJudge) -> None:
+    own, other = judge.rate([case("walk house"), case("law judge")])
+    assert own.ratings["instruction"] == 2.0
+    assert other.ratings["instruction"] == 0.0
+    # matched: cos = 1 and 0.5, median 0.75; mismatched: 0
+    assert judge.calibration()["instruction"] == {"zero": 0.0, "two": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "rating"), [(1.0, 2.0), (10.0, 2.0), (10 * 10**0.5, 1.5), (100.0, 1.0), (1000.0, 0.0), (1e9, 0.0)]
+)
+def test_fluency_is_linear_in_log_perplexity_from_the_unsteered_median_to_100_times_it(
+    perplexity: float, rating: float
+) -> None:
+    assert fluency_rating(perplexity, 10.0, 1.0) == pytest.approx(rating)
+
+
+def test_a_loop_is_not_fluent_however_likely_the_target_finds_it(judge: EmbeddingJudge) -> None:
+    [looping] = judge.rate([case("sea " * 50, perplexity=1.1)])
+    assert looping.ratings["fluency"] == 0.0
+    assert looping.score == 0.0
+
+
+@pytest.mark.parametrize(
+    ("reply", "perplexity", "reason"),
+    [
+        ("sea", None, "no_perplexity"),
+        ("sea", math.nan, "no_perplexity"),
+        ("sea", math.inf, "no_perplexity"),
+        ("sea", 0.0, "no_perplexity"),
+    ],
+)
+def test_what_cannot_be_measured_is_unscored(
+    judge: EmbeddingJudge, reply: str, perplexity: float | None, reason: str
+) -> None:
+    [judgement] = judge.rate([case(reply, perplexity=perplexity)])
+    assert (judgement.reason, judgement.score) == (reason, None)
+
+
+@pytest.mark.parametrize("reply", ["", " \n"])
+def test_an_empty_reply_has_nothing_of_any_aspect(judge: EmbeddingJudge, reply: str) -> None:
+    [judgement] = judge.rate([case(reply, perplexity=None)])
+    assert (judgement.score, judgement.flags) == (0.0, ("empty_reply",))
+
+
+def test_calibration_holds_every_threshold(judge: EmbeddingJudge) -> None:
+    calibration = judge.calibration()
+    assert set(calibration) == {
+        "model",
+        "description_weight",
+        "concepts",
+        "instruction",
+        "perplexity_span",
+        "distinct_2_span",
+    }
+    assert calibration["concepts"]["sea"]["unsteered_perplexity"] == 10.0
+    assert calibration["concepts"]["sea"]["zero"] < calibration["concepts"]["sea"]["two"]
+
+
+def test_the_fingerprint_changes_with_references_and_calibration(judge: EmbeddingJudge) -> None:
+    before = judge.fingerprint()
+    judge.calibrate([("walk house", "walk house"), ("law court", "sea ship")])
+    assert judge.fingerprint() != before
+    other = EmbeddingJudge(judge.model_path, {"sea": replace(REFERENCE, negatives=("law", "oath"))})
+    assert other.fingerprint() != EmbeddingJudge(judge.model_path, {"sea": REFERENCE}).fingerprint()
+
+
+def test_its_judgements_can_be_stored(judge: EmbeddingJudge, tmp_path: Path) -> None:
+    replies = [case("sea ship"), case("walk", perplexity=None), case("law")]
+    with JudgementStore(tmp_path / "r.sqlite") as store:
+        first = StoredJudge(judge, store).rate(replies)
+        assert StoredJudge(judge, store).rate(replies) == first == judge.rate(replies)
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [(replace(REFERENCE, positives=("one",)), "1 positive"), (replace(REFERENCE, negatives=()), "0 negative")],
+)
+def test_too_few_references_are_refused(reference: Reference, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"'sea'.*{words}"):
+        EmbeddingJudge(tmp_path, {"sea": reference})
+
+
+def test_a_concept_without_references_is_refused_by_name(judge: EmbeddingJudge) -> None:
+    with pytest.raises(ValueError, match="no reference texts of war"):
+        judge.rate([Case("war", "war", "p", "reply", 3.0)])
+
+
+def test_calibration_wants_two_instructions(judge: EmbeddingJudge) -> None:
+    with pytest.raises(ValueError, match="at least two"):
+        judge.calibrate([("same", "a"), ("same", "b")])
+
+
+# --- the check ---
+
+
+@dataclass(frozen=True)
+class Concept:
+    id: str
+    description: str
+    genre: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...]
+
+
+def test_auroc_counts_ties_half() -> None:
+    # pairs (2,0) (2,1) (1,0) win, (1,1) ties: 3.5 of 4
+    assert auroc([2.0, 1.0], [0.0, 1.0]) == 0.875
+    assert auroc([], [1.0]) is None
+
+
+def test_check_measures_each_aspect_and_the_unscored_share(judge: EmbeddingJudge) -> None:
+    concepts = [
+        Concept("sea", "sea", "text", ("sea ship wave", "ship sea"), ("walk talk", "bread house")),
+    ]
+    pairs = [("walk house", "walk house talk"), ("law court", "law judge"), ("sea ship", "sea wave")]
+    rows = {row.aspect: row for row in check_judge(judge, concepts, pairs=pairs)}  # type: ignore[arg-type]
+    assert rows["concept"].auroc == 1.0
+    assert rows["concept"].n == 4
+    assert rows["instruction"].auroc == 1.0
+    assert (rows["fluency"].auroc, rows["fluency"].unscored, rows["fluency"].reasons) == (
+        None,
+        1.0,
+        {"no_perplexity": 8},
+    )
+
+
+def test_check_measures_fluency_by_the_perplexities_given(judge: EmbeddingJudge) -> None:
+    texts = ("sea and ship and one long wave", "a ship at sea with sail")
+    concepts = [Concept("sea", "sea", "text", texts, ("walk the house and talk", "one bread for the house"))]
+    known = set(concepts[0].positives + concepts[0].negatives)
+    rows = check_judge(judge, concepts, perplexity=lambda some: [90.0 if text in known else 600.0 for text in some])  # type: ignore[arg-type]
+    assert [row.auroc for row in rows if row.aspect == "fluency"] == [1.0]
+
+
+def test_check_rows_by_genre_where_there_are_several(judge: EmbeddingJudge) -> None:
+    sea = Concept("sea", "sea", "text", ("sea ship wave",), ("walk talk",))
+    rows = check_judge(judge, [sea, replace(sea, genre="code", positives=("bread",), negatives=("sea",))])  # type: ignore[arg-type]
+    found = {row.group: row.auroc for row in rows if row.aspect == "concept"}
+    assert found["text"] == 1.0
+    assert found["code"] == 0.0
+
+
+def test_reference_texts_and_checked_texts_are_apart() -> None:
+    concept = Concept("a", "b", "text", tuple("12345"), tuple("6789"))
+    references, [held_out] = split_references([concept])  # type: ignore[list-item]
+    assert references["a"].positives == ("1", "3", "5")
+    assert held_out.positives == ("2", "4")
+    assert not set(references["a"].negatives) & set(held_out.negatives)
+
+
+def test_shuffled_words_are_the_same_words() -> None:
+    text = "the sea is calm today and so am I"
+    shuffled = shuffle_words(text, random.Random(0))
+    assert shuffled != text
+    assert sorted(shuffled.split()) == sorted(text.split())
+
+
+# --- by configuration ---
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"kind": "embeding"}, "did you mean .embedding"),
+        ({}, "choose one of"),
+        ({"kind": "openai", "modle": "m"}, r"judge\.modle.*did you mean .model"),
+        ({"kind": "openai", "model": "m", "api_key": "sk-x"}, "STEER_JUDGE_API_KEY"),
+        ({"kind": "openai"}, r"judge\.model: missing"),
+        ({"kind": "openai", "model": "m", "concurrency": 0}, r"judge\.concurrency"),
+        ({"kind": "openai", "model": "m", "price": 3}, r"judge\.price"),
+        ({"kind": "openai", "model": "m", "max_ignored": 7}, r"judge\.max_ignored"),
+        ({"kind": "local"}, r"judge\.model: missing"),
+        ({"kind": "local", "model": "m", "batch_size": 0}, r"judge\.batch_size"),
+        ({"kind": "embedding"}, "needs reference texts"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_with_a_way_on(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        load_judge(config)
+    assert "sk-x" not in str(caught.value)
+
+
+def test_each_kind_loads_by_its_name(tmp_path: Path) -> None:
+    assert (
+        load_judge({"kind": "openai", "model": "m", "price": {"input": 1, "output": 2}}).name == "m at api.openai.com"
+    )
+    assert load_judge({"kind": "local", "model": "some/model"}).name == "local some/model"
+    embedding = load_judge({"kind": "embedding", "model": str(tmp_path)}, references={})
+    assert embedding.name.startswith("embedding (")
+    assert embedding.name.endswith("a proxy")
+
+
+# --- the real embeddings ---
+
+
+def axbench_concepts() -> list[Concept]:
+    import pandas as pd
+
+    concepts = []
+    for folder in sorted((AXBENCH / "concept10").iterdir()):
+        rows = pd.read_parquet(folder / "train_data.parquet")
+        for concept_id in range(10):
+            own = rows[rows.concept_id == concept_id]
+            genre = own.concept_genre.iloc[0]
+            negatives = rows[(rows.concept_id == -1) & (rows.concept_genre == genre)].output
+            name = f"{folder.name}-{concept_id}"
+            concepts.append(Concept(name, own.output_concept.iloc[0], genre, tuple(own.output), tuple(negatives)))
+    return concepts
+
+
+def real_rows(concepts: Sequence[Concept]) -> dict[str, float | None]:
+    import torch
+
+    torch.set_num_threads(1)
+    references, held_out = split_references(concepts)  # type: ignore[arg-type]
+    judge = EmbeddingJudge("minilm-l6-v2", references)
+    assert judge.name == "embedding (all-MiniLM-L6-v2): a proxy"
+    return {row.group: row.auroc for row in check_judge(judge, held_out) if row.aspect == "concept"}
+
+
+@pytest.mark.real
+def test_concept_auroc_on_axbench() -> None:
+    if not AXBENCH.is_dir():
+        pytest.skip("the AxBench data files are not beside this checkout")
+    found = real_rows(axbench_concepts())
+    print(found)
+    assert found["all"] is not None
+    assert found["text"] is not None
+    assert found["all"] >= 0.88
+    assert found["text"] >= 0.93
+
+
+@pytest.mark.real
+def test_concept_auroc_on_the_shipped_concepts() -> None:
+    from steer_bench.concepts.load import load_concepts
+
+    concepts = [one for one in load_concepts(SHIPPED) if one.kind == "topic"]
+    found = real_rows(concepts)  # type: ignore[arg-type]
+    print(found)
+    assert found["all"] is not None
+    assert found["all"] >= 0.95
+
+
+@pytest.mark.real
+def test_an_embedding_does_not_depend_on_the_batch_it_is_in() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    texts = ["The sea.", "A much longer text about courts and the law, which pads the short one. " * 5, "Bread"]
+    together = EmbeddingJudge().embedder.embed(texts)
+    alone = EmbeddingJudge(batch_size=1).embedder.embed(texts)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-5)
+
+
+@pytest.mark.real
+def test_concepts_said_in_other_words_are_alike_by_their_embeddings() -> None:
+    from steer_bench.concepts.concept import Concept
+    from steer_bench.concepts.splits import near_duplicates
+    from steer_bench.experiment.run import alike_descriptions
+
+    said = {"film": "references to video and multimedia content", "movie": "mentions of films and multimedia"}
+    said |= {
+        "rent": "references to rental services",
+        "hire": "mentions of renting equipment",
+        "anger": "anger",
+        "joy": "joy",
+    }
+    concepts = [Concept(key, words, "text", (f"{key} text",), ("other",)) for key, words in said.items()]
+    assert near_duplicates(concepts) == [[key] for key in sorted(said)]  # no two share 0.6 of their words
+    assert alike_descriptions(concepts, 0.65) == [("film", "movie"), ("rent", "hire")]
+    assert near_duplicates(concepts, alike_descriptions(concepts, 0.65)) == [
+        ["anger"],
+        ["film", "movie"],
+        ["hire", "rent"],
+        ["joy"],
+    ]
