@@ -21,7 +21,8 @@ from lm_eval.api.instance import Instance
 
 from steer_bench import shipped
 from steer_bench.concepts.load import load_prompts, load_texts
-from steer_bench.models.load import default_device, load_model, model_path, resolve_dtype
+from steer_bench.models.device import default_device, resolve_dtype
+from steer_bench.models.load import load_model, model_path
 from steer_bench.models.steered.steering import Steering, VectorBank
 from steer_bench.vectors.store import Arm, Arms
 

@@ -9,7 +9,7 @@ Run: python benchmarks/fits.py [--pairs 50000]
 import torch
 from common import arguments, compare, figure, grow
 
-from steer_bench.models.activations import MomentAccumulator
+from steer_bench.transfer.moments import MomentAccumulator
 from steer_bench.transfer.network import mlp
 from steer_bench.transfer.pairs import Pair, Side, ridge
 

@@ -6,8 +6,9 @@ The bank is made of differences between activations of texts, as real steering v
 import torch
 from common import arguments, figure, load_model, texts, timed, told
 
-from steer_bench.models.activations import centred_norm, stream, tokenize
+from steer_bench.models.activations import centred_norm, stream
 from steer_bench.models.steered.screening import _Lifts, screen
+from steer_bench.models.tokens import tokenize
 
 if __name__ == "__main__":
     given = arguments(__doc__)

@@ -11,7 +11,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import pytest
 
-from steer_bench.models.load import OFFLINE_MODELS, check_model
+from steer_bench.models.load import check_model
+from steer_bench.models.offline import OFFLINE_MODELS
 
 
 def pytest_runtest_setup(item):

@@ -24,6 +24,7 @@ from steer_bench.cli import (  # noqa: F401 (each adds its commands)
 )
 from steer_bench.cli.app import app
 from steer_bench.cli.faults import Fault, explained, printable
+from steer_bench.models.device import keep_freed_memory
 
 
 def main() -> None:
@@ -31,6 +32,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    keep_freed_memory()
     try:
         app()
     except KeyboardInterrupt:

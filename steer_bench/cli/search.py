@@ -110,7 +110,8 @@ def sweep(
     from steer_bench.files import write_whole
     from steer_bench.harness.sweep import PooledLM, steerings, task_manager
     from steer_bench.harness.sweep import sweep as run_sweep
-    from steer_bench.models.load import check_model, default_device, resolve_dtype
+    from steer_bench.models.device import default_device, resolve_dtype
+    from steer_bench.models.load import check_model
 
     pool = steerings(
         ((a.arm, a.source, a.concept) for a in arms.vectors), arms=arm or (), concepts=concept or (), factors=grid

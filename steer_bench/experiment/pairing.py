@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steer_bench.experiment.run import Run, sides
-from steer_bench.models.activations import MomentAccumulator, paired, text_means
+from steer_bench.models.activations import text_means
+from steer_bench.transfer.moments import MomentAccumulator, paired
 from steer_bench.transfer.pairs import Contrasts, Pair, Side
 from steer_bench.transfer.vocabulary import shared_unembedding
 

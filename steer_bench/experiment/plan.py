@@ -295,7 +295,8 @@ def _tokenizers(run: Run) -> Any:
 
     from transformers import AutoTokenizer
 
-    from steer_bench.models.load import encode, model_path
+    from steer_bench.models.load import model_path
+    from steer_bench.models.tokens import encode
 
     @cache
     def tokenizer(name: str) -> Any:

@@ -82,7 +82,7 @@ def write_texts(
     import torch
 
     from steer_bench.concepts.generate.writers import HFWriter
-    from steer_bench.models.load import decoder_layers
+    from steer_bench.models.blocks import decoder_layers
     from steer_bench.vectors.store import unit
 
     subjects = (shipped("tasks") / "data" / "subjects.txt").read_text().split("\n")

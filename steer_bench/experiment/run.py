@@ -200,7 +200,7 @@ class Run:
 
     def layer(self, model: str, n_layers: int) -> int:
         """The model's layer as an index."""
-        from steer_bench.models.load import resolve_layer
+        from steer_bench.models.blocks import resolve_layer
 
         return resolve_layer(next(config.layer for config in self.experiment.models if config.name == model), n_layers)
 

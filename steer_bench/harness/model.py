@@ -18,20 +18,13 @@ from steer_bench.harness import ranks
 from steer_bench.harness.answers import Generation, Scored
 from steer_bench.harness.stopping import whole
 from steer_bench.harness.weightless import model_without_weights
+from steer_bench.models.blocks import decoder_layers, lean_head
 from steer_bench.models.device import ON_CPU, sizes
 from steer_bench.models.fingerprint import model_digests, weights_digest
-from steer_bench.models.load import (
-    check_model,
-    decoder_layers,
-    encode,
-    keep_freed_memory,
-    lean_head,
-    model_path,
-    read_config,
-    revision,
-)
+from steer_bench.models.load import check_model, model_path, read_config, revision
 from steer_bench.models.steered.selftest import self_test
 from steer_bench.models.steered.steering import POSITIONS, STRENGTHS, Steerer, Steering, VectorBank
+from steer_bench.models.tokens import encode
 from steer_bench.records import Records, ShardRecords, record_key
 from steer_bench.vectors.store import Arms
 
@@ -87,8 +80,6 @@ class SteeredHF(HFLM):
         self._weights = weights
         super().__init__(pretrained=model_path(pretrained) if isinstance(pretrained, str) else pretrained, **kwargs)
         lean_head(self.model)
-        if self.model.device.type == "cpu":
-            keep_freed_memory()
         alone = alone or not isinstance(pretrained, str) or bool(kwargs.get("tp_plan"))
         self._rank, self._world_size = ranks.place(self.rank, self.world_size, alone=alone)
         if loaded_arms is not None:

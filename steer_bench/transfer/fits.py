@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steer_bench.models.activations import MomentAccumulator
 from steer_bench.transfer.anchors import anchors, unembedding
 from steer_bench.transfer.concept_fits import concept_ridge, contrast, nearest_concept
 from steer_bench.transfer.maps import DirectionMap, TransferMap, truncate_or_pad
+from steer_bench.transfer.moments import MomentAccumulator
 from steer_bench.transfer.network import mlp
 from steer_bench.transfer.pairs import (
     Contrasts,

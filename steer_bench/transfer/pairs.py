@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from steer_bench.models.activations import PairedMoments
 from steer_bench.transfer.maps import LinearMap, TransferMap
+from steer_bench.transfer.moments import PairedMoments
 
 
 @dataclass(frozen=True)

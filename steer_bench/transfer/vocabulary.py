@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from steer_bench.models.activations import MomentAccumulator, PairedMoments
-from steer_bench.models.load import Loaded, norm_gain
+from steer_bench.models.blocks import norm_gain
+from steer_bench.models.load import Loaded
+from steer_bench.transfer.moments import MomentAccumulator, PairedMoments
 
 CHUNK = 4096
 

@@ -17,7 +17,8 @@ from steer_bench.experiment import config, stages
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.stages.extract import reliabilities
 from steer_bench.models.activations import mean_activations
-from steer_bench.models.load import decoder_layers, load_model
+from steer_bench.models.blocks import decoder_layers
+from steer_bench.models.load import load_model
 from steer_bench.results.file import load_results
 
 DATA = Path(__file__).parents[2] / "tasks" / "data"

@@ -16,21 +16,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from steer_bench.models import activations
-from steer_bench.models.activations import (
-    MomentAccumulator,
-    PairedMoments,
-    Tokens,
-    batches,
-    centred_norm,
-    layer_means,
-    mean_activations,
-    paired,
-    shared_ends,
-    stream,
-    tokenize,
-)
+from steer_bench.models.activations import batches, centred_norm, layer_means, mean_activations, stream
+from steer_bench.models.blocks import decoder_layers
 from steer_bench.models.device import ON_CPU
-from steer_bench.models.load import Loaded, decoder_layers
+from steer_bench.models.load import Loaded
+from steer_bench.models.tokens import MAX_TOKENS, Tokens, ends_of, tokenize
+from steer_bench.transfer.moments import MomentAccumulator, PairedMoments, paired, shared_ends
 
 TEXTS = [
     "The sea was grey that morning, and the boats stayed in the harbour until the wind had gone down.",
@@ -107,7 +98,7 @@ def test_tokenize_adds_nothing_where_the_tokenizer_has_no_bos():
 
 def test_long_texts_are_cut():
     (tokens,) = tokenize(Loaded("", None, BYTES), ["z 1" * 1000])
-    assert len(tokens.ids) == activations.MAX_TOKENS == 512
+    assert len(tokens.ids) == MAX_TOKENS == 512
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120))
@@ -140,11 +131,18 @@ def test_of_the_last_layer_the_block_s_output_is_read_before_the_final_norm(llam
     close(mean.value, plain(llama, TEXTS[0], 3).mean(dim=0))  # Hugging Face's last hidden state is normed
 
 
-@pytest.mark.parametrize("budget", [1, 40, 100_000])
-def test_the_mean_does_not_depend_on_batches_or_order(llama, monkeypatch, budget):
+@pytest.mark.parametrize(("budget", "n_batches"), [(1, 5), (40, 4), (100_000, 1)])
+def test_the_mean_does_not_depend_on_batches_or_order(llama, monkeypatch, budget, n_batches):
     expected = mean_activations(llama, LAYER, {"": TEXTS})[""][""]
-    monkeypatch.setattr(batches, "__defaults__", (budget,))
+    shapes = []
+    monkeypatch.setattr(activations, "sizes", lambda _device: replace(ON_CPU, tokens=budget))
+    handle = llama.model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
     mean = mean_activations(llama, LAYER, {"": TEXTS[::-1]})[""][""]
+    handle.remove()
+    assert len(shapes) == n_batches
+    assert all(rows == 1 or rows * width <= budget for rows, width in shapes)
     assert mean.n_tokens == expected.n_tokens
     close(mean.value, expected.value)
 
@@ -335,7 +333,7 @@ def test_of_the_tokens_of_one_character_only_the_last_has_read_it_and_a_space_pu
 
 
 def test_special_tokens_at_the_end_neither_pair_nor_hide_the_token_before_them():
-    assert activations._ends([(0, 0), (0, 3), (3, 5), (0, 0)]) == (0, 3, 5, 0)
+    assert ends_of([(0, 0), (0, 3), (3, 5), (0, 0)]) == (0, 3, 5, 0)
     assert shared_ends(Tokens((1, 5, 2), (0, 3, 0)), Tokens((1, 6, 2), (0, 3, 0))) == ([1], [1])
 
 

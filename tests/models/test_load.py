@@ -24,24 +24,13 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from steer_bench.models.load import (
-    OFFLINE_MODELS,
-    SENTENCE,
-    OfflineModel,
-    adds_bos,
-    check_model,
-    check_tokenizer,
-    d_model,
-    decoder_layers,
-    encode,
-    lean_head,
-    load_model,
-    model_path,
-    read_config,
-    resolve_dtype,
-    resolve_layer,
-    revision,
-)
+from steer_bench.cli import main
+from steer_bench.models import device
+from steer_bench.models.blocks import d_model, decoder_layers, lean_head, resolve_layer
+from steer_bench.models.device import resolve_dtype
+from steer_bench.models.load import check_model, load_model, model_path, read_config, revision
+from steer_bench.models.offline import OFFLINE_MODELS, SENTENCE, OfflineModel, check_tokenizer
+from steer_bench.models.tokens import encode
 
 
 def gpt2(width: int = 32, *, n_layers: int = 4):
@@ -275,7 +264,6 @@ def test_the_revision_is_the_same_anywhere_and_another_for_one_changed_weight_or
 @pytest.mark.parametrize("text", ["a text", "<bos>a text", "", "<bos>"])
 def test_encode_gives_exactly_one_bos_where_the_tokenizer_adds_one(text):
     tokenizer = tiny_tokenizer(["a text"], bos=True)
-    assert adds_bos(tokenizer)
     ids = encode(tokenizer, text)
     assert ids[0] == tokenizer.bos_token_id
     assert ids.count(tokenizer.bos_token_id) == 1
@@ -284,7 +272,6 @@ def test_encode_gives_exactly_one_bos_where_the_tokenizer_adds_one(text):
 
 def test_encode_adds_no_bos_where_the_tokenizer_has_none():
     tokenizer = tiny_tokenizer(["a text"])
-    assert not adds_bos(tokenizer)
     assert encode(tokenizer, "a text") == tokenizer("a text", add_special_tokens=False).input_ids
     assert tokenizer.decode(encode(tokenizer, "a text")) == "a text"
 
@@ -307,7 +294,7 @@ def test_the_output_layer_gets_contiguous_states_and_so_never_copies_its_weights
 def test_memory_of_freed_tensors_is_kept_for_the_next_but_where_the_user_chose_otherwise():
     code = """
 import resource, torch
-from steer_bench.models.load import keep_freed_memory
+from steer_bench.models.device import keep_freed_memory
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
@@ -328,3 +315,26 @@ print(given_back, pages())
     (given_back, kept), (_, chosen) = counts
     assert given_back > 10 * max(kept, 1)
     assert chosen > 10 * max(kept, 1)
+
+
+@pytest.fixture
+def mallopts(monkeypatch):
+    """What the C library's mallopt is told in this process."""
+    told = []
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=lambda *a: told.append(a)))
+    monkeypatch.setattr(device.sys, "platform", "linux")
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_"):
+        monkeypatch.delenv(name, raising=False)
+    device.keep_freed_memory.cache_clear()
+    yield told
+    device.keep_freed_memory.cache_clear()
+
+
+def test_only_the_command_line_changes_how_the_process_keeps_memory(mallopts, monkeypatch, tmp_path):
+    path = save_tiny(tmp_path / "model", tiny_llama(), tiny_tokenizer(["a text"]))
+    load_model(str(path), dtype="float32", device="cpu")
+    assert mallopts == []
+    monkeypatch.setattr("sys.argv", ["steer-bench", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert mallopts == [(-4, 0), (-1, 2**31 - 1)]

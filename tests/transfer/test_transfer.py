@@ -8,12 +8,14 @@ from tiny import tiny_gemma3, tiny_tokenizer
 
 from steer_bench import shipped
 from steer_bench.experiment.calibration.twins import random_rotation, rotated_twin
-from steer_bench.models.activations import MomentAccumulator, mean_activations, text_means
-from steer_bench.models.load import Loaded, norm_gain
+from steer_bench.models.activations import mean_activations, text_means
+from steer_bench.models.blocks import norm_gain
+from steer_bench.models.load import Loaded
 from steer_bench.transfer.adapters import METHODS, load_adapter, load_adapters
 from steer_bench.transfer.controls import ROWS, arms_of
 from steer_bench.transfer.fits import FITS, options_of, transfer
 from steer_bench.transfer.maps import DirectionMap, LookupMap
+from steer_bench.transfer.moments import MomentAccumulator
 from steer_bench.transfer.pairs import Contrasts, Pair, Side, check_unseen, r2
 from steer_bench.transfer.vocabulary import shared_unembedding, words
 

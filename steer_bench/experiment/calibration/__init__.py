@@ -26,7 +26,9 @@ from steer_bench.experiment.calibration.checks import (
 from steer_bench.experiment.calibration.scoring import is_dead, is_null, measure, own_arms
 from steer_bench.experiment.calibration.twin import make_twin
 from steer_bench.experiment.calibration.twins import random_permutation, random_rotation
-from steer_bench.models.load import decoder_layers, load_model, resolve_dtype, resolve_layer
+from steer_bench.models.blocks import decoder_layers, resolve_layer
+from steer_bench.models.device import resolve_dtype
+from steer_bench.models.load import load_model
 
 __all__ = ["Check", "Sizes", "calibrate"]
 

@@ -16,8 +16,10 @@ from torch import Tensor
 from steer_bench.concepts.concept import Concept
 from steer_bench.concepts.load import load_concepts, load_texts
 from steer_bench.concepts.splits import halves, held_out
-from steer_bench.models.activations import centred_norm, mean_activations, tokenize
-from steer_bench.models.load import Loaded, d_model
+from steer_bench.models.activations import centred_norm, mean_activations
+from steer_bench.models.blocks import d_model
+from steer_bench.models.load import Loaded
+from steer_bench.models.tokens import tokenize
 from steer_bench.results.stats.blocks import Arm as ArmKey
 from steer_bench.transfer.fits import Side
 from steer_bench.transfer.maps import TransferMap

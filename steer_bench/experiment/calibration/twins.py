@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steer_bench.models.load import d_model, decoder_layers, norm_gain
+from steer_bench.models.blocks import d_model, decoder_layers, norm_gain
 
 READERS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
 """Linear layers that read the residual stream through a norm."""

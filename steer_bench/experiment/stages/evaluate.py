@@ -100,7 +100,7 @@ def evaluate_target(run: Run, target: str, predict_only: bool = False) -> Path:
 def open_lm(run: Run, target: str, **options: Any) -> Any:
     """The lm-eval model of a target, with its arms."""
     from steer_bench.harness.sweep import PooledLM
-    from steer_bench.models.load import default_device
+    from steer_bench.models.device import default_device
 
     device = run.experiment.device or default_device()
     arguments = _arguments(run, target) | options
@@ -114,7 +114,7 @@ def load_tasks(run: Run, target: str) -> dict[str, Any]:
 
 def _arguments(run: Run, target: str) -> dict[str, Any]:
     """What lm-eval writes down as the model's arguments, and tasks read as metadata."""
-    from steer_bench.models.load import default_device, resolve_dtype
+    from steer_bench.models.device import default_device, resolve_dtype
 
     dtype = resolve_dtype(run.experiment.dtype, run.experiment.device or default_device())
     return {

@@ -63,7 +63,8 @@ def extract_model(run: Run, name: str) -> Path:
         logger.info("%s is up to date", path)
         return path
     from steer_bench.models.activations import centred_norm, mean_activations
-    from steer_bench.models.load import d_model, decoder_layers, load_model
+    from steer_bench.models.blocks import d_model, decoder_layers
+    from steer_bench.models.load import load_model
 
     loaded = load_model(name, dtype=run.experiment.dtype, device=run.experiment.device)
     layer = run.layer(name, len(decoder_layers(loaded.model)))
@@ -153,7 +154,8 @@ def reliabilities(run: Run) -> list[LayerLine]:
     Raises ValueError where no such concept has two texts a side.
     """
     from steer_bench.models.activations import layer_means
-    from steer_bench.models.load import decoder_layers, load_model, prepare_models
+    from steer_bench.models.blocks import decoder_layers
+    from steer_bench.models.load import load_model, prepare_models
 
     concepts = [key for key in (*run.splits.fit, *run.splits.select) if key in run.halved]
     if not concepts:

@@ -317,7 +317,7 @@ class _Target:
     @cached_property
     def _model(self) -> Any:
         from steer_bench.harness.steered_lm import SteeredLM
-        from steer_bench.models.load import default_device, resolve_dtype
+        from steer_bench.models.device import default_device, resolve_dtype
 
         experiment = self.run.experiment
         device = experiment.device or default_device()

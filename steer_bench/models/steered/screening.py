@@ -20,10 +20,12 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from steer_bench.models.blocks import decoder_layers
 from steer_bench.models.device import sizes
-from steer_bench.models.load import Loaded, decoder_layers, encode
+from steer_bench.models.load import Loaded
 from steer_bench.models.steered.likelihood import head_at, right_padded, token_scores
 from steer_bench.models.steered.steering import Steerer, run_to, shared_trunk
+from steer_bench.models.tokens import encode
 
 LOGIT_BYTES = 12
 """Held of a logit: its float32 copy, the gradient of that, and both in the model's dtype."""

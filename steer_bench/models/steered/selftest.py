@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer_bench.models.load import encode
 from steer_bench.models.steered.steering import Steerer, Steering, VectorBank
+from steer_bench.models.tokens import encode
 from steer_bench.vectors.store import unit
 
 PROMPTS = ("The weather was calm that morning, and", "Write a sentence.")

@@ -9,7 +9,9 @@ from tiny import tiny_gemma2, tiny_gemma3, tiny_llama, tiny_qwen2, tiny_qwen3
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, Olmo2Config, Olmo2ForCausalLM
 
 from steer_bench.experiment.calibration.twins import random_permutation, random_rotation, rotated_twin
-from steer_bench.models.load import OFFLINE_MODELS, cache_folder, decoder_layers, load_model
+from steer_bench.models.blocks import decoder_layers
+from steer_bench.models.load import load_model
+from steer_bench.models.offline import OFFLINE_MODELS, cache_folder
 
 BUILDERS = {
     "llama": tiny_llama,

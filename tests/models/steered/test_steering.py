@@ -10,7 +10,7 @@ import torch
 from steered import make_arms, sharpened
 from tiny import tiny_gemma2, tiny_gemma3, tiny_llama, tiny_qwen2, tiny_qwen3
 
-from steer_bench.models.load import decoder_layers
+from steer_bench.models.blocks import decoder_layers
 from steer_bench.models.steered.steering import Steerer, Steering, VectorBank, shared_trunk
 from steer_bench.vectors.store import Arm, Arms
 

@@ -1,0 +1,87 @@
+"""Decoder blocks: find those of any causal model, and what the parts around them are.
+
+A layer is the 0-based index of a decoder block; its activation is what that block gives.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder blocks of any Hugging Face causal model, in order.
+
+    The list is recognised by its length (`num_hidden_layers`) and by its blocks holding attention; PEFT models are looked
+    through. Raises ValueError for an architecture without such a list.
+    """
+    from torch import nn
+
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
+    config = model.config.get_text_config(decoder=True)
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) == config.num_hidden_layers
+        and any("attn" in child or "attention" in child for child, _ in module[0].named_modules())
+    ]
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no list of {config.num_hidden_layers} decoder blocks that steer-bench recognises"
+        )
+    return min(found, key=lambda entry: len(entry[0]))[1]
+
+
+def d_model(model: PreTrainedModel) -> int:
+    """Width of the residual stream."""
+    return int(model.config.get_text_config(decoder=True).hidden_size)
+
+
+def resolve_layer(layer: int | float, n_layers: int) -> int:
+    """0-based index of a decoder block from an index or a relative depth in (0, 1).
+
+    >>> resolve_layer(0.5, 30), resolve_layer(20, 26)
+    (15, 20)
+    """
+    if isinstance(layer, float):
+        if not 0 < layer < 1:
+            raise ValueError(f"layer {layer}: a float is a relative depth between 0 and 1; use an int for an index")
+        return min(n_layers - 1, int(layer * n_layers))
+    if not 0 <= layer < n_layers:
+        raise ValueError(f"layer {layer}: the model has {n_layers} decoder blocks, 0 to {n_layers - 1}")
+    return layer
+
+
+def norm_gain(norm: nn.Module) -> torch.Tensor:
+    """(d_model,) float64: what the norm multiplies h / rms(h) by. ValueError for a norm that is no RMSNorm."""
+    import torch
+
+    weight = norm.weight.detach()
+    large = torch.full_like(weight, 1e3)  # no part of epsilon
+    offset = round(float((norm(large).detach() - weight).double().mean()))
+    gain = weight.double() + offset
+    probe = 1e3 * torch.randn(len(weight), generator=torch.Generator().manual_seed(0)).to(weight.device)
+    expected = probe.double() / probe.double().pow(2).mean().sqrt() * gain
+    is_rms = torch.allclose(norm(probe.to(weight.dtype)).detach().double(), expected, rtol=0.02, atol=0.02)
+    if not is_rms or getattr(norm, "bias", None) is not None:
+        raise ValueError(f"{type(norm).__name__} is not an RMSNorm with gain w or 1 + w")
+    return gain
+
+
+def lean_head(model: PreTrainedModel) -> None:
+    """Hand the output layer contiguous states, so that it never copies its weights; done once a model.
+
+    transformers cuts the last positions out of a batch (`logits_to_keep`, every prefill of `generate`); on a view that is
+    not contiguous torch multiplies in batched form, with a copy of the whole (vocabulary, d_model) matrix for every row.
+    """
+    head = model.get_output_embeddings()
+    if head is None or getattr(head, "_steer_bench_lean", False):
+        return
+    head.register_forward_pre_hook(lambda _module, args: (args[0].contiguous(), *args[1:]))
+    head._steer_bench_lean = True
