@@ -58,9 +58,10 @@ def judge(
 ) -> None:
     """Rate the replies of a finished run, or rate them again by another judge; generates nothing."""
     from steer_bench.experiment.run import open_run
-    from steer_bench.experiment.stages.judge import JUDGED, all_ratings, judging_facts, probe, unrated
+    from steer_bench.experiment.stages.judge import all_ratings, judging_facts, probe, unrated
     from steer_bench.experiment.stages.judge import check as check_run
     from steer_bench.judge.config import judge_id, read_judge
+    from steer_bench.results.measures import JUDGED
 
     opened = open_run(experiment, out)
     config = read_judge(judge) if judge else opened.experiment.judge

@@ -13,11 +13,8 @@ from steer_bench import shipped
 from steer_bench.concepts.rules.declared import declared_rule
 from steer_bench.files import KeyLines, read_yaml_lines, safe_name
 from steer_bench.names import hint
+from steer_bench.results.measures import DEFAULT_TASKS, GRID, MEASURES, RULES, SPECIFICITY, SUPPRESSION, TASKS
 
-DEFAULT_TASKS = ("concept_likelihood", "steered_perplexity", "concept_steering", "rule_following")
-TASKS = (*DEFAULT_TASKS, "specificity", "rule_suppression")
-GRID = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
-SPECIFICITY_FACTORS = (0.3,)
 _BY_FLAG = "load such a model with lm_eval's own flag --trust_remote_code (steer-bench lm-eval ...)"
 FLAGS = {"trust_remote_code": _BY_FLAG, "confirm_run_unsafe_code": "lm_eval has a flag --confirm_run_unsafe_code"}
 """Keys that no YAML may hold -> the flag that there is."""
@@ -199,13 +196,10 @@ class Experiment(_Strict):
 
     def grid(self, task: str) -> tuple[float, ...]:
         """The factors of a task."""
-        if task == "specificity":  # a matrix: one factor, unless the task is named
-            return (
-                tuple(self.factors.get(task, SPECIFICITY_FACTORS))
-                if isinstance(self.factors, dict)
-                else SPECIFICITY_FACTORS
-            )
-        given = self.factors.get(task, list(GRID)) if isinstance(self.factors, dict) else self.factors
+        named = self.factors if isinstance(self.factors, dict) else {}
+        if task == SPECIFICITY:  # a matrix: one factor, unless the task is named
+            return tuple(named.get(task, MEASURES[task].factors))
+        given = named.get(task, GRID) if isinstance(self.factors, dict) else self.factors
         return tuple(sorted(set(given)))
 
     @property
@@ -329,18 +323,18 @@ def _faults(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], str]]:
             )
     if "native" not in experiment.adapters:
         yield ("adapters",), "adapters: 'native' is missing; it is the baseline that every transfer is measured against"
-    if "rule_following" in experiment.tasks and not experiment.rules:
+    if RULES in experiment.tasks and not experiment.rules:
         yield (
-            ("tasks", "rule_following"),
-            "tasks: rule_following needs rules; give rules: [all-lower-case, ...] or leave the task out",
+            ("tasks", RULES),
+            f"tasks: {RULES} needs rules; give rules: [all-lower-case, ...] or leave the task out",
         )
-    if "rule_suppression" in experiment.tasks and not experiment.suppress:
+    if SUPPRESSION in experiment.tasks and not experiment.suppress:
         yield (
-            ("tasks", "rule_suppression"),
-            "tasks: rule_suppression needs rules to suppress; give suppress: [numbered-list, ...] or leave the task out",
+            ("tasks", SUPPRESSION),
+            f"tasks: {SUPPRESSION} needs rules to suppress; give suppress: [numbered-list, ...] or leave the task out",
         )
-    if experiment.suppress and "rule_suppression" not in experiment.tasks:
-        yield ("suppress",), "suppress: nothing measures it; add rule_suppression to the tasks"
+    if experiment.suppress and SUPPRESSION not in experiment.tasks:
+        yield ("suppress",), f"suppress: nothing measures it; add {SUPPRESSION} to the tasks"
     yield from _import_faults(experiment)
     if experiment.dtype != "auto" and experiment.dtype not in ("float32", "bfloat16", "float16"):
         yield ("dtype",), f"dtype: {experiment.dtype!r}; there are auto, float32, bfloat16, float16"

@@ -16,11 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from steer_bench.experiment.run import Run, protocol, sides
-from steer_bench.experiment.stages.judge import JUDGED
 from steer_bench.models.load import read_config
+from steer_bench.results.measures import JUDGED, MEASURES, SPECIFICITY
 
-RULE_TASKS = ("rule_following", "rule_suppression")
-"""Tasks over rules: more topics do not make them longer."""
 ASPECTS = 3
 """Questions a reply that is judged by a language model."""
 JUDGE_SECONDS = 1.0
@@ -115,7 +113,7 @@ def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> 
         for task in run.experiment.tasks:
             fixed, linear, square = count(run, target, task)
             measured = min(given, getattr(run.experiment.tasks[task], "max_concepts", None) or given)
-            n = 1.0 if concepts is None or task in RULE_TASKS else concepts / measured
+            n = 1.0 if concepts is None or MEASURES[task].subject in ("rule", "suppress") else concepts / measured
             work[target, task] = (fixed + linear * n + square * n**2) * scale
     words = _tokenizers(run)
     texts = {
@@ -155,12 +153,12 @@ def count(run: Run, target: str, task: str) -> tuple[Work, Work, Work]:
     cells: dict[str, set[Any]] = {kind: set() for kind in parts}
     for row in BUILDERS[task](rows):
         plain = row["arm"] == UNSTEERED
-        kind = "fixed" if not row["concept"] and task != "specificity" else "linear"
-        if task == "specificity" and not plain:
+        kind = "fixed" if not row["concept"] and task != SPECIFICITY else "linear"
+        if task == SPECIFICITY and not plain:
             kind = "square"
         first = not plain or row["text"] not in seen  # unsteered, a text is computed once, for whichever concept
         seen |= {row["text"]} if plain else set()
-        answer = kind if not plain or task != "concept_steering" else "fixed"
+        answer = kind if not plain or not judged else "fixed"
         sums[kind][1] += 1
         sums[kind][5] += judged
         cells[kind].add(Cell(row["arm"], row["source"], row["concept"], row["factor"]))
@@ -258,7 +256,7 @@ def _entries(run: Run, target: str) -> list[tuple[str, str, list[str]]]:
 
 def _new_tokens(run: Run, task: str) -> int:
     """Tokens that a reply of the task has at most; 0 where texts are scored."""
-    if task not in (JUDGED, *RULE_TASKS):
+    if not MEASURES[task].replies:
         return 0
     return run.experiment.tasks[task].max_new_tokens or _task_yaml(task)["generation_kwargs"]["max_gen_toks"]
 

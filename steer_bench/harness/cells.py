@@ -20,6 +20,7 @@ from steer_bench.concepts.rules.declared import declared_rule
 from steer_bench.concepts.rules.table import add_rule, ask_for_rule
 from steer_bench.harness.protocol import Protocol
 from steer_bench.names import hint
+from steer_bench.results.measures import LIKELIHOOD, MEASURES, PERPLEXITY, REPLIES, SPECIFICITY
 from steer_bench.results.stats.blocks import SAMPLE_MARK
 from steer_bench.vectors.store import UNSTEERED, load_card
 
@@ -244,10 +245,8 @@ def instruction_rows(plan: Plan, kind: str) -> Iterator[JSON]:
 
 
 BUILDERS: dict[str, Callable[[Plan], Iterator[JSON]]] = {
-    "concept_likelihood": likelihood_rows,
-    "steered_perplexity": perplexity_rows,
-    "specificity": specificity_rows,
-    "concept_steering": partial(instruction_rows, kind="topic"),
-    "rule_following": partial(instruction_rows, kind="rule"),
-    "rule_suppression": partial(instruction_rows, kind="suppress"),
+    LIKELIHOOD: likelihood_rows,
+    PERPLEXITY: perplexity_rows,
+    SPECIFICITY: specificity_rows,
+    **{task: partial(instruction_rows, kind=MEASURES[task].subject) for task in REPLIES},
 }

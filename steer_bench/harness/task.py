@@ -31,6 +31,7 @@ from steer_bench.judge.config import judge_id
 from steer_bench.judge.judgement import JudgeError, Judgement, distinct_2
 from steer_bench.judge.ratings import Key, Reply, rate_replies, spoken
 from steer_bench.results.file import WORDS
+from steer_bench.results.measures import JUDGED, LIKELIHOOD, PERPLEXITY, RULES, SPECIFICITY, SUPPRESSION, measure_of
 from steer_bench.results.rows import Row
 from steer_bench.results.stats.blocks import block_of, nan_mean
 from steer_bench.results.stats.details import specificity
@@ -42,7 +43,7 @@ register()  # a task given by path is loaded before the model: from here on `--m
 logger = logging.getLogger(__name__)
 
 
-RULE_CHECKS = {"rule_following": check_rule, "rule_suppression": check_suppressed}
+RULE_CHECKS = {RULES: check_rule, SUPPRESSION: check_suppressed}
 
 
 def as_prompt(instruction: str, template: Callable[..., str] | None) -> str:
@@ -164,7 +165,7 @@ class SteerTask(ConfigurableTask):
         for instance in self._instances:  # lm-eval lets ranks with fewer rows ask their last request again
             del instance.resps[instance.repeats :]
         done = super().apply_filters()
-        judged = self.measure == "concept_steering" and "bypass" not in self._metric_fn_list
+        judged = self.measure == JUDGED and "bypass" not in self._metric_fn_list
         self._judgements = self._rate(self._instances) if judged else {}
         return done
 
@@ -248,7 +249,7 @@ class SteerTask(ConfigurableTask):
 
     def higher_is_better(self) -> JSON:
         """More of the concept is better; more perplexity is worse."""
-        return dict.fromkeys(["bypass", *self._labels], self.measure != "steered_perplexity")
+        return dict.fromkeys(["bypass", *self._labels], measure_of(self.measure).higher_is_better)
 
 
 def _generation_kwargs(options: Options) -> JSON:
@@ -280,7 +281,7 @@ def _headline(rows: Sequence[JSON], *, measure: str, target: str) -> float:
     measured = [
         Row(**{key: value for key, value in row.items() if key in known}) for row in rows
     ]  # in one order on any ranks
-    if measure == "steered_perplexity":
+    if measure == PERPLEXITY:
         top = max(row.factor for row in measured)
         plain = {row.item: row for row in measured if row.arm == UNSTEERED}
         pairs = [(row, plain[row.item]) for row in measured if row.factor == top and row.item in plain and top > 0]
@@ -288,10 +289,10 @@ def _headline(rows: Sequence[JSON], *, measure: str, target: str) -> float:
         tokens = sum(row.tokens for row, _ in pairs)
         change = math.fsum(((row.value or 0.0) - (base.value or 0.0)) * row.tokens for row, base in pairs)
         return math.exp(-change / tokens) if tokens else math.nan
-    if measure == "specificity":
+    if measure == SPECIFICITY:
         differences = [matrix.difference.value for matrix in specificity(measured, target).values()]
         return next((value for value in differences if value is not None), math.nan)
-    if measure == "concept_likelihood":
+    if measure == LIKELIHOOD:
         found = measure_likelihood(measured, target)
         per_concept = [nan_mean(found.effects[arm]) - nan_mean(found.neutral[arm]) for arm in found.effects]
     else:

@@ -33,13 +33,12 @@ from typing import Any
 
 from steer_bench.files import write_whole
 from steer_bench.results.file import read_samples
+from steer_bench.results.measures import REPLIES
 
 SCHEMA = "steer-bench-samples"
 VERSION = 1
 KEYS = ("task", "target", "source", "arm", "concept", "item", "role", "reason", "prompt")
 """Columns that hold few distinct texts."""
-GENERATION = ("concept_steering", "rule_following")
-"""Tasks whose samples are replies; the others score texts that nobody wrote in the run."""
 MAX_SAMPLES = 50_000
 MAX_BYTES = 32 * 1024 * 1024
 """What a page holds at most, all its runs together."""
@@ -101,7 +100,7 @@ def load_samples(folder: str | Path) -> list[Sample]:
     """The replies in the newest samples files that lm-eval wrote under `folder`, in the order of their keys."""
     samples = []
     for sample, row in read_samples(folder):
-        if row.get("task") not in GENERATION:
+        if row.get("task") not in REPLIES:  # scored texts, which nobody wrote in the run
             continue
         doc, replies = sample["doc"], sample.get("filtered_resps") or sample.get("resps") or [""]
         reply = replies[0] if isinstance(replies[0], str) else json.dumps(replies[0])

@@ -34,13 +34,12 @@ from steer_bench.judge.ratings import (
     rate_replies,
     spoken,
 )
+from steer_bench.results.measures import JUDGED
 from steer_bench.results.rows import INVALID, Row
 from steer_bench.results.samples import Sample
 from steer_bench.vectors.store import UNSTEERED
 
 logger = logging.getLogger(__name__)
-JUDGED = "concept_steering"
-"""The task whose replies are rated."""
 Config = Mapping[str, Any]
 
 

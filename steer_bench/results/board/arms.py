@@ -6,17 +6,16 @@ entries -> [arm tables]
 import re
 from collections.abc import Mapping, Sequence
 
-from steer_bench.results.board.entries import KINDS, RULES, STEERING, SUPPRESSION, Cell, Entry
+from steer_bench.results.board.entries import KINDS, Cell, Entry
 from steer_bench.results.board.table import MISSING, Line, Table, Text, interval, number
+from steer_bench.results.measures import LIKELIHOOD, REPLIES, SUPPRESSION, in_order, measure_of
 from steer_bench.results.stats.blocks import UNSTEERED
-from steer_bench.results.stats.effects import LIKELIHOOD
 
 CLAIMS = ("transfers", "equivalent to native")
 UNSCORED_GAP = 0.05
 """Arms whose unscored shares differ by more than this are not comparable without a word."""
 NOT_OBEYED = 0.9
 """Share of unsteered replies that break a rule they were asked to obey, from which suppressing it shows nothing."""
-SHORT = {LIKELIHOOD: "likelihood", STEERING: "steering", RULES: "rules", SUPPRESSION: "suppression"}
 NOTHING = Text("-")
 
 
@@ -47,11 +46,6 @@ def arm_tables(found: Sequence[Entry], *, several: bool) -> list[Table]:
     return tables
 
 
-def short(task: str) -> str:
-    """A task's name in a heading."""
-    return SHORT.get(task, task)
-
-
 def recovered_text(entry: Entry, task: str) -> Text:
     """An arm's recovered fraction on a task."""
     cell = entry.cells.get(task)
@@ -63,15 +57,19 @@ def recovered_text(entry: Entry, task: str) -> Text:
 
 
 def _arm_table(title: str, lines: Sequence[Entry], with_source: bool, places: Mapping[int, int]) -> Table:
-    tasks = _tasks(lines)
+    tasks = in_order(task for entry in lines for task in entry.cells)
     recovered = [task for task in tasks if any(_has_recovered(entry, task) for entry in lines)]
-    judged = next((task for task in (STEERING, RULES, SUPPRESSION) if task in tasks), None)
+    judged = next((task for task in REPLIES if task in tasks), None)
     costs = {task for task in (LIKELIHOOD, judged) if task in tasks}
     matched = {task for task in tasks if any(_has_matched(entry, task) for entry in lines)}
     headline = lines[0].headline
     columns = ["group", "arm", *(["source"] if with_source else []), *(["verdict"] if headline else [])]
     for task in tasks:
-        columns += [short(task), *(["recovered"] if task in recovered else []), *(["cost"] if task in costs else [])]
+        columns += [
+            measure_of(task).title,
+            *(["recovered"] if task in recovered else []),
+            *(["cost"] if task in costs else []),
+        ]
         columns += ["matched"] if task in matched else []
     best = _best(lines, headline)
     rows = []
@@ -88,15 +86,9 @@ def _arm_table(title: str, lines: Sequence[Entry], with_source: bool, places: Ma
     return Table(title, (*columns, "n", "unscored"), tuple(rows), tuple(_remarks(lines, tasks, recovered)))
 
 
-def _tasks(lines: Sequence[Entry]) -> list[str]:
-    present = {task for entry in lines for task in entry.cells}
-    first = [task for task in (LIKELIHOOD, STEERING, RULES, SUPPRESSION) if task in present]
-    return first + sorted(present - set(first))
-
-
 def _has_recovered(entry: Entry, task: str) -> bool:
     cell = entry.cells.get(task)
-    return task in SHORT and cell is not None and cell.recovered.value is not None
+    return bool(measure_of(task).heading) and cell is not None and cell.recovered.value is not None
 
 
 def _best(lines: Sequence[Entry], headline: str) -> Entry | None:
@@ -143,7 +135,7 @@ def _unscored(entry: Entry, tasks: Sequence[str]) -> Text:
     cells = [(task, entry.cells[task]) for task in tasks if task in entry.cells]
     texts = [
         f"{cell.unscored} of {cell.total}"
-        + (f" {short(t)}" if len(tasks) > 1 else "")
+        + (f" {measure_of(t).title}" if len(tasks) > 1 else "")
         + (f" ({', '.join(cell.reasons)})" if cell.reasons else "")
         for t, cell in cells
         if cell.unscored
@@ -166,10 +158,14 @@ def _remarks(lines: Sequence[Entry], tasks: Sequence[str], recovered: Sequence[s
         if task == SUPPRESSION and plain is not None and plain >= NOT_OBEYED:
             told = f"{number(plain, 2)} of the unsteered replies do not obey although asked to"
             remarks.append(
-                f"{short(task)}: {told}, so there is next to nothing to suppress; take rules the model follows."
+                f"{measure_of(task).title}: {told}, so there is next to nothing to suppress; take rules the model follows."
             )
-        elif task in SHORT and task not in recovered and any(e.arm == "native" and task in e.cells for e in lines):
-            remarks.append(f"{short(task)}: native itself does not steer, so there is nothing to recover.")
+        elif (
+            measure_of(task).heading
+            and task not in recovered
+            and any(e.arm == "native" and task in e.cells for e in lines)
+        ):
+            remarks.append(f"{measure_of(task).title}: native itself does not steer, so there is nothing to recover.")
         shares = {e.arm: e.cells[task].unscored / e.cells[task].total for e in lines if _total(e, task)}
         if shares and max(shares.values()) - min(shares.values()) > UNSCORED_GAP:
             worst = max(sorted(shares), key=lambda arm: shares[arm])

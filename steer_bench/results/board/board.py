@@ -8,7 +8,7 @@ A further table is one function `results or entries -> Table | None`, called in 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from steer_bench.results.board.arms import SHORT, arm_tables, recovered_text
+from steer_bench.results.board.arms import arm_tables, recovered_text
 from steer_bench.results.board.costs import costs_table
 from steer_bench.results.board.details import details_table, refused_table, specificity_table
 from steer_bench.results.board.entries import Entry, entries
@@ -16,6 +16,7 @@ from steer_bench.results.board.header import COLUMNS, Facts, facts_of, notes_of
 from steer_bench.results.board.merging import check_same_protocol
 from steer_bench.results.board.table import Line, Table, Text, number
 from steer_bench.results.file import Results
+from steer_bench.results.measures import measure_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _matrix(found: Sequence[Entry]) -> Table | None:
                 empty = Text("native") if source == target else Text("-")
                 cells.append(Text("; ".join(text.text for text in texts), texts[0].sort) if texts else empty)
             lines.append(Line((Text(arm), Text(source), *cells), group=arm))
-    tasks = " or ".join(sorted({SHORT[entry.headline] for entry in claims}))
+    tasks = " or ".join(sorted({measure_of(entry.headline).title for entry in claims}))
     title = f"Recovered fraction, source (rows) by target (columns): {tasks}"
     unmeasured = any(cell.text == "-" for line in lines for cell in line.cells)
     remarks = ("-: this pair was not measured.",) if unmeasured else ()

@@ -8,19 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steer_bench.results.board.arms import short
-from steer_bench.results.board.entries import RULES, STEERING
 from steer_bench.results.board.merging import differing, protocol_of, shorten
 from steer_bench.results.board.table import MISSING, Line, Table, Text, interval, number
 from steer_bench.results.file import Results
+from steer_bench.results.measures import LIKELIHOOD, in_order, measure_of
 from steer_bench.results.rows import Rows
 from steer_bench.results.stats.blocks import UNSTEERED, Arm, block_of
 from steer_bench.results.stats.bootstrap import Estimate, hierarchical_bootstrap
-from steer_bench.results.stats.details import SPECIFICITY
 from steer_bench.results.stats.effects import (
     DAMAGE_LIMIT,
-    LIKELIHOOD,
-    PERPLEXITY,
     Measured,
     measure_generation,
     measure_likelihood,
@@ -60,7 +56,7 @@ def compare(first: Results, second: Results) -> tuple[list[Difference], list[str
         keys = differing(one, two)
         remarks += [f"{target}: different {key}: {shorten(one[key])} and {shorten(two[key])}." for key in keys]
         for task in _shared_tasks(first, second, target):
-            if task == STEERING and "judge" in keys:
+            if measure_of(task).judged and "judge" in keys:
                 remarks.append(f"{target}: {task} is left out, for ratings of different judges are not comparable.")
                 continue
             found += _differences(first, second, target, task, remarks)
@@ -83,7 +79,7 @@ def comparison_table(first: Results, second: Results) -> Table:
         Line(
             (
                 Text(d.target),
-                Text(short(d.task)),
+                Text(measure_of(d.task).title),
                 Text(d.arm),
                 Text(d.source or "-"),
                 *(Text(interval(side), side.value) for side in (d.first, d.second)),
@@ -109,11 +105,7 @@ def comparison_table(first: Results, second: Results) -> Table:
 
 def _shared_tasks(first: Results, second: Results, target: str) -> list[str]:
     tasks = [set(result.rows.where(target=target).texts["task"].present()) for result in (first, second)]
-    shared = (tasks[0] & tasks[1]) - {PERPLEXITY, SPECIFICITY}
-    return [
-        *(task for task in (LIKELIHOOD, STEERING, RULES) if task in shared),
-        *sorted(shared - {LIKELIHOOD, STEERING, RULES}),
-    ]
+    return in_order(task for task in tasks[0] & tasks[1] if measure_of(task).scores_arms)
 
 
 def _differences(first: Results, second: Results, target: str, task: str, remarks: list[str]) -> list[Difference]:
@@ -126,7 +118,7 @@ def _differences(first: Results, second: Results, target: str, task: str, remark
         return []
     if dropped:
         remarks.append(
-            f"{target}: {short(task)}: {dropped} concept-item pairs that only one run measured are left out."
+            f"{target}: {measure_of(task).title}: {dropped} concept-item pairs that only one run measured are left out."
         )
     kept = [rows.take(np.array([place in shared for place in own])) for rows, own in zip(sides, places, strict=True)]
     one, two = (

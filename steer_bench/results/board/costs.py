@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from steer_bench.results.board.entries import REPLIES, capability_tasks
+from steer_bench.results.board.entries import capability_tasks
 from steer_bench.results.board.table import Line, Table, Text, number
 from steer_bench.results.file import Results
+from steer_bench.results.measures import PERPLEXITY, REPLIES
 from steer_bench.results.rows import RATING, Array, Rows
 from steer_bench.results.stats.blocks import UNSTEERED
-from steer_bench.results.stats.effects import PERPLEXITY
 
 COLUMNS = {
     "ratio": ("perplexity ratio", 2),

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from steer_bench.results.board.entries import Entry
 from steer_bench.results.board.table import Line, Table, Text, interval, number
 from steer_bench.results.file import Results
-from steer_bench.results.stats.details import SPECIFICITY, specificity
+from steer_bench.results.measures import SPECIFICITY
+from steer_bench.results.stats.details import specificity
 
 
 def details_table(entries: Sequence[Entry]) -> Table | None:

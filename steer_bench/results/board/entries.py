@@ -13,14 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from steer_bench.results.file import Results
+from steer_bench.results.measures import HEADLINES, LIKELIHOOD, PERPLEXITY, measure_of
 from steer_bench.results.rows import Rows
 from steer_bench.results.stats.blocks import UNSTEERED, Arm, block_of, pooled_name
 from steer_bench.results.stats.bootstrap import Bootstrap, Estimate, hierarchical_bootstrap
-from steer_bench.results.stats.details import SPECIFICITY, Details, details
+from steer_bench.results.stats.details import Details, details
 from steer_bench.results.stats.effects import (
     DAMAGE_LIMIT,
-    LIKELIHOOD,
-    PERPLEXITY,
     Curve,
     Measured,
     cost_at,
@@ -30,11 +29,6 @@ from steer_bench.results.stats.effects import (
 )
 from steer_bench.results.stats.verdict import MARGIN, Verdict, verdicts
 
-STEERING, RULES, SUPPRESSION = "concept_steering", "rule_following", "rule_suppression"
-REPLIES = (STEERING, RULES, SUPPRESSION)
-"""Tasks whose value is of a reply: their factor is selected, on prompts of their own."""
-HEADLINES = (LIKELIHOOD, RULES, STEERING)
-"""The first of these tasks in a run gives its verdicts: those without a judge come first."""
 KINDS = ("unsteered", "baseline", "transfer", "control", "ceiling")
 _CONTROLS = ("random", "mean", "genre-mean", "wrong-concept", "shuffled-map", "nearest-concept")
 
@@ -215,14 +209,16 @@ def _cells(run: Mapping, rows: Rows, target: str, lifts: Curves, costs: Curves) 
     for row in rows.take(np.isnan(rows.numbers["value"])):
         reasons[row.task, Arm(row.source, pooled_name(row.arm))].add(row.reason)
     for task in rows.texts["task"].present():
-        if task in {PERPLEXITY, SPECIFICITY, *capability_tasks(run)}:
+        if task in capability_tasks(run) or not measure_of(task).scores_arms:
             continue
         if task == LIKELIHOOD:
             measured, matched = measure_likelihood([], target, limit, curves=lifts), None
         else:
             block = block_of(rows, task, target)
             measured = measure_generation(block, costs=costs)
-            matched = measure_generation(block, costs=costs, limit=limit) if task in REPLIES and costs else None
+            matched = (
+                measure_generation(block, costs=costs, limit=limit) if measure_of(task).replies and costs else None
+            )
         if measured.effects:
             made = _task_cells(run, measured, matched, is_lift=task == LIKELIHOOD)
             cells[task] = {

@@ -8,16 +8,13 @@ from typing import Any
 
 from steer_bench.results.board.table import inline
 from steer_bench.results.file import Results
+from steer_bench.results.measures import MEASURES
 from steer_bench.results.stats.effects import DAMAGE_LIMIT
 
 Facts = tuple[tuple[str, str], ...]
 
 COLUMNS = {
-    "likelihood": "lift at matched damage, nats a token: change of log-likelihood on texts of the concept minus the change on "
-    "neutral texts (concept_likelihood)",
-    "steering": "concept score, harmonic mean of the judge's three ratings, 0 to 2 (concept_steering)",
-    "rules": "share of replies that obey the rule without being asked (rule_following)",
-    "suppression": "share of replies that do not obey a rule that the instruction asks for, its vector subtracted (rule_suppression)",
+    **{measure.heading: measure.meaning for measure in MEASURES.values() if measure.heading},
     "recovered": "the arm's effect over native's, sums over concepts, not clipped; native is 1 by definition",
     "cost": "perplexity of neutral text, steered over unsteered (geometric mean over concepts), at the factor that was used "
     "(median over concepts): the matched one for likelihood, the selected one for other tasks",

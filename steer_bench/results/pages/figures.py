@@ -10,24 +10,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from steer_bench.results.board.arms import SHORT
-from steer_bench.results.board.entries import RULES, STEERING, Entry, Points, kind_of
+from steer_bench.results.board.entries import Entry, Points, kind_of
 from steer_bench.results.file import Results
+from steer_bench.results.measures import DRAWN, HEADLINES, LIKELIHOOD, SPECIFICITY, measure_of
 from steer_bench.results.pages import plots
 from steer_bench.results.stats.blocks import nan_mean
-from steer_bench.results.stats.details import SPECIFICITY, specificity
-from steer_bench.results.stats.effects import DAMAGE_LIMIT, LIKELIHOOD
+from steer_bench.results.stats.details import specificity
+from steer_bench.results.stats.effects import DAMAGE_LIMIT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Lines = tuple[tuple[float, ...], tuple[float, ...]]
 
-Y_LABELS = {
-    LIKELIHOOD: "likelihood lift (nats/token)",
-    STEERING: "concept score (harmonic mean, 0 to 2)",
-    RULES: "share of replies that obey the rule",
-}
 MAX_PANELS = 9
 """Pictures of pairs in one figure; a board of more shows the first, and each run's own pages show its own."""
 MAX_CONCEPTS = 24
@@ -49,13 +44,13 @@ def draw_figures(results: Sequence[Results], entries: Sequence[Entry], png: bool
     figures: dict[str, tuple[str, Figure]] = {}
     shown = f" (the first {MAX_PANELS} of {len(pairs)} pairs)" if len(pairs) > MAX_PANELS else ""
     limit = max(float(result.run.get("damage_limit", DAMAGE_LIMIT)) for result in results)
-    for task in (LIKELIHOOD, STEERING, RULES):
+    for task in DRAWN:
         frontier = _panels(pairs, task, _frontier)
         if frontier:
-            name = "frontier" if task == LIKELIHOOD else f"frontier-{SHORT[task]}"
+            name = "frontier" if task == LIKELIHOOD else f"frontier-{measure_of(task).heading}"
             title = "Effect against cost" + ("" if task == LIKELIHOOD else f": {task} (selection prompts)")
-            figures[name] = (title + shown, plots.draw_frontier(frontier, limit, Y_LABELS[task], title))
-    for task in (LIKELIHOOD, STEERING, RULES):
+            figures[name] = (title + shown, plots.draw_frontier(frontier, limit, measure_of(task).axis, title))
+    for task in DRAWN:
         panels = _panels(pairs, task, _means)
         if panels:
             title = (
@@ -63,9 +58,9 @@ def draw_figures(results: Sequence[Results], entries: Sequence[Entry], png: bool
                 if task == LIKELIHOOD
                 else f"{task} over the factor (selection prompts)"
             )
-            figures[f"factors-{SHORT[task]}"] = (
+            figures[f"factors-{measure_of(task).heading}"] = (
                 title + shown,
-                plots.draw_factor_curves(panels, Y_LABELS[task], title + shown),
+                plots.draw_factor_curves(panels, measure_of(task).axis, title + shown),
             )
     if not several:
         figures |= _concept_figures(pairs)
@@ -160,7 +155,7 @@ def _concept_figures(pairs: Sequence[tuple[str, list[Entry]]]) -> dict[str, tupl
     """Small multiples, a picture a concept: for every pair its headline task, else the first there is."""
     figures = {}
     for place, (title, here) in enumerate(pairs[:MAX_PANELS], 1):
-        tasks = [here[0].headline, LIKELIHOOD, RULES, STEERING]
+        tasks = [here[0].headline, *HEADLINES]
         task = next((task for task in tasks if any(task in entry.curves for entry in here)), None)
         if task is None:
             continue
@@ -174,8 +169,8 @@ def _concept_figures(pairs: Sequence[tuple[str, list[Entry]]]) -> dict[str, tupl
         if panels:
             cut = f", the first {MAX_CONCEPTS} of {len(concepts)}" if len(concepts) > MAX_CONCEPTS else ""
             caption = f"{title}: factor curves of each concept{cut}"
-            name = f"concepts-{SHORT[task]}" + (f"-{place}" if len(pairs) > 1 else "")
-            figures[name] = (caption, plots.draw_small_multiples(panels, Y_LABELS[task], caption))
+            name = f"concepts-{measure_of(task).heading}" + (f"-{place}" if len(pairs) > 1 else "")
+            figures[name] = (caption, plots.draw_small_multiples(panels, measure_of(task).axis, caption))
     return figures
 
 

@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from steer_bench.results.measures import MEASURES, SPECIFICITY
 from steer_bench.results.rows import Array, Row, Rows
 from steer_bench.results.stats.blocks import UNSTEERED, Arm, nan_mean, pooled_name
 from steer_bench.results.stats.bootstrap import Bootstrap, Estimate, hierarchical_bootstrap
-from steer_bench.results.stats.effects import LIKELIHOOD, PERPLEXITY, Measured
+from steer_bench.results.stats.effects import Measured
 from steer_bench.results.stats.verdict import WRONG
 
 NATIVE = Arm("", "native")
-SPECIFICITY = "specificity"
 _FEW_SHOT = re.compile(r"few-shot-([0-9]+)")
 
 
@@ -197,7 +197,7 @@ def unapplied(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
         where = row.task, row.target
         keys = [(*where, row.concept, row.item), (*where, "", row.item)]
         base = next((plain[key] for key in keys if key in plain), None)
-        if row.task not in (LIKELIHOOD, PERPLEXITY, SPECIFICITY):  # a rating may well stay the same
+        if row.task not in MEASURES or MEASURES[row.task].replies:  # a rating may well stay the same
             continue
         if row.arm == UNSTEERED or row.factor == 0 or row.value is None or base is None:
             continue

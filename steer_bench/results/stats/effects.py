@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from steer_bench.results.measures import LIKELIHOOD
 from steer_bench.results.rows import Array, Integers, Row
 from steer_bench.results.stats.blocks import UNSTEERED, Arm, Block, Role, block_of, nan_mean
 
-LIKELIHOOD = "concept_likelihood"
-PERPLEXITY = "steered_perplexity"
 DAMAGE_LIMIT = 1.3
 """Arms are compared at the largest factor whose perplexity ratio on neutral text is at most this."""
 

@@ -1,0 +1,127 @@
+"""Measures: what each task measures and how its values are read, in one table.
+
+    name of a task -> [measure] -> heading, unit, whether replies, whether judged, which way is better
+
+Tasks of lm-eval that are not ours have the measure of the default: a score of their own, higher is better.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+LIKELIHOOD = "concept_likelihood"
+PERPLEXITY = "steered_perplexity"
+STEERING = "concept_steering"
+RULES = "rule_following"
+SPECIFICITY = "specificity"
+SUPPRESSION = "rule_suppression"
+
+GRID = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
+"""Steering factors of a task, where an experiment names none."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a task measures."""
+
+    name: str
+    """Name of the lm-eval task."""
+    unit: str = "score"
+    heading: str = ""
+    """Column in the arm tables; the task's name where there is none."""
+    meaning: str = ""
+    """What the column holds, for the legend of the leaderboard."""
+    axis: str = ""
+    """Label of its values in figures; tasks without one have no figures and give no run its verdicts."""
+    subject: Literal["topic", "rule", "suppress", "any"] = "any"
+    """The kind of concepts that it is measured on."""
+    replies: bool = False
+    """Whether its values are of generated replies, at the factor that is best on selection prompts."""
+    judged: bool = False
+    """Whether a judge rates the replies."""
+    scores_arms: bool = True
+    """Whether it has a column in the arm tables; others have tables beside them."""
+    higher_is_better: bool = True
+    default: bool = False
+    """Whether an experiment that names no tasks measures it."""
+    factors: tuple[float, ...] = GRID
+
+    @property
+    def title(self) -> str:
+        """Its name in headings of tables."""
+        return self.heading or self.name
+
+
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure(
+            LIKELIHOOD,
+            unit="nats/token",
+            heading="likelihood",
+            meaning="lift at matched damage, nats a token: change of log-likelihood on texts of the concept minus the change on "
+            "neutral texts (concept_likelihood)",
+            axis="likelihood lift (nats/token)",
+            subject="topic",
+            default=True,
+        ),
+        Measure(PERPLEXITY, unit="perplexity ratio", scores_arms=False, higher_is_better=False, default=True),
+        Measure(
+            STEERING,
+            unit="0 to 2",
+            heading="steering",
+            meaning="concept score, harmonic mean of the judge's three ratings, 0 to 2 (concept_steering)",
+            axis="concept score (harmonic mean, 0 to 2)",
+            subject="topic",
+            replies=True,
+            judged=True,
+            default=True,
+        ),
+        Measure(
+            RULES,
+            unit="share of replies",
+            heading="rules",
+            meaning="share of replies that obey the rule without being asked (rule_following)",
+            axis="share of replies that obey the rule",
+            subject="rule",
+            replies=True,
+            default=True,
+        ),
+        Measure(SPECIFICITY, unit="nats/token", subject="topic", scores_arms=False, factors=(0.3,)),
+        Measure(
+            SUPPRESSION,
+            unit="share of replies",
+            heading="suppression",
+            meaning="share of replies that do not obey a rule that the instruction asks for, its vector subtracted "
+            "(rule_suppression)",
+            subject="suppress",
+            replies=True,
+        ),
+    )
+}
+"""Name -> measure of our tasks, in the order in which tables show them."""
+
+TASKS = tuple(MEASURES)
+DEFAULT_TASKS = tuple(name for name, measure in MEASURES.items() if measure.default)
+REPLIES = tuple(name for name, measure in MEASURES.items() if measure.replies)
+JUDGED = next(name for name, measure in MEASURES.items() if measure.judged)
+"""The task whose replies a judge rates."""
+DRAWN = tuple(name for name, measure in MEASURES.items() if measure.axis)
+"""Tasks with figures."""
+HEADLINES = tuple(sorted(DRAWN, key=lambda name: MEASURES[name].judged))
+"""The first of these tasks in a run gives its verdicts: those without a judge come first."""
+
+
+def measure_of(task: str) -> Measure:
+    """Return the measure of a task of ours, or the default for any other lm-eval task."""
+    return MEASURES.get(task) or Measure(task)
+
+
+def in_order(tasks: Iterable[str]) -> list[str]:
+    """Return our tasks in the order of the table, then others by name.
+
+    >>> in_order(["hellaswag", "rule_following", "concept_likelihood"])
+    ['concept_likelihood', 'rule_following', 'hellaswag']
+    """
+    present = set(tasks)
+    return [task for task in MEASURES if task in present] + sorted(present - MEASURES.keys())
