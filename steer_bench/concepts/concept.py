@@ -23,7 +23,7 @@ class Concept:
     negatives: tuple[str, ...]
     """Texts of the same genre without the concept."""
     kind: str = "topic"
-    """"topic"; "rule": then `rule` names a row of rules.RULES; "suppress": the instruction asks for that rule, the vector,
+    """"topic"; "rule": then `rule` is the name of a rule; "suppress": the instruction asks for that rule, the vector,
     subtracted, forbids it."""
     rule: str = ""
 

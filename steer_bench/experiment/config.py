@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from steer_bench import shipped
 from steer_bench.concepts.rules.declared import declared_rule
 from steer_bench.files import KeyLines, read_yaml_lines, safe_name
+from steer_bench.harness.ifeval import ifeval_rule
 from steer_bench.names import hint
 from steer_bench.results.measures import DEFAULT_TASKS, GRID, MEASURES, RULES, SPECIFICITY, SUPPRESSION, TASKS
 
@@ -147,7 +148,7 @@ class Experiment(_Strict):
     concepts: ConceptConfig
     splits: SplitConfig
     rules: list[str | dict[str, Any]] = []
-    """Names of rules, or rules of one's own, declared (see steer_bench.concepts.rules.declared_rule)."""
+    """Names of rules, or rules of one's own, declared (see `steer_bench.concepts.rules.declared.DeclaredRule`)."""
     suppress: list[str] = []
     """Rules that an instruction asks for and a vector, subtracted, is to forbid."""
     rule_texts: int = Field(default=40, ge=2)
@@ -192,7 +193,7 @@ class Experiment(_Strict):
     @property
     def rule_names(self) -> list[str]:
         """Names of the rules, declared ones too."""
-        return [rule if isinstance(rule, str) else declared_rule(rule).name for rule in self.rules]
+        return [rule if isinstance(rule, str) else declared_rule(rule, ifeval_rule).name for rule in self.rules]
 
     def grid(self, task: str) -> tuple[float, ...]:
         """The factors of a task."""

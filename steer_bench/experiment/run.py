@@ -16,11 +16,12 @@ import yaml
 from steer_bench import __version__, shipped
 from steer_bench.concepts.concept import Concept, text_key
 from steer_bench.concepts.load import load_concepts, load_prompts, load_texts
-from steer_bench.concepts.rules.declared import declared_rule
-from steer_bench.concepts.rules.table import add_rule, named_rule, rule_concept
+from steer_bench.concepts.rules.declared import declared_rule, rules_of
+from steer_bench.concepts.rules.table import RULES, named_rule, rule_concept
 from steer_bench.concepts.splits import Splits, check_splits, halves, held_out, split_concepts
 from steer_bench.experiment.config import Experiment, find_experiment, load_experiment, read_experiment
 from steer_bench.files import KeyLines, digest, model_file_name, safe_name, write_whole
+from steer_bench.harness.ifeval import ifeval_rule
 from steer_bench.harness.protocol import Protocol
 from steer_bench.models.load import read_config
 from steer_bench.transfer.adapters import Adapter, load_adapters
@@ -64,10 +65,9 @@ class Run:
         """Topics and rules by id, with all their texts."""
         topics = self.topics
         texts = self.rule_texts(topics)
-        for declared in self.declared_rules:
-            add_rule(declared_rule(declared))
-        rules = [rule_concept(rule, texts) for rule in self.experiment.rule_names]
-        suppressed = [rule_concept(rule, texts, kind="suppress") for rule in self.experiment.suppress]
+        known = rules_of(self.declared_rules, ifeval_rule)
+        rules = [rule_concept(known[rule], texts) for rule in self.experiment.rule_names]
+        suppressed = [rule_concept(known[rule], texts, kind="suppress") for rule in self.experiment.suppress]
         return {concept.id: concept for concept in (*topics, *rules, *suppressed)}
 
     @property
@@ -251,12 +251,14 @@ def _check(run: Run, places: KeyLines, wrong: Sequence[str]) -> None:
         return Faults(places.of(key), found)
 
     experiment = run.experiment
-    for index, rule in enumerate(experiment.rules):
+    rules = dict(RULES)
+    for index, given in enumerate(experiment.rules):
         with check("rules", index):
-            named_rule(rule) if isinstance(rule, str) else declared_rule(rule)
-    for index, rule in enumerate(experiment.suppress):
+            rule = named_rule(given) if isinstance(given, str) else declared_rule(given, ifeval_rule)
+            rules[rule.name] = rule
+    for index, name in enumerate(experiment.suppress):
         with check("suppress", index):
-            named_rule(rule)
+            named_rule(name, rules)
     for index, entry in enumerate(experiment.vectors):
         with check("vectors", index):
             run.data(entry.file)
@@ -382,5 +384,5 @@ def protocol(run: Run) -> Protocol:
         factors={task: run.experiment.grid(task) for task in run.experiment.tasks},
         judge=run.experiment.judge,
         chat=run.experiment.chat,
-        rules=tuple(run.declared_rules),
+        declared=tuple(run.declared_rules),
     )

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from steer_bench.concepts.concept import KINDS, Concept, Prompt
-from steer_bench.concepts.rules.declared import declared_rule
-from steer_bench.concepts.rules.table import add_rule, ask_for_rule
 from steer_bench.harness.protocol import Protocol
 from steer_bench.names import hint
 from steer_bench.results.measures import LIKELIHOOD, MEASURES, PERPLEXITY, REPLIES, SPECIFICITY
@@ -111,8 +109,6 @@ class Plan:
         if entries is None or protocol is None:
             entries, asked, protocol = self._read(task, options)
         self.protocol, self._asked = protocol, asked or {}
-        for declared in protocol.rules:
-            add_rule(declared_rule(declared))
         self.factors = options.numbers("factors") or protocol.factors.get(task) or ()
         if not self.factors:
             raise ValueError(f"task {task}: no factors; give --metadata 'factors=[0.1,0.2]'")
@@ -236,11 +232,10 @@ def instruction_rows(plan: Plan, kind: str) -> Iterator[JSON]:
     asking = plan.asking(concepts) if kind != "suppress" else ()
     n_samples = plan.options.limit("n_samples") or 1
     for cell in (*unsteered, *asking, *plan.cells(concepts)):
-        rule = plan.protocol.concepts[cell.concept].rule
         for prompt, sample in product(prompts, range(n_samples)):
             item = prompt.id if n_samples == 1 else f"{prompt.id}{SAMPLE_MARK}{sample}"
             asked = plan.asked(cell, prompt.instruction)
-            asked = ask_for_rule(rule, asked) if kind == "suppress" else asked
+            asked = plan.protocol.rule(cell.concept).ask(asked) if kind == "suppress" else asked
             yield {**_doc(cell, item, prompt.role, prompt.instruction), "asked": asked, "sample": sample}
 
 

@@ -10,11 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from steer_bench.concepts.concept import Concept, Prompt
+from steer_bench.concepts.rules.declared import rules_of
+from steer_bench.concepts.rules.rule import Rule
+from steer_bench.concepts.rules.table import named_rule
 from steer_bench.files import write_whole
+from steer_bench.harness.ifeval import ifeval_rule
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,23 @@ class Protocol:
     judge: Mapping[str, Any]
     chat: bool = True
     """Whether instructions go through a target's chat template, where it has one."""
-    rules: tuple[Mapping[str, Any], ...] = ()
-    """Rules that the experiment declared (see steer_bench.concepts.rules.declared_rule)."""
+    declared: tuple[Mapping[str, object], ...] = ()
+    """Rules that the experiment declared (see `DeclaredRule`); "rules" in the file."""
+
+    @cached_property
+    def rules(self) -> Mapping[str, Rule]:
+        """The shipped and the declared rules by name."""
+        return rules_of(self.declared, ifeval_rule)
+
+    def rule(self, concept: str) -> Rule:
+        """Return the rule of a rule's concept. Raises ValueError where there is none of that name."""
+        return named_rule(self.concepts[concept].rule, self.rules)
 
     def save(self, path: Path) -> None:
         """Write the protocol as JSON."""
-        write_whole(path, json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
+        content = asdict(self)
+        content["rules"] = content.pop("declared")
+        write_whole(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Protocol:

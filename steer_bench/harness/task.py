@@ -24,7 +24,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 from steer_bench import register
-from steer_bench.concepts.rules.table import check_rule, check_suppressed
+from steer_bench.concepts.rules.rule import Rule
 from steer_bench.harness.cells import BUILDERS, JSON, OPTIONS, Cell, Options, Plan
 from steer_bench.harness.ranks import PADDING, all_gather_list
 from steer_bench.judge.config import judge_id
@@ -43,7 +43,7 @@ register()  # a task given by path is loaded before the model: from here on `--m
 logger = logging.getLogger(__name__)
 
 
-RULE_CHECKS = {RULES: check_rule, SUPPRESSION: check_suppressed}
+RULE_SCORES = {RULES: Rule.score, SUPPRESSION: Rule.score_suppressed}
 
 
 def as_prompt(instruction: str, template: Callable[..., str] | None) -> str:
@@ -69,6 +69,7 @@ class SteerTask(ConfigurableTask):
                 f"found {block}"
             )
         self.block = block
+        self._judgements: Mapping[Key, Judgement] = {}
         options = Options(block["rows"], config.get("metadata") or {}, block)
         if "generation_kwargs" in config:
             config["generation_kwargs"] = {**config["generation_kwargs"], **_generation_kwargs(options)}
@@ -224,10 +225,9 @@ class SteerTask(ConfigurableTask):
         numbers = {"distinct_2": distinct_2(str(answer))}
         if answer.perplexity is not None:
             numbers["perplexity"] = answer.perplexity
-        if self.measure in RULE_CHECKS:
-            rule = self.plan.protocol.concepts[doc["concept"]].rule
+        if self.measure in RULE_SCORES:
             cut = answer.n_tokens >= self.config.generation_kwargs["max_gen_toks"]
-            value = RULE_CHECKS[self.measure](rule, str(answer), cut=cut)
+            value = RULE_SCORES[self.measure](self.plan.protocol.rule(doc["concept"]), str(answer), cut=cut)
             return row(
                 value=value, tokens=answer.n_tokens, reason="" if value is not None else "undetectable", ratings=numbers
             )

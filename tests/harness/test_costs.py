@@ -13,7 +13,7 @@ from tiny import save_tiny, tiny_gemma3, tiny_llama, tiny_tokenizer
 
 from steer_bench import shipped
 from steer_bench.concepts.load import load_texts
-from steer_bench.concepts.rules.table import ask_for_rule, check_rule
+from steer_bench.concepts.rules.table import RULES
 from steer_bench.experiment import run as runs
 from steer_bench.experiment import stages
 from steer_bench.harness.multiple_choice import load, mean_valid, rated
@@ -180,12 +180,12 @@ class TestRun:
             doc, (_, _, extra) = sample["doc"], sample["arguments"]["gen_args_0"].values()
             extra = extra if isinstance(extra, dict) else json.loads(extra.replace("'", '"').replace("True", "true"))
             rule = doc["concept"].removeprefix("suppress-")
-            assert ask_for_rule(rule, "") in f" {doc['asked']}"
+            assert RULES[rule].ask("") in f" {doc['asked']}"
             assert extra["steer"]["factor"] == -doc["factor"]
             row = sample[sample["metrics"][0]]
             reply = sample["resps"][0][0]
             assert row["factor"] == doc["factor"]
-            assert row["value"] == (0.0 if not reply.strip() else 1 - check_rule(rule, reply))
+            assert row["value"] == (0.0 if not reply.strip() else 1 - RULES[rule].score(reply))
             assert {"distinct_2", "perplexity"} >= set(row["ratings"])
             seen += 1
         assert seen == 2 * 4 * (1 + 2 * 2)  # rules, prompts in both roles, unsteered and arms x factors

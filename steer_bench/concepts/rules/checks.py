@@ -57,18 +57,6 @@ TITLE = re.compile(r"<<(?! )[^<>\n]+(?<! )>>")
 
 _NUMBERED = re.compile(r"^[ \t]*[*_]*(\d{1,3})[.)][*_]*[ \t]+\S", re.MULTILINE)
 _FENCED = re.compile(r"\A```[A-Za-z]*\s*\n([\s\S]*?)\n?```\Z")
-_HAN = "[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002a6df]"
-_KANA = "[\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f]"
-SCRIPTS: dict[str, tuple[tuple[str, float], ...]] = {
-    "arabic": (("[\u0600-\u06ff\u0750-\u077f]", 0.8),),
-    "chinese": ((_HAN, 0.8),),
-    "greek": (("[\u0370-\u03ff\u1f00-\u1fff]", 0.8),),
-    "hindi": (("[\u0900-\u097f]", 0.8),),
-    "japanese": ((f"{_HAN}|{_KANA}", 0.8), (_KANA, 0.2)),
-    "korean": (("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]", 0.8),),
-    "russian": (("[\u0400-\u04ff]", 0.8),),
-}
-"""Script -> (pattern of a letter, least share of all letters); all pairs hold. Names in Latin letters are let through."""
 
 
 def contains(reply: str, *, pattern: re.Pattern[str], least: int = 1) -> bool:
@@ -245,43 +233,3 @@ def is_quoted(reply: str) -> bool:
     """
     inner = reply[1:-1]
     return bool(inner.strip()) and reply[0] + reply[-1] in ('""', "“”", "«»") and not set(inner) & {reply[0], reply[-1]}
-
-
-def is_in_script(reply: str, *, script: str) -> bool | None:
-    """Whether the letters are those of the script (see `SCRIPTS`); None without a letter.
-
-    >>> is_in_script("안녕하세요, 저는 서울에 사는 Kim입니다", script="korean"), is_in_script("Hello", script="korean")
-    (True, False)
-    >>> is_in_script("1 + 1 = 2", script="korean")
-    """
-    letters = [character for character in reply if character.isalpha()]
-    if not letters:
-        return None
-    return all(sum(bool(re.match(p, c)) for c in letters) >= least * len(letters) for p, least in SCRIPTS[script])
-
-
-def detect_language(text: str) -> str | None:
-    """ISO 639-1 code by langdetect, seeded, so that equal texts get equal answers; None where nothing can be told.
-
-    Sound from a sentence of six words or so; of a shorter text it may be wrong.
-
-    >>> detect_language("Das Wetter ist heute schön, wir gehen an den See."), detect_language("2 + 2")
-    ('de', None)
-    """
-    from langdetect import DetectorFactory, LangDetectException, detect
-
-    DetectorFactory.seed = 0  # its sampling is random otherwise
-    try:
-        return detect(text.lower() if text.isupper() else text)
-    except LangDetectException:
-        return None
-
-
-def is_in_language(reply: str, *, language: str) -> bool | None:
-    """Whether langdetect finds the language; None where it finds none.
-
-    >>> is_in_language("Il fait beau et nous allons à la plage.", language="fr"), is_in_language("...", language="fr")
-    (True, None)
-    """
-    found = detect_language(reply)
-    return None if found is None else found == language

@@ -1,18 +1,21 @@
-"""Rules of one's own, as data: what an experiment's YAML says of a rule, made a rule. No code is read or run.
+"""Rules that an experiment's YAML declares as data. No code is read or run.
 
 {name, description, pattern or ifeval, rewrite} -> Rule
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Self
 
-from steer_bench.concepts.rules.ifeval import ifeval_rule
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
 from steer_bench.concepts.rules.rule import Rule
+from steer_bench.concepts.rules.table import RULES
+from steer_bench.names import fault_sentence
 
-KEYS = ("name", "description", "pattern", "least", "forbidden", "ifeval", "options", "rewrite")
-REWRITES = ("append", "prepend", "replace")
+Instructions = Callable[..., Rule]
+"""IFEval's instructions: called with an instruction's id and its options as keywords, gives the rule."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class PatternCheck:
     forbidden: bool = False
 
     def __call__(self, reply: str) -> bool:
-        """Whether the reply obeys.
+        """Return whether the reply obeys.
 
         >>> PatternCheck(r"\\btea\\b")("Some tea."), PatternCheck("tea", forbidden=True)("Some tea.")
         (True, False)
@@ -33,79 +36,121 @@ class PatternCheck:
         return not found if self.forbidden else found >= self.least
 
 
-@dataclass(frozen=True)
-class Edit:
+class _Declared(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class Edit(_Declared):
     """Makes a text obey: text before and after it, and replacements of patterns. Equal for equal fields."""
 
     prepend: str = ""
     append: str = ""
-    replace: tuple[tuple[str, str], ...] = ()
+    replace: dict[str, str] = {}
+    """Regular expression -> what takes its place, with groups as in `re.sub`."""
 
     def __call__(self, text: str) -> str:
-        """The changed text.
+        """Return the changed text.
 
-        >>> Edit(append=" Have some tea.")("Cats purr."), Edit(replace=((r"\\.", "!"),))("One. Two.")
+        >>> Edit(append=" Have some tea.")("Cats purr."), Edit(replace={r"\\.": "!"})("One. Two.")
         ('Cats purr. Have some tea.', 'One! Two!')
         """
-        for pattern, new in self.replace:
+        for pattern, new in self.replace.items():
             text = re.sub(pattern, new, text, flags=re.MULTILINE)
         return self.prepend + text + self.append
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError(f"rewrite is empty; give one or several of {', '.join(Edit.model_fields)}")
+        for pattern, new in self.replace.items():
+            _check_pattern(pattern)
+            try:
+                re.sub(pattern, new, "")
+            except (re.error, IndexError) as error:
+                raise ValueError(f"replacement {new!r}: {error}") from None
+        return self
 
-def declared_rule(given: Mapping[str, Any]) -> Rule:
-    """A rule from its declaration.
 
-    name, description: of the rule. pattern: a regular expression that a reply holds at least `least` times (1), in any line,
-    or with `forbidden: true` nowhere. Or ifeval: an instruction id of IFEval, with its `options` (then name and description
-    may be left out). rewrite: {append: text}, {prepend: text}, {replace: {pattern: text}}, one or several, makes a text obey, for
-    a vector of the rule; without it the rule needs a concept file with texts. Raises ValueError naming the key.
+class DeclaredRule(_Declared):
+    """One rule of an experiment's YAML.
 
-    >>> declared_rule({"name": "tea", "description": "tea is mentioned", "pattern": "(?i)tea"}).score("Green TEA")
-    1.0
+    >>> DeclaredRule(name="tea", description="tea is mentioned", pattern="(?i)tea").pattern
+    '(?i)tea'
+    """
+
+    name: str = ""
+    description: str = ""
+    """What holds for a reply that obeys. Like the name it may be left out where `ifeval` gives one."""
+    pattern: str | None = None
+    """Regular expression that a reply holds, in any line."""
+    least: Annotated[int, Field(strict=True, ge=1)] = 1
+    """How often the pattern has to be found."""
+    forbidden: bool = False
+    """Whether the pattern has to be nowhere."""
+    ifeval: str | None = None
+    """An instruction's id of IFEval, in place of a pattern."""
+    options: dict[str, Any] = {}
+    """Options of the instruction."""
+    rewrite: Edit | None = None
+    """Makes a text obey, for a vector of the rule; without it the rule needs a concept file with texts."""
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _nothing_is_no_option(cls, given: object) -> object:
+        return {} if given is None else given
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.pattern is None) == (self.ifeval is None):
+            raise ValueError("give pattern (a regular expression) or ifeval (an instruction id), one of the two")
+        if self.pattern is not None:
+            if key := next((key for key in ("name", "description") if not getattr(self, key)), None):
+                raise ValueError(f"{key} is missing")
+            _check_pattern(self.pattern)
+        elif key := next((key for key in ("least", "forbidden") if key in self.model_fields_set), None):
+            raise ValueError(f"{key} belongs to a pattern; leave it out")
+        return self
+
+
+def declared_rule(given: Mapping[str, object], instructions: Instructions) -> Rule:
+    """Return the rule of a declaration; `instructions` makes those that name an instruction of IFEval.
+
+    Raises ValueError naming the rule and the key.
     """
     where = f"rule {given.get('name') or given.get('ifeval') or given!r}"
-    unknown = [key for key in given if key not in KEYS]
-    if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; there are: {', '.join(KEYS)}")
-    if ("pattern" in given) == ("ifeval" in given):
-        raise ValueError(f"{where}: give pattern (a regular expression) or ifeval (an instruction id), one of the two")
-    rewrite = _edit(where, given["rewrite"]) if given.get("rewrite") is not None else None
-    if "ifeval" in given:
-        for key in ("least", "forbidden"):
-            if key in given:
-                raise ValueError(f"{where}: {key} belongs to a pattern; leave it out")
-        rule = ifeval_rule(str(given["ifeval"]), **(given.get("options") or {}))
-        name, description = given.get("name") or rule.name, given.get("description") or rule.description
-        return replace(rule, rewrite=rewrite, name=str(name), description=str(description))
-    for key in ("name", "description"):
-        if not given.get(key):
-            raise ValueError(f"{where}: {key} is missing")
-    least = given.get("least", 1)
-    if isinstance(least, bool) or not isinstance(least, int) or least < 1:
-        raise ValueError(f"{where}: least is {least!r}; it is a whole number of at least 1")
-    _pattern(where, given["pattern"])
-    check = PatternCheck(given["pattern"], least, bool(given.get("forbidden", False)))
-    return Rule(str(given["name"]), str(given["description"]), check, rewrite)
+    try:
+        declared = DeclaredRule.model_validate(given)
+    except ValidationError as error:
+        raise ValueError(
+            f"{where}: {fault_sentence(error.errors()[0], (*DeclaredRule.model_fields, *Edit.model_fields))}"
+        ) from None
+    if declared.ifeval is None:
+        check = PatternCheck(declared.pattern or "", declared.least, declared.forbidden)
+        return Rule(declared.name, declared.description, check, declared.rewrite)
+    rule = instructions(declared.ifeval, **declared.options)
+    return replace(
+        rule,
+        rewrite=declared.rewrite,
+        name=declared.name or rule.name,
+        description=declared.description or rule.description,
+    )
 
 
-def _edit(where: str, given: Any) -> Callable[[str], str]:
-    if not isinstance(given, Mapping) or not given or (set(given) - set(REWRITES)):
-        raise ValueError(f"{where}: rewrite is {given!r}; give a mapping with {', '.join(REWRITES)}")
-    replaced = given.get("replace") or {}
-    if not isinstance(replaced, Mapping):
-        raise ValueError(f"{where}: replace is {replaced!r}; give a mapping of patterns to texts")
-    for pattern, new in replaced.items():
-        _pattern(where, pattern)
-        try:
-            re.sub(pattern, str(new), "")
-        except (re.error, IndexError) as error:
-            raise ValueError(f"{where}: replacement {new!r}: {error}") from None
-    pairs = tuple((str(pattern), str(new)) for pattern, new in replaced.items())
-    return Edit(str(given.get("prepend") or ""), str(given.get("append") or ""), pairs)
+def rules_of(declared: Iterable[Mapping[str, object]], instructions: Instructions) -> dict[str, Rule]:
+    """Return the shipped rules and the declared ones by name.
+
+    Raises ValueError for a declaration that makes no rule, and for two different rules of one name.
+    """
+    rules = dict(RULES)
+    for given in declared:
+        rule = declared_rule(given, instructions)
+        if rules.setdefault(rule.name, rule) != rule:
+            raise ValueError(f"there is another rule named {rule.name!r} already; give the new one another name")
+    return rules
 
 
-def _pattern(where: str, pattern: Any) -> None:
+def _check_pattern(pattern: str) -> None:
     try:
         re.compile(pattern)
-    except (re.error, TypeError) as error:
-        raise ValueError(f"{where}: pattern {pattern!r} is no regular expression: {error}") from None
+    except re.error as error:
+        raise ValueError(f"pattern {pattern!r} is no regular expression: {error}") from None

@@ -54,6 +54,24 @@ class Rule:
             raise ValueError(f"rule {self.name!r} scored {value}; its check has to return a number in [0, 1] or None")
         return None if value is None else float(value)
 
+    def score_suppressed(self, reply: str, *, cut: bool = False) -> float | None:
+        """Score a reply that should *not* obey: 1 minus its score; an empty reply scores 0 here too.
+
+        >>> rule = Rule("yes", "it says yes", lambda reply: "yes" in reply)
+        >>> rule.score_suppressed("no"), rule.score_suppressed("yes"), rule.score_suppressed(" ")
+        (1.0, 0.0, 0.0)
+        """
+        score = self.score(reply, cut=cut)
+        return score if score is None or is_blank(strip_special_tokens(reply)) else 1.0 - score
+
+    def ask(self, instruction: str) -> str:
+        """Return the instruction with a request to obey: what a suppressing vector has to work against.
+
+        >>> Rule("emoji", "there is an emoji", lambda reply: None).ask("Tell me about your day.")
+        'Tell me about your day. Write your reply so that this holds: there is an emoji.'
+        """
+        return f"{instruction.rstrip()} Write your reply so that this holds: {self.description}."
+
 
 def strip_special_tokens(reply: str) -> str:
     """The reply without white space around it and without special tokens at its end.

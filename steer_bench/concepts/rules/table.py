@@ -1,17 +1,18 @@
-"""The table of rules by name, the scores of replies under them, and a rule as a concept.
+"""The shipped rules by name, and a rule as a concept.
 
 RULES[name] -> score of a reply
 RULES[name] + texts -> Concept (texts that obey, the same texts that do not)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from steer_bench.concepts.concept import Concept
 from steer_bench.concepts.rules import checks, rewrites
-from steer_bench.concepts.rules.checks import contains, is_in_language, is_in_script
+from steer_bench.concepts.rules.checks import contains
 from steer_bench.concepts.rules.rewrites import append, prepend
-from steer_bench.concepts.rules.rule import Rule, is_blank, strip_special_tokens
+from steer_bench.concepts.rules.rule import Rule, is_blank
 from steer_bench.names import hint
 
 _START = "Once upon a time"
@@ -212,111 +213,53 @@ _CONTENT = (
     ),
 )
 
-_LANGUAGES = (
-    *(
-        Rule(f"language-{code}", f"the reply is in {name}", partial(is_in_language, language=code))
-        for code, name in (("en", "English"), ("fr", "French"), ("de", "German"), ("es", "Spanish"), ("it", "Italian"))
-    ),
-    *(
-        Rule(f"script-{script}", f"the reply is written in {script.capitalize()}", partial(is_in_script, script=script))
-        for script in checks.SCRIPTS
-    ),
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {rule.name: rule for rule in (*_CASE_AND_LETTERS, *_SENTENCES, *_FORMATS, *_CONTENT)}
 )
-
-RULES: dict[str, Rule] = {
-    rule.name: rule for rule in (*_CASE_AND_LETTERS, *_SENTENCES, *_FORMATS, *_CONTENT, *_LANGUAGES)
-}
-"""Every rule by its name; `add_rule` adds one."""
+"""The shipped rules by name; `rules_of` adds an experiment's own."""
 
 
-def rule_names() -> list[str]:
-    """Names of all rules, in the order of the table.
-
-    >>> rule_names()[:2]
-    ['all-capitals', 'all-lower-case']
-    """
-    return list(RULES)
-
-
-def add_rule(rule: Rule) -> None:
-    """Put a rule of one's own into the table; the same rule twice is fine, another one of that name is an error."""
-    if RULES.setdefault(rule.name, rule) != rule:
-        raise ValueError(f"there is another rule named {rule.name!r} already; give the new one another name")
-
-
-def named_rule(name: str) -> Rule:
-    """The rule of that name.
+def named_rule(name: str, rules: Mapping[str, Rule] = RULES) -> Rule:
+    """Return the rule of that name. Raises ValueError with the nearest name where there is none.
 
     >>> named_rule("emojis")
     Traceback (most recent call last):
     ValueError: no rule named 'emojis'; did you mean 'emoji'?
     """
-    if name in RULES:
-        return RULES[name]
-    raise ValueError(f"no rule named {name!r}; {hint(name, RULES)}")
+    if name in rules:
+        return rules[name]
+    raise ValueError(f"no rule named {name!r}; {hint(name, rules)}")
 
 
-def check_rule(name: str, reply: str, *, cut: bool = False) -> float | None:
-    """Score of a reply under the rule, in [0, 1]; an empty reply scores 0; None: unscored.
+def rule_concept(rule: Rule, texts: Sequence[str], *, kind: str = "rule") -> Concept:
+    """Return the rule as a concept: positives are the texts rewritten to obey, negatives the same texts unchanged.
 
-    cut: the reply ended at its token limit; rules about every sentence then leave its unfinished one out.
+    A text that obeys as it stands, or whose rewrite equals that of another text, shows no contrast and is left out of
+    both. `kind` is "rule", or "suppress" for a concept whose vector is subtracted. Raises ValueError where the rule has no
+    rewrite, the rewrite does not obey, or no text breaks the rule.
 
-    >>> check_rule("all-capitals", "SURE THING.<|im_end|>"), check_rule("all-capitals", "Sure."), check_rule("json", "")
-    (1.0, 0.0, 0.0)
-    """
-    return named_rule(name).score(reply, cut=cut)
-
-
-def check_suppressed(name: str, reply: str, *, cut: bool = False) -> float | None:
-    """Score of a reply that should *not* obey the rule: 1 - score; an empty reply scores 0 here too.
-
-    >>> check_suppressed("emoji", "Sure."), check_suppressed("emoji", "Sure 😊"), check_suppressed("emoji", " ")
-    (1.0, 0.0, 0.0)
-    """
-    score = check_rule(name, reply, cut=cut)
-    if score is None:
-        return None
-    return 0.0 if is_blank(strip_special_tokens(reply)) else 1.0 - score
-
-
-def ask_for_rule(rule_name: str, instruction: str) -> str:
-    """The instruction, asking for the rule as well: what a suppressing vector has to work against.
-
-    >>> ask_for_rule("emoji", "Tell me about your day.")
-    'Tell me about your day. Write your reply so that this holds: there is an emoji.'
-    """
-    return f"{instruction.rstrip()} Write your reply so that this holds: {named_rule(rule_name).description}."
-
-
-def rule_concept(rule_name: str, texts: Sequence[str], *, kind: str = "rule") -> Concept:
-    """The rule as a concept: positives are the texts rewritten to obey, negatives the same texts unchanged.
-
-    A text that obeys as it stands, or is rewritten to what another one is, shows no contrast and is left out of both.
-    kind: "rule", or "suppress" for a concept of the same texts whose vector is subtracted.
-
-    >>> rule_concept("all-capitals", ["Cats purr.", "DOGS BARK."]).positives
+    >>> rule_concept(RULES["all-capitals"], ["Cats purr.", "DOGS BARK."]).positives
     ('CATS PURR.',)
     """
-    rule = named_rule(rule_name)
     if rule.rewrite is None:
-        able = ", ".join(name for name, other in RULES.items() if other.rewrite)
-        raise ValueError(f"rule {rule_name!r} has no rewrite to make texts obey it; rules that have one: {able}")
+        able = ", ".join(other.name for other in RULES.values() if other.rewrite)
+        raise ValueError(f"rule {rule.name!r} has no rewrite to make texts obey it; rules that have one: {able}")
     pairs: dict[str, str] = {}
     for text in dict.fromkeys(texts):
         if is_blank(text) or rule.score(text) in (1.0, None):
             continue
         rewritten = rule.rewrite(text)
         if rule.score(rewritten) != 1.0:
-            raise ValueError(f"the rewrite of rule {rule_name!r} does not make this text obey it: {text[:80]!r}")
+            raise ValueError(f"the rewrite of rule {rule.name!r} does not make this text obey it: {text[:80]!r}")
         pairs.setdefault(rewritten, text)
     if not pairs:
-        raise ValueError(f"none of the {len(texts)} texts breaks rule {rule_name!r}; give texts that do not obey it")
+        raise ValueError(f"none of the {len(texts)} texts breaks rule {rule.name!r}; give texts that do not obey it")
     return Concept(
-        id=f"{kind}-{rule_name}",
+        id=f"{kind}-{rule.name}",
         description=rule.description,
         genre="text",
         positives=tuple(pairs),
         negatives=tuple(pairs.values()),
         kind=kind,
-        rule=rule_name,
+        rule=rule.name,
     )

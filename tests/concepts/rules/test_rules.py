@@ -3,19 +3,17 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steer_bench.concepts.rules.declared import declared_rule
-from steer_bench.concepts.rules.ifeval import ifeval_ids, ifeval_rule
+from steer_bench.concepts.rules.declared import declared_rule, rules_of
 from steer_bench.concepts.rules.rule import Rule, strip_special_tokens
 from steer_bench.concepts.rules.sentences import map_sentences, pad_sentences, split_sentences
-from steer_bench.concepts.rules.table import RULES, add_rule, check_rule, check_suppressed, rule_concept, rule_names
+from steer_bench.concepts.rules.table import RULES, named_rule, rule_concept
+from steer_bench.harness.ifeval import ifeval_rule
 
 AXBENCH = Path(__file__).parents[4] / "shared" / "axbench"
 
@@ -173,70 +171,6 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("14 March 2024", "On March 3rd, it rained.", "2024-03-14 or 14.03.2024 or 3/14/2024"),
         ("March 2024", "2024-13-14", "It may 5 be."),
     ),
-    "language-en": (
-        (
-            "The weather is nice today and we will walk to the lake.",
-            "SHE READS BOOKS IN THE EVENING.",
-            "Where are the keys?",
-        ),
-        ("Das Wetter ist heute schön.", "Il fait beau aujourd'hui.", "안녕하세요, 만나서 반갑습니다."),
-    ),
-    "language-fr": (
-        ("Il fait beau aujourd'hui et nous allons au lac.", "Où est la bibliothèque ?", "JE NE SAIS PAS POURQUOI."),
-        ("The weather is nice today.", "Das Wetter ist heute schön.", "Hace buen tiempo hoy en Madrid."),
-    ),
-    "language-de": (
-        (
-            "Das Wetter ist heute schön.",
-            "Können Sie mir bitte sagen, wo die Bibliothek ist?",
-            "ICH WEISS NICHT, WARUM DAS SO IST.",
-        ),
-        ("The weather is nice today.", "Il fait beau aujourd'hui.", "Hace buen tiempo hoy en Madrid."),
-    ),
-    "language-es": (
-        (
-            "Hace buen tiempo hoy en Madrid.",
-            "¿Dónde está la biblioteca?",
-            "NO SÉ POR QUÉ NO QUIERE VENIR A LA PLAYA CON NOSOTROS.",
-        ),
-        ("The weather is nice today.", "Il fait beau aujourd'hui.", "Das Wetter ist heute schön."),
-    ),
-    "language-it": (
-        (
-            "Oggi il tempo è bello e andiamo al lago.",
-            "Dove sono le chiavi della macchina?",
-            "NON SO PERCHÉ NON VUOLE VENIRE.",
-        ),
-        ("The weather is nice today.", "Il fait beau aujourd'hui.", "Das Wetter ist heute schön."),
-    ),
-    "script-arabic": (
-        ("مرحبا بالعالم", "الطقس جميل اليوم، أليس كذلك؟", "نعم! 1969"),
-        ("Hello", "Marhaba, مرحبا", "שלום עולם"),
-    ),
-    "script-chinese": (
-        ("你好，世界。", "今天天气很好，我们去湖边。", "我爱 AI 和编程语言研究工作"),
-        ("Hello", "ni hao 你好", "こんにちは、元気ですか。"),
-    ),
-    "script-greek": (
-        ("Καλημέρα κόσμε", "Ο καιρός είναι καλός σήμερα.", "Ναι! 1969"),
-        ("Hello", "π is a number", "Привет мир"),
-    ),
-    "script-hindi": (
-        ("नमस्ते दुनिया", "आज मौसम अच्छा है।", "हाँ! 1969"),
-        ("Hello", "Namaste, नमस्ते", "হ্যালো"),
-    ),
-    "script-japanese": (
-        ("こんにちは、元気ですか。", "今日は天気がいいですね。", "カメラとテレビ"),
-        ("Hello", "你好，世界。", "Konnichiwa, こん"),
-    ),
-    "script-korean": (
-        ("안녕하세요.", "오늘 날씨가 참 좋네요! 1969", "저는 서울에 사는 Kim입니다. 반갑습니다."),
-        ("Hello", "Annyeong, 안녕", "こんにちは"),
-    ),
-    "script-russian": (
-        ("Привет, мир.", "Сегодня хорошая погода!", "Да, 1969"),
-        ("Hello", "Privet, мир", "Καλημέρα κόσμε"),
-    ),
 }
 ROWS = [
     (rule, text, score)
@@ -264,45 +198,32 @@ PASSAGES = (
 
 @pytest.mark.parametrize(("rule", "text", "score"), ROWS)
 def test_check(rule: str, text: str, score: float) -> None:
-    assert check_rule(rule, text) == score
+    assert RULES[rule].score(text) == score
 
 
 def test_every_rule_has_three_texts_that_obey_and_three_that_do_not() -> None:
-    assert list(CASES) == rule_names()
+    assert list(CASES) == list(RULES)
     assert len(RULES) >= 30
     assert all(len(set(texts)) >= 3 for sides in CASES.values() for texts in sides)
 
 
-@pytest.mark.parametrize("rule", rule_names())
+@pytest.mark.parametrize("rule", list(RULES))
 @pytest.mark.parametrize("reply", ["", " \n\t", "<end_of_turn>", " <|im_end|>\n<eos>", "\u200b\ufeff"])
 def test_an_empty_reply_is_never_a_pass(rule: str, reply: str) -> None:
-    assert check_rule(rule, reply) == 0.0
-    assert check_suppressed(rule, reply) == 0.0
+    assert RULES[rule].score(reply) == 0.0
+    assert RULES[rule].score_suppressed(reply) == 0.0
 
 
 @pytest.mark.parametrize(("rule", "text", "score"), ROWS)
 def test_special_tokens_at_the_end_change_no_score(rule: str, text: str, score: float) -> None:
     for tokens in ("<end_of_turn>", "<|im_end|>\n", " <eos><eos>", "</s>", "<end_of_turn>\n<eos>"):
-        assert check_rule(rule, text + tokens) == score
+        assert RULES[rule].score(text + tokens) == score
 
 
-@pytest.mark.parametrize("name", rule_names())
+@pytest.mark.parametrize("name", list(RULES))
 def test_check_alone_returns_a_score_for_any_text_with_something_to_see(name: str) -> None:
     for text in (*PASSAGES, "...", "!", "**", "\n---\n", "{", "[" * 100_000, "é", "1", "<", '"', "ß", "ŉ"):
-        assert check_rule(name, text) in (0.0, 1.0, None)
-
-
-def test_scores_are_the_same_on_every_call() -> None:
-    undecided = (
-        "Hotel taxi radio"  # langdetect's answer for such a text changes from call to call when it is not seeded
-    )
-    assert len({check_rule("language-it", undecided) for _ in range(10)}) == 1
-
-
-@pytest.mark.parametrize("rule", [name for name in RULES if name.startswith(("language", "script"))])
-def test_undetectable_language_is_unscored(rule: str) -> None:
-    assert check_rule(rule, "2 + 2 = 4!") is None
-    assert check_suppressed(rule, "2 + 2 = 4!") is None
+        assert RULES[name].score(text) in (0.0, 1.0, None)
 
 
 @pytest.mark.parametrize("name", REWRITABLE)
@@ -310,7 +231,7 @@ def test_rewritten_passages_obey(name: str) -> None:
     rewrite = RULES[name].rewrite
     assert rewrite is not None
     for passage in PASSAGES:
-        assert check_rule(name, rewrite(passage)) == 1.0, rewrite(passage)
+        assert RULES[name].score(rewrite(passage)) == 1.0, rewrite(passage)
 
 
 TOKENS = [
@@ -349,7 +270,7 @@ def test_rewritten_texts_obey(text: str) -> None:
     for name in REWRITABLE:
         rewrite = RULES[name].rewrite
         assert rewrite is not None
-        assert check_rule(name, rewrite(text)) == 1.0, (name, rewrite(text))
+        assert RULES[name].score(rewrite(text)) == 1.0, (name, rewrite(text))
 
 
 def test_rewritten_real_replies_obey() -> None:
@@ -357,15 +278,15 @@ def test_rewritten_real_replies_obey() -> None:
     for name in REWRITABLE:
         rewrite = RULES[name].rewrite
         assert rewrite is not None
-        assert [reply for reply in replies if check_rule(name, rewrite(reply)) != 1.0] == [], name
+        assert [reply for reply in replies if RULES[name].score(rewrite(reply)) != 1.0] == [], name
 
 
 def test_real_replies_seldom_obey_unasked() -> None:
-    """A rule that plain replies follow anyway measures nothing: all but English stay under half."""
+    """A rule that plain replies follow anyway measures nothing: all stay under half."""
     replies = _real_replies()
-    for name in rule_names():
-        share = sum(check_rule(name, reply) == 1.0 for reply in replies[::10]) / len(replies[::10])
-        assert (share > 0.9) if name == "language-en" else (share < 0.5), (name, share)
+    for name in list(RULES):
+        share = sum(RULES[name].score(reply) == 1.0 for reply in replies[::10]) / len(replies[::10])
+        assert share < 0.5, (name, share)
 
 
 def _real_replies() -> list[str]:
@@ -385,12 +306,12 @@ REAL = [
 
 @pytest.mark.parametrize("given", REAL, ids=lambda given: f"{given['rule']}-{given['obeys']}")
 def test_a_real_reply_is_checked(given: dict) -> None:
-    assert check_rule(given["rule"], given["reply"]) == float(given["obeys"])
+    assert RULES[given["rule"]].score(given["reply"]) == float(given["obeys"])
 
 
 def test_every_rule_has_a_real_reply_that_obeys_and_one_that_does_not() -> None:
     assert sorted((given["rule"], given["obeys"]) for given in REAL) == sorted(
-        (rule, obeys) for rule in rule_names() for obeys in (True, False)
+        (rule, obeys) for rule in list(RULES) for obeys in (True, False)
     )
 
 
@@ -410,8 +331,8 @@ def test_every_rule_has_a_real_reply_that_obeys_and_one_that_does_not() -> None:
     ],
 )
 def test_a_cut_reply_is_not_failed_for_its_unfinished_sentence(rule: str, reply: str, whole: float, cut: float) -> None:
-    assert (check_rule(rule, reply), check_rule(rule, reply, cut=True)) == (whole, cut)
-    assert check_suppressed(rule, reply, cut=True) == 1 - cut
+    assert (RULES[rule].score(reply), RULES[rule].score(reply, cut=True)) == (whole, cut)
+    assert RULES[rule].score_suppressed(reply, cut=True) == 1 - cut
 
 
 # --- declared rules --------------------------------------------------------------------------------------------------
@@ -424,42 +345,59 @@ def test_a_declared_rule_is_equal_to_itself_declared_again_and_makes_texts_obey(
         "pattern": r"Cheers!\s*\Z",
         "rewrite": {"append": " Cheers!"},
     }
-    add_rule(rule := declared_rule(given))
-    try:
-        add_rule(declared_rule(dict(given)))
-        assert rule_concept("cheers-2", ["Cats purr."]).positives == ("Cats purr. Cheers!",)
-        assert (rule.score("Yes. Cheers!<eos>"), rule.score("Cheers! Yes."), rule.score("")) == (1.0, 0.0, 0.0)
-        assert rule_concept("cheers-2", ["Cats purr."], kind="suppress").id == "suppress-cheers-2"
-    finally:
-        del RULES[rule.name]
+    rules = rules_of([given, dict(given)], ifeval_rule)
+    rule = rules["cheers-2"]
+    assert rule_concept(rule, ["Cats purr."]).positives == ("Cats purr. Cheers!",)
+    assert (rule.score("Yes. Cheers!<eos>"), rule.score("Cheers! Yes."), rule.score("")) == (1.0, 0.0, 0.0)
+    assert rule_concept(rule, ["Cats purr."], kind="suppress").id == "suppress-cheers-2"
+    assert set(rules) - set(RULES) == {"cheers-2"}
 
 
-def test_an_ifeval_instruction_is_declared_with_its_options() -> None:
-    given = {"ifeval": "keywords:existence", "options": {"keywords": ["tide"]}, "rewrite": {"append": " High tide."}}
-    rule = declared_rule(given)
-    assert rule == declared_rule(given)
-    assert (rule.score("High tide."), rule.score("Low water.")) == (1.0, 0.0)
-    assert rule.rewrite is not None
-    assert rule.rewrite("Cats.") == "Cats. High tide."
+def test_two_declarations_of_one_name_are_refused_in_one_experiment_and_fine_in_two() -> None:
+    said = [{"name": "tea", "description": "a drink is named", "pattern": pattern} for pattern in ("tea", "mate")]
+    with pytest.raises(ValueError, match="another rule named 'tea'"):
+        rules_of(said, ifeval_rule)
+    with pytest.raises(ValueError, match="another rule named 'json'"):
+        rules_of([{**said[0], "name": "json"}], ifeval_rule)
+    tea, mate = (rules_of([given], ifeval_rule)["tea"] for given in said)
+    assert (tea.score("tea"), mate.score("tea"), mate.score("mate")) == (1.0, 0.0, 1.0)
+    assert "tea" not in RULES
+
+
+def test_the_shipped_rules_can_not_be_changed() -> None:
+    with pytest.raises(TypeError):
+        RULES["tea"] = RULES["json"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"pattern": "("}, "no regular expression"),
-        ({"pattern": None, "name": None}, "no regular expression|name is missing"),
-        ({"patern": "x"}, "unknown key 'patern'"),
+        ({"pattern": None, "name": None}, "name is None"),
+        ({"pattern": None}, "give pattern"),
+        ({"pattern": None, "ifeval": "punctuation:no_comma", "least": 2}, "least belongs to a pattern"),
+        ({"patern": "x"}, "unknown key 'patern'; did you mean 'pattern'"),
         ({"ifeval": "punctuation:no_comma"}, "one of the two"),
         ({"least": 0}, "least is 0"),
-        ({"rewrite": {"apend": "x"}}, "rewrite is"),
+        ({"least": "2"}, "least is '2'; input should be a valid integer"),
+        ({"least": True}, "least is True"),
+        ({"forbidden": "perhaps"}, "forbidden is 'perhaps'"),
+        ({"pattern": 3, "least": 0.5}, "least is 0.5"),
+        ({"options": ["x"]}, "options is"),
+        ({"rewrite": {"apend": "x"}}, "unknown key 'rewrite.apend'; did you mean 'append'"),
+        ({"rewrite": "x"}, "rewrite is 'x'"),
+        ({"rewrite": {}}, "rewrite is empty; give one or several of prepend, append, replace"),
+        ({"rewrite": {"replace": ["a"]}}, "rewrite.replace is"),
+        ({"rewrite": {"replace": {"(": "a"}}}, "no regular expression"),
         ({"rewrite": {"replace": {"a": r"\9"}}}, "replacement"),
         ({"description": ""}, "description is missing"),
     ],
 )
 def test_a_declaration_that_makes_no_sense_is_said_in_one_line(changes: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said) as caught:
-        declared_rule({"name": "x", "description": "y", "pattern": "z", **changes})
+        declared_rule({"name": "x", "description": "y", "pattern": "z", **changes}, ifeval_rule)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("rule ")
 
 
 # --- what went wrong elsewhere -------------------------------------------------------------------------------------
@@ -467,20 +405,14 @@ def test_a_declaration_that_makes_no_sense_is_said_in_one_line(changes: dict, sa
 
 def test_json_reaches_the_full_score() -> None:
     """AxBench's JSON rule gives 1 of 2 at most."""
-    assert check_rule("json", json.dumps({"answer": [1, {"b": None}]})) == 1.0
-
-
-@pytest.mark.parametrize("mark", ["<end_of_turn>", "<end_of_turn>\n", "<|im_end|>", "<eos>", "<|endoftext|>", "</s>"])
-def test_korean_with_an_end_of_turn_mark_passes(mark: str) -> None:
-    """AxBench's Korean rule takes the letters of the mark for English."""
-    assert check_rule("script-korean", "네." + mark) == 1.0
+    assert RULES["json"].score(json.dumps({"answer": [1, {"b": None}]})) == 1.0
 
 
 def test_word_limits_in_a_fresh_interpreter_and_nothing_heavy_is_imported() -> None:
     """AxBench's word limits use a module that is never imported."""
     code = (
-        "import sys; from steer_bench.concepts.rules.table import check_rule\n"
-        "assert check_rule('at-most-50-words', 'a b') == 1.0 and check_rule('at-least-100-words', 'a b') == 0.0\n"
+        "import sys; from steer_bench.concepts.rules.table import RULES\n"
+        "assert RULES['at-most-50-words'].score('a b') == 1.0 and RULES['at-least-100-words'].score('a b') == 0.0\n"
         "heavy = {'torch', 'transformers', 'lm_eval', 'langdetect', 'nltk', 'pandas', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
@@ -494,25 +426,18 @@ def test_word_limits_in_a_fresh_interpreter_and_nothing_heavy_is_imported() -> N
 
 def test_unknown_name_is_an_error_that_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="no rule named 'all-capital'; did you mean 'all-capitals'"):
-        check_rule("all-capital", "Yes")
+        named_rule("all-capital")
     with pytest.raises(ValueError, match="there are: 'all-capitals"):
-        check_rule("zzzz", "Yes")
+        named_rule("zzzz")
+    with pytest.raises(ValueError, match="did you mean 'json'"):
+        named_rule("jsn")
+    assert named_rule("tea", {"tea": RULES["json"]}) is RULES["json"]
 
 
-@pytest.fixture
-def own_rule() -> Iterator[Rule]:
+def test_own_rule_is_a_rule_like_any_other() -> None:
     rule = Rule("says-meow", "the reply says meow", lambda reply: "meow" in reply.lower(), lambda text: text + " Meow!")
-    add_rule(rule)
-    yield rule
-    del RULES[rule.name]
-
-
-def test_own_rule_is_a_rule_like_any_other(own_rule: Rule) -> None:
-    assert check_rule("says-meow", "Meow.") == 1.0
-    assert rule_concept("says-meow", ["Cats purr."]).positives == ("Cats purr. Meow!",)
-    add_rule(own_rule)
-    with pytest.raises(ValueError, match="another rule named 'says-meow'"):
-        add_rule(Rule("says-meow", "something else", lambda reply: True))
+    assert rule.score("Meow.") == 1.0
+    assert rule_concept(rule, ["Cats purr."]).positives == ("Cats purr. Meow!",)
 
 
 def test_rule_refuses_bad_names_empty_descriptions_and_scores_outside_0_to_1() -> None:
@@ -527,11 +452,8 @@ def test_rule_refuses_bad_names_empty_descriptions_and_scores_outside_0_to_1() -
 
 
 def test_a_partial_score_is_kept_and_suppressed_to_its_rest() -> None:
-    add_rule(rule := Rule("quarter", "a quarter of it", lambda reply: 0.25))
-    try:
-        assert (check_rule("quarter", "Yes"), check_suppressed("quarter", "Yes")) == (0.25, 0.75)
-    finally:
-        del RULES[rule.name]
+    rule = Rule("quarter", "a quarter of it", lambda reply: 0.25)
+    assert (rule.score("Yes"), rule.score_suppressed("Yes")) == (0.25, 0.75)
 
 
 # --- rules as concepts ---------------------------------------------------------------------------------------------
@@ -539,37 +461,32 @@ def test_a_partial_score_is_kept_and_suppressed_to_its_rest() -> None:
 
 @pytest.mark.parametrize("name", REWRITABLE)
 def test_rule_concept_pairs_rewritten_with_unchanged_texts(name: str) -> None:
-    concept = rule_concept(name, PASSAGES)
+    concept = rule_concept(RULES[name], PASSAGES)
     assert (concept.id, concept.kind, concept.rule, concept.genre) == (f"rule-{name}", "rule", name, "text")
     assert concept.description == RULES[name].description
     assert len(concept.positives) == len(concept.negatives) >= 1
     assert set(concept.negatives) <= set(PASSAGES)
-    assert all(check_rule(name, text) == 1.0 for text in concept.positives)
-    assert all(check_rule(name, text) == 0.0 for text in concept.negatives)
+    assert all(RULES[name].score(text) == 1.0 for text in concept.positives)
+    assert all(RULES[name].score(text) == 0.0 for text in concept.negatives)
 
 
 def test_rule_concept_leaves_out_texts_that_obey_and_repeats() -> None:
-    concept = rule_concept("one-sentence", ["Yes.", "Yes. No.", "Yes. Well.", "Yes. No.", "A. B. Then two. Ok."])
+    concept = rule_concept(RULES["one-sentence"], ["Yes.", "Yes. No.", "Yes. Well.", "Yes. No.", "A. B. Then two. Ok."])
     assert concept.negatives == ("Yes. No.", "A. B. Then two. Ok.")
     assert concept.positives == ("Yes.", "A. B. Then two.")
 
 
 def test_rule_concept_says_what_is_wrong() -> None:
-    with pytest.raises(ValueError, match=r"'language-fr' has no rewrite.*all-capitals"):
-        rule_concept("language-fr", PASSAGES)
+    with pytest.raises(ValueError, match=r"'at-least-100-words' has no rewrite.*all-capitals"):
+        rule_concept(RULES["at-least-100-words"], PASSAGES)
     with pytest.raises(ValueError, match="none of the 2 texts breaks rule 'no-commas'"):
-        rule_concept("no-commas", ["Yes.", " "])
-    with pytest.raises(ValueError, match="did you mean 'json'"):
-        rule_concept("jsn", PASSAGES)
+        rule_concept(RULES["no-commas"], ["Yes.", " "])
 
 
 def test_rule_concept_refuses_a_rewrite_that_does_not_obey() -> None:
-    add_rule(rule := Rule("broken", "never", lambda reply: False, str.upper))
-    try:
-        with pytest.raises(ValueError, match="rewrite of rule 'broken' does not make this text obey it: 'Cats'"):
-            rule_concept("broken", ["Cats"])
-    finally:
-        del RULES[rule.name]
+    rule = Rule("broken", "never", lambda reply: False, str.upper)
+    with pytest.raises(ValueError, match="rewrite of rule 'broken' does not make this text obey it: 'Cats'"):
+        rule_concept(rule, ["Cats"])
 
 
 # --- sentences -----------------------------------------------------------------------------------------------------
@@ -608,100 +525,3 @@ def test_sentences_lose_no_letter_and_mapping_with_nothing_changes_nothing(text:
 def test_special_tokens_are_stripped_at_the_end_only() -> None:
     assert strip_special_tokens("Say <eos> twice.<eos>\n<|eot_id|>") == "Say <eos> twice."
     assert strip_special_tokens("<answer>Yes</answer>") == "<answer>Yes</answer>"
-
-
-# --- IFEval --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("instruction", "options", "obeys", "breaks"),
-    [
-        ("punctuation:no_comma", {}, "Cats and dogs", "Cats, dogs"),
-        ("keywords:existence", {"keywords": ["tide"]}, "High tide", "Low water"),
-        ("keywords:forbidden_words", {"forbidden_words": ["tide"]}, "Low water", "High tide"),
-        ("length_constraints:number_words", {"num_words": 3, "relation": "at least"}, "One two three", "One two"),
-        ("detectable_format:json_format", {}, '{"a": 1}', "a: 1"),
-        ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* a\n* b", "* a"),
-        ("startend:quotation", {}, '"Yes"', "Yes"),
-        ("language:response_language", {"language": "de"}, "Das Wetter ist heute schön.", "The weather is nice today."),
-        ("change_case:english_capital", {}, "THE WEATHER IS NICE TODAY.", "The weather is nice today."),
-    ],
-)
-def test_ifeval_rule_scores_as_lm_eval_does(instruction: str, options: dict, obeys: str, breaks: str) -> None:
-    rule = ifeval_rule(instruction, **options)
-    assert rule.name.startswith("ifeval-" + instruction.replace(":", "-"))
-    assert (rule.score(obeys + "<end_of_turn>"), rule.score(breaks), rule.score(" ")) == (1.0, 0.0, 0.0)
-
-
-def test_ifeval_undetectable_language_is_unscored_not_followed() -> None:
-    assert ifeval_rule("language:response_language", language="ko").score("2 + 2 = 4") is None
-    assert ifeval_rule("change_case:english_capital").score("2 + 2 = 4") == 0.0
-
-
-def test_ifeval_rules_with_other_options_have_other_names() -> None:
-    words = partial(ifeval_rule, "length_constraints:number_words", relation="at least")
-    assert words(num_words=3).name != words(num_words=4).name
-    assert words(num_words=3).name == words(num_words=3).name
-    assert "at least 3 words" in words(num_words=3).description
-
-
-def test_ifeval_errors_name_the_way_on() -> None:
-    with pytest.raises(ValueError, match="did you mean 'punctuation:no_comma'"):
-        ifeval_rule("punctuation:no_commas")
-    with pytest.raises(ValueError, match="takes num_words, relation, not num_words"):
-        ifeval_rule("length_constraints:number_words", num_words=3)
-    with pytest.raises(ValueError, match="takes no options, not keyword"):
-        ifeval_rule("punctuation:no_comma", keyword="x")
-    with pytest.raises(ValueError, match=r"do not fit.*at least"):
-        ifeval_rule("length_constraints:number_words", num_words=3, relation="exactly")
-    with pytest.raises(ValueError, match="do not fit"):
-        ifeval_rule("language:response_language", language="klingon")
-
-
-def test_all_ifeval_instructions_are_reached() -> None:
-    assert len(ifeval_ids()) == 25
-
-
-NLTK_RULES = [
-    ("length_constraints:number_sentences", {"num_sentences": 2, "relation": "at least"}, "One. Two.", "One."),
-    ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "at least"}, "ONE TWO", "ONE"),
-]
-
-
-@pytest.mark.parametrize(("instruction", "options", "obeys", "breaks"), NLTK_RULES)
-def test_ifeval_without_nltk_data_says_so(
-    instruction: str, options: dict, obeys: str, breaks: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import nltk
-
-    ifeval_ids()  # its import may look for the data in the places that are taken away next
-    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
-    with pytest.raises(
-        ValueError, match=r"punkt_tab, which is missing here; run `python -m nltk.downloader punkt_tab`"
-    ):
-        ifeval_rule(instruction, **options)
-
-
-@pytest.mark.parametrize(("instruction", "options", "obeys", "breaks"), NLTK_RULES)
-def test_ifeval_with_nltk_data_scores(
-    instruction: str, options: dict, obeys: str, breaks: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import nltk
-
-    english = tmp_path / "tokenizers" / "punkt_tab" / "english"
-    english.mkdir(parents=True)
-    for name in ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"):
-        (english / name).write_text("")
-    ifeval_ids()
-    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
-    rule = ifeval_rule(instruction, **options)
-    assert (rule.score(obeys), rule.score(breaks)) == (1.0, 0.0)
-
-
-@pytest.mark.parametrize("package", ["immutabledict", "nltk", "langdetect"])
-def test_ifeval_without_its_packages_names_the_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in [name for name in sys.modules if name.startswith("lm_eval.tasks.ifeval")]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=rf"{package}.*pip install lm_eval\[ifeval\]"):
-        ifeval_rule("punctuation:no_comma")

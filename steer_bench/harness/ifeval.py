@@ -1,4 +1,4 @@
-"""IFEval's checkers, as lm-eval has them, as rules.
+"""IFEval's checkers, which lm-eval has, as rules.
 
     instruction id, its options -> Rule
 
@@ -11,10 +11,10 @@ import contextlib
 import hashlib
 import json
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
-from steer_bench.concepts.rules.checks import detect_language
 from steer_bench.concepts.rules.rule import Rule
 from steer_bench.names import hint
 
@@ -26,6 +26,22 @@ _READS_LANGUAGE = frozenset(
 )
 
 
+class Checker(Protocol):
+    """One of lm-eval's checkers of an instruction."""
+
+    def get_instruction_args_keys(self) -> list[str]:
+        """Return the names of its options."""
+        ...
+
+    def build_description(self, **options: object) -> str:
+        """Take the options and return the instruction in words."""
+        ...
+
+    def check_following(self, reply: str) -> bool:
+        """Return whether the reply follows it."""
+        ...
+
+
 @dataclass(frozen=True)
 class IFEvalCheck:
     """A checker of IFEval with its options. Equal for equal instruction and options."""
@@ -33,21 +49,21 @@ class IFEvalCheck:
     instruction_id: str
     options: str
     """As JSON."""
-    instruction: Any = field(compare=False, repr=False)
+    instruction: Checker = field(compare=False, repr=False)
     """lm-eval's checker, set to the options."""
 
     def __call__(self, reply: str) -> float | None:
-        """1 or 0; None where it is followed but the language cannot be told."""
+        """Return 1 or 0; None where it is followed but the language cannot be told."""
         language = detect_language(reply) if self.instruction_id in _READS_LANGUAGE else ""  # also seeds langdetect
         followed = bool(self.instruction.check_following(reply))
         return None if followed and language is None else float(followed)
 
 
-def ifeval_rule(instruction_id: str, **kwargs: Any) -> Rule:
-    """An IFEval instruction, e.g. `ifeval_rule("keywords:existence", keywords=["tide"])`, as a rule without rewrite.
+def ifeval_rule(instruction_id: str, **kwargs: object) -> Rule:
+    """Return an IFEval instruction, e.g. `ifeval_rule("keywords:existence", keywords=["tide"])`, as a rule without rewrite.
 
-    Its name is `ifeval-…`, with a hash of the options where there are any. Put it into the table with `add_rule`.
-    ValueError: an unknown id (the nearest is named), wrong options, a missing package or missing NLTK data.
+    Its name is `ifeval-…`, with a hash of the options where there are any. Raises ValueError for an unknown id (the
+    nearest is named), wrong options, a missing package or missing NLTK data.
     """
     checkers = _checkers()
     if instruction_id not in checkers:
@@ -72,18 +88,35 @@ def ifeval_rule(instruction_id: str, **kwargs: Any) -> Rule:
 
 
 def ifeval_ids() -> list[str]:
-    """Ids of all IFEval instructions that lm-eval has."""
+    """Return the ids of all IFEval instructions that lm-eval has."""
     return list(_checkers())
 
 
-def _name(instruction_id: str, options: dict[str, Any]) -> str:
+def detect_language(text: str) -> str | None:
+    """Return langdetect's ISO 639-1 code, seeded, so that equal texts get equal answers; None where nothing can be told.
+
+    Sound from a sentence of about six words; of a shorter text it may be wrong.
+
+    >>> detect_language("Das Wetter ist heute schön, wir gehen an den See."), detect_language("2 + 2")
+    ('de', None)
+    """
+    from langdetect import DetectorFactory, LangDetectException, detect
+
+    DetectorFactory.seed = 0  # its sampling is random otherwise
+    try:
+        return str(detect(text.lower() if text.isupper() else text))
+    except LangDetectException:
+        return None
+
+
+def _name(instruction_id: str, options: Mapping[str, object]) -> str:
     plain = "ifeval-" + instruction_id.replace(":", "-")
     if not options:
         return plain
     return f"{plain}-{hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
-def _checkers() -> dict[str, Any]:
+def _checkers() -> dict[str, Callable[[str], Checker]]:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints, and tries to download punkt_tab, on import
             from lm_eval.tasks.ifeval import instructions_registry
