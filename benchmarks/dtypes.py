@@ -10,30 +10,31 @@ from pathlib import Path
 import yaml
 from common import arguments, figure, timed
 
-from steer_bench import experiment as stages
+from steer_bench import shipped
+from steer_bench.experiment.engines import STAGES
+from steer_bench.experiment.run import open_run
 from steer_bench.results.board.comparison import compare
 from steer_bench.results.board.table import interval, number
 from steer_bench.results.file import load_results
 
 if __name__ == "__main__":
     given = arguments(__doc__)
-    shipped = Path(stages.__file__).parents[1] / "experiments" / "quickstart.yaml"
-    content = yaml.safe_load(shipped.read_text()) | {"adapters": ["native", "linear"]}
+    content = yaml.safe_load((shipped("experiments") / "quickstart.yaml").read_text()) | {
+        "adapters": ["native", "linear"]
+    }
     found, seconds = {}, {}
     with tempfile.TemporaryDirectory() as name:
         for dtype in ("bfloat16", "float32"):
             file = Path(name) / f"{dtype}.yaml"
             file.write_text(yaml.safe_dump(content | {"dtype": dtype}))
-            run = stages.open_run(str(file), Path(name) / dtype)
+            run = open_run(str(file), Path(name) / dtype)
 
             def whole(run=run):
-                stages.extract(run)
-                stages.fit(run)
-                stages.evaluate(run)
-                stages.report(run, figures=False)
+                for stage in STAGES.values():
+                    stage(run)
 
             seconds[dtype] = timed(whole, given.device)
-            found[dtype] = load_results(run.folder / "results.json")
+            found[dtype] = load_results(run.folder.results)
             print(dtype, seconds[dtype], file=sys.stderr)
     for line in compare(found["bfloat16"], found["float32"])[0]:
         what = f"{line.target}, {line.task}, {line.arm}: {interval(line.first)} in bfloat16; float32 minus that {interval(line.difference)}, p {number(line.p, 2)} after Holm"

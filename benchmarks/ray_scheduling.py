@@ -15,6 +15,8 @@ import ray
 from tabulate import tabulate
 
 from steer_bench.experiment.config import ClusterConfig
+from steer_bench.experiment.data import Data
+from steer_bench.experiment.folder import Folder
 from steer_bench.experiment.ray_engine import on_workers, ray_stages
 from steer_bench.experiment.run import Run
 
@@ -28,7 +30,7 @@ class Stub:
         self.run = run
 
     def measure(self, target: str, index: int, count: int) -> int:
-        (self.run.folder / f"{target}-{index}-of-{count}").write_text("done")
+        (self.run.folder.path / f"{target}-{index}-of-{count}").write_text("done")
         return 1
 
 
@@ -42,7 +44,8 @@ def main() -> None:
     os.environ["TQDM_DISABLE"] = "1"
     lines = []
     with tempfile.TemporaryDirectory() as folder, ray_stages(None):
-        run = Run(SimpleNamespace(cluster=ClusterConfig()), Path(folder), Path(folder))  # type: ignore[arg-type]
+        experiment: Any = SimpleNamespace(cluster=ClusterConfig())
+        run = Run(experiment, Data(experiment, Path(folder)), Folder(Path(folder)))
         on_workers(run, [("warm", i, 10) for i in range(10)], 2, Stub)
         for n in SIZES:
             before, start = resident(), time.perf_counter()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steer_bench.cli.faults import Fault, explained, printable
 
 if TYPE_CHECKING:
-    from steer_bench.experiment.run import Run
+    from steer_bench.experiment.run import Run, Stages
 
 app = typer.Typer(
     help="Does a steering vector learned on one language model still steer another, and at what cost? "
@@ -39,31 +37,21 @@ def say(text: object, *, err: bool = False) -> None:
     typer.echo(printable(str(text)), err=err)
 
 
-def run_stages(
-    run: Run, names: tuple[str, ...], *, stages: Mapping[str, Any] | None = None, **options: Any
-) -> list[Path]:
-    """Run stages in order, an engine's or those of this process, under the run's lock.
+def run_stages(run: Run, stages: Stages) -> list[Path]:
+    """Run stages in order, under the run's lock; return the files of the last.
 
     A stop or a fault leaves what is saved and says how to go on.
     """
-    from steer_bench.experiment.lock import run_lock
     from steer_bench.experiment.run import MissingStageError
-    from steer_bench.experiment.stages import STAGES
     from steer_bench.harness.stopping import stoppable
 
     files: list[Path] = []
-    resume = f"steer-bench run {plain(run.folder)}"
-    with Faults("the run", run.folder, resume, passed=(MissingStageError,)), run_lock(run.folder), stoppable():
-        for name in names:
-            with Faults(name, run.folder, resume, passed=(MissingStageError,)):
-                stage = {**STAGES, **(stages or {})}[name]
-                files = stage(run, **_taken(stage, options))
+    folder, resume = run.folder.path, f"steer-bench run {plain(run.folder.path)}"
+    with Faults("the run", folder, resume, passed=(MissingStageError,)), run.folder.lock(), stoppable():
+        for name, stage in stages.items():
+            with Faults(name, folder, resume, passed=(MissingStageError,)):
+                files = stage(run)
     return files
-
-
-def _taken(stage: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of the options that a stage takes."""
-    return {name: value for name, value in options.items() if name in inspect.signature(stage).parameters}
 
 
 class Faults:
@@ -76,7 +64,7 @@ class Faults:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        from steer_bench.experiment.lock import RunLockedError
+        from steer_bench.experiment.folder import RunLockedError
 
         if isinstance(error, KeyboardInterrupt):
             say(f"interrupted; what is finished is saved, continue with: {self.resume}", err=True)
@@ -94,10 +82,10 @@ def print_files(files: list[Path]) -> None:
 
 def show(opened: Run, files: list[Path]) -> None:
     """The leaderboard's tables, then where everything lies."""
-    say((opened.folder / "leaderboard.md").read_text())
+    say((opened.folder.path / "leaderboard.md").read_text())
     print_files(files)
     for target in opened.targets:
-        print_files(sorted(opened.evaluation(target).rglob("results_*.json"))[-1:])
+        print_files(sorted(opened.folder.evaluation(target).rglob("results_*.json"))[-1:])
 
 
 def plain(path: Path) -> str:

@@ -93,8 +93,12 @@ def _experiment(name: str) -> Iterator[Finding]:
     except ValueError as error:
         yield from (("missing", "experiment", line) for line in str(error).splitlines())
         return
-    yield "ok", "experiment", f"{run.experiment.name}: {len(run.splits.test)} test concepts, {len(run.targets)} targets"
-    yield _disk(run.folder)
+    yield (
+        "ok",
+        "experiment",
+        f"{run.experiment.name}: {len(run.data.splits.test)} test concepts, {len(run.targets)} targets",
+    )
+    yield _disk(run.folder.path)
     yield _judge(run.experiment.judge)
 
 

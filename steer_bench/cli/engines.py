@@ -6,15 +6,21 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steer_bench.cli.app import Fault, Faults, plain, run_stages, show
 
 if TYPE_CHECKING:
-    from steer_bench.experiment.run import Run
+    from steer_bench.experiment.run import Run, Stages
+
+ENGINES = ("in-process", "ray")
 
 EngineName = Annotated[str, typer.Option("--engine", help="`in-process`, or `ray` (needs the extra [ray]).")]
 Address = Annotated[
@@ -30,50 +36,68 @@ Shard = Annotated[
 ]
 
 
-def on_engine(opened: Run, names: tuple[str, ...], engine: str, address: str | None, **options: Any) -> list[Path]:
-    """Run stages, in order, on an engine. Raises ValueError for an engine that is not there, before anything is run."""
-    from steer_bench.experiment.engines import check_engine, open_engine
+def check_engine(name: str, address: str | None = None) -> None:
+    """Raise ValueError for an engine that does not exist or is not installed, and for an address without Ray."""
+    if name not in ENGINES:
+        raise ValueError(f"--engine {name}: there are {', '.join(ENGINES)}")
+    if name != "ray" and address is not None:
+        raise ValueError(f"--address {address}: only --engine ray has one")
+    if name == "ray" and find_spec("ray") is None:
+        raise ValueError("--engine ray: Ray is not installed; pip install 'steer-bench[ray]'")
 
-    check_engine(engine, address)
-    with open_engine(engine, address) as stages:
-        return run_stages(opened, names, stages=stages, **options)
+
+@contextmanager
+def open_engine(name: str, address: str | None = None) -> Iterator[Stages]:
+    """Give the stages of an engine. Raises ValueError as `check_engine` does, and for a cluster that does not answer."""
+    check_engine(name, address)
+    if name == "ray":
+        from steer_bench.experiment.ray_engine import ray_stages
+
+        with ray_stages(address) as stages:
+            yield stages
+    else:
+        from steer_bench.experiment.engines import STAGES
+
+        yield STAGES
 
 
 def finish(opened: Run, *, figures: bool) -> int:
-    """Rate what is not rated yet, report and show the run; on several ranks the first does. Gives the number of ranks."""
+    """Rate what is not rated yet, report and show the run, on the first of several ranks; return the number of ranks."""
+    from steer_bench.experiment.stages.judge import judge
+    from steer_bench.experiment.stages.report import report
     from steer_bench.harness import ranks
 
     rank, size = ranks.join()
     if rank == 0:
-        run_stages(opened, ("judge",), again=False)
-        show(opened, run_stages(opened, ("report",), figures=figures))
+        run_stages(opened, {"judge": partial(judge, again=False)})
+        show(opened, run_stages(opened, {"report": partial(report, figures=figures)}))
     ranks.wait(size)
     ranks.leave()
     return size
 
 
 def measure_one_shard(opened: Run, shard: str) -> list[Path]:
-    """Shard I/N of every target, under a lock of its own. Raises ValueError for what is not I/N with 0 <= I < N."""
-    from steer_bench.experiment.lock import run_lock
+    """Measure shard I/N of every target, under a lock of its own. Raises ValueError unless it is I/N with 0 <= I < N."""
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match or int(match[1]) >= int(match[2]):
+        raise ValueError(f"--shard {shard}: give I/N, shards are numbered 0 to N-1, such as 0/4 to 3/4")
     from steer_bench.experiment.shards import measure_shards
     from steer_bench.experiment.stages.evaluate import check_arms
     from steer_bench.harness.stopping import stoppable
 
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
-    if not match or int(match[1]) >= int(match[2]):
-        raise ValueError(f"--shard {shard}: give I/N, shards are numbered 0 to N-1, such as 0/4 to 3/4")
     check_arms(opened)
     index, count = int(match[1]), int(match[2])
-    resume = f"steer-bench evaluate {plain(opened.folder)} --shard {index}/{count}"
-    lock = run_lock(opened.folder / "shards", f".{index}-of-{count}.lock")
-    with Faults(f"shard {shard}", opened.folder, resume), lock, stoppable():
+    folder = opened.folder
+    resume = f"steer-bench evaluate {plain(folder.path)} --shard {index}/{count}"
+    with Faults(f"shard {shard}", folder.path, resume), folder.shard_lock(index, count), stoppable():
         return measure_shards(opened, index, count)
 
 
-def in_processes(
-    command: str, opened: Run, processes: int, *, figures: bool = True, predict_only: bool = False
-) -> None:
-    """The command in N processes that torchrun starts on this machine: ranks of one run. Raises Fault when one of them stops."""
+def in_processes(command: str, opened: Run, processes: int, *options: str) -> None:
+    """Run the command in N processes that torchrun starts on this machine: ranks of one run.
+
+    Raises Fault when one of them stops.
+    """
     if processes < 1:
         raise ValueError(f"--processes {processes}: give at least 1")
     if "RANK" in os.environ:
@@ -82,14 +106,13 @@ def in_processes(
 
     start(opened)
     threads = str(max(1, (os.cpu_count() or 1) // processes))
-    words = ["-m", "steer_bench", command, str(opened.folder), *([] if figures else ["--no-figures"])]
-    words += ["--predict-only"] if predict_only else []
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     done = subprocess.run(  # noqa: S603 (this program, by its own name)
-        [*torchrun, *words], env={"OMP_NUM_THREADS": threads, **os.environ}
+        [*torchrun, "-m", "steer_bench", command, str(opened.folder), *options],
+        env={"OMP_NUM_THREADS": threads, **os.environ},
     )
     if done.returncode:
         raise Fault(
             f"one of {processes} processes stopped (see above); what is finished is saved, continue with: "
-            f"steer-bench {command} {plain(opened.folder)} --processes {processes}"
+            f"steer-bench {command} {plain(opened.folder.path)} --processes {processes}"
         )

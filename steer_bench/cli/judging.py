@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +61,7 @@ def judge(
     from steer_bench.experiment.run import open_run
     from steer_bench.experiment.stages.judge import all_ratings, judging_facts, probe, unrated
     from steer_bench.experiment.stages.judge import check as check_run
+    from steer_bench.experiment.stages.judge import judge as rate
     from steer_bench.judge.config import judge_id, read_judge
     from steer_bench.results.measures import JUDGED
 
@@ -73,7 +75,7 @@ def judge(
         raise ValueError(f"{opened.folder}: the run has no {JUDGED}, the task whose replies are judged")
     if unrated(opened, config, again=True):
         probe(config)
-    print_files(run_stages(opened, ("judge",), config=config))
+    print_files(run_stages(opened, {"judge": partial(rate, config=config)}))
     ratings, name = all_ratings(opened), judge_id(config)
     for target, found in ratings[name].items():
         usage = found.card.get("usage") or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from steer_bench.cli.engines import (
     finish,
     in_processes,
     measure_one_shard,
-    on_engine,
+    open_engine,
 )
 from steer_bench.cli.judging import JudgeSpec, end_judged, open_judged
 
@@ -34,9 +35,10 @@ def run(
     """All stages, from concept texts to the leaderboard; continues where it stopped."""
     opened = open_judged(experiment, out, judge)
     if processes != 1:
-        in_processes("run", opened, processes, figures=figures)
+        in_processes("run", opened, processes, *([] if figures else ["--no-figures"]))
     else:
-        on_engine(opened, ("extract", "fit", "evaluate"), engine, address)
+        with open_engine(engine, address) as stages:
+            run_stages(opened, {name: stages[name] for name in ("extract", "fit", "evaluate")})
         if finish(opened, figures=figures) > 1:
             return  # a rank: who started the ranks looks at what they rated
     end_judged(opened, opened.experiment.judge, max_unscored)
@@ -47,7 +49,10 @@ def extract(experiment: RunArgument, out: Out = None) -> None:
     """DiffMean vectors of every concept on every model."""
     from steer_bench.experiment.run import open_run
 
-    print_files(run_stages(open_run(experiment, out), ("extract",)))
+    opened = open_run(experiment, out)
+    from steer_bench.experiment.stages.extract import extract
+
+    print_files(run_stages(opened, {"extract": extract}))
 
 
 @app.command()
@@ -55,7 +60,10 @@ def fit(experiment: RunArgument, out: Out = None) -> None:
     """Transfer maps of every pair, and the arms of every target."""
     from steer_bench.experiment.run import open_run
 
-    print_files(run_stages(open_run(experiment, out), ("fit",)))
+    opened = open_run(experiment, out)
+    from steer_bench.experiment.stages.fit import fit
+
+    print_files(run_stages(opened, {"fit": fit}))
 
 
 @app.command()
@@ -77,9 +85,11 @@ def evaluate(
     if shard is not None:
         return print_files(measure_one_shard(opened, shard))
     if processes != 1:
-        in_processes("evaluate", opened, processes, predict_only=predict_only)
+        in_processes("evaluate", opened, processes, *(["--predict-only"] if predict_only else []))
     else:
-        print_files(on_engine(opened, ("evaluate",), engine, address, predict_only=predict_only))
+        with open_engine(engine, address) as stages:
+            evaluated = partial(stages["evaluate"], predict_only=predict_only)
+            print_files(run_stages(opened, {"evaluate": evaluated}))
     if not predict_only:
         end_judged(opened, opened.experiment.judge, max_unscored)
 
@@ -96,7 +106,8 @@ def report(
     """leaderboard.md, leaderboard.html and figures of a finished evaluation."""
     from steer_bench.experiment.run import open_run
     from steer_bench.experiment.stages.judge import find_judge
+    from steer_bench.experiment.stages.report import report
 
     opened = open_run(experiment, out)
     find_judge(opened, judge)
-    show(opened, run_stages(opened, ("report",), figures=figures, judge=judge))
+    show(opened, run_stages(opened, {"report": partial(report, figures=figures, judge=judge)}))

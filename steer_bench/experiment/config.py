@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,35 @@ from steer_bench.results.measures import DEFAULT_TASKS, GRID, MEASURES, RULES, S
 _BY_FLAG = "load such a model with lm_eval's own flag --trust_remote_code (steer-bench lm-eval ...)"
 FLAGS = {"trust_remote_code": _BY_FLAG, "confirm_run_unsafe_code": "lm_eval has a flag --confirm_run_unsafe_code"}
 """Keys that no YAML may hold -> the flag that there is."""
+
+
+class CollectErrors:
+    """The faults of a YAML file, each said once, with the place of its key in front."""
+
+    def __init__(self, lines: KeyLines) -> None:
+        self.lines = lines
+        self._found: dict[str, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, key: Sequence[object], said: str) -> None:
+        """Keep what is wrong with a key."""
+        self._found[f"{self.lines.of(key)}: {said}"] = None
+
+    @contextmanager
+    def at(self, *key: object) -> Iterator[None]:
+        """Keep a ValueError raised in the block, line by line, instead of letting it through."""
+        try:
+            yield
+        except ValueError as error:
+            for line in str(error).splitlines():
+                self.add(key, line)
+
+    def check(self) -> None:
+        """Raise one ValueError with everything found, one line per fault; do nothing where there is none."""
+        if self._found:
+            raise ValueError("\n".join(self._found))
 
 
 class _Strict(BaseModel):
@@ -211,37 +241,48 @@ class Experiment(_Strict):
             return [(source, target) for target in names for source in names if source != target]
         return [tuple(pair) for pair in self.pairs]  # type: ignore[misc]
 
+    @property
+    def targets(self) -> list[str]:
+        """Targets in the order of the models."""
+        targets = {target for _, target in self.directed}
+        return [model.name for model in self.models if model.name in targets]
+
+    def layer(self, model: str) -> int | float:
+        """The layer of a model as it is given: an index or a relative depth."""
+        return next(config.layer for config in self.models if config.name == model)
+
 
 def load_experiment(path: Path) -> Experiment:
     """Read and check an experiment. Raises one ValueError with all faults, a line each: FILE:LINE, key, what is wrong."""
-    experiment, _, wrong = read_experiment(path)
-    if wrong:
-        raise ValueError("\n".join(wrong))
+    experiment, errors = read_experiment(path)
+    errors.check()
     return experiment
 
 
-def read_experiment(path: Path) -> tuple[Experiment, KeyLines, list[str]]:
-    """An experiment, where its keys stand, and its faults; the experiment then lacks what is faulty.
+def read_experiment(path: Path) -> tuple[Experiment, CollectErrors]:
+    """Read an experiment and collect its faults; it then lacks what is faulty.
 
     Raises ValueError where nothing usable is left.
     """
-    content, places = read_yaml_lines(path)
+    content, lines = read_yaml_lines(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: an experiment is a mapping of keys; see steer_bench/experiments/quickstart.yaml")
     content = {key: value for key, value in content.items() if key != "resolved"}
+    errors = CollectErrors(lines)
     try:
-        experiment, wrong = Experiment.model_validate(content), []
+        experiment = Experiment.model_validate(content)
     except ValidationError as error:
-        wrong = [(fault["loc"], _explained(fault)) for fault in error.errors()]
-        sound = _without(content, [loc for loc, _ in wrong])
+        wrong = error.errors()
+        for fault in wrong:
+            errors.add(fault["loc"], _explained(fault))
+        sound = _without(content, [fault["loc"] for fault in wrong])
         if sound is None:
-            raise ValueError("\n".join(_lines(places, wrong))) from error
+            errors.check()
+        assert sound is not None
         experiment = sound
-    return experiment, places, _lines(places, [*wrong, *_faults(experiment)])
-
-
-def _lines(places: KeyLines, wrong: Iterable[tuple[tuple[Any, ...], str]]) -> list[str]:
-    return list(dict.fromkeys(f"{places.of(loc)}: {said}" for loc, said in wrong))
+    for key, said in _faults(experiment):
+        errors.add(key, said)
+    return experiment, errors
 
 
 def _without(content: dict[Any, Any], locs: Sequence[tuple[Any, ...]]) -> Experiment | None:

@@ -22,7 +22,7 @@ Imported = dict[str, dict[str, "Tensor"]]
 def import_digests(run: Run) -> list[tuple[str, str]]:
     """What the imported files hold: part of what arms are made from."""
     return [
-        (entry.model_dump_json(), hashlib.sha256(Path(run.data(entry.file)).read_bytes()).hexdigest())
+        (entry.model_dump_json(), hashlib.sha256(Path(run.data.path(entry.file)).read_bytes()).hexdigest())
         for entry in run.experiment.vectors
     ]
 
@@ -40,8 +40,8 @@ def _read(run: Run, entry: ImportConfig, layer: int, d_model: int) -> dict[str, 
 
     from steer_bench.vectors.convert import read_vectors
 
-    ids = Path(run.data(entry.ids)) if entry.ids else None
-    vectors = read_vectors(run.data(entry.file), ids=ids, concept=entry.concept, layer=entry.layer)
+    ids = Path(run.data.path(entry.ids)) if entry.ids else None
+    vectors = read_vectors(run.data.path(entry.file), ids=ids, concept=entry.concept, layer=entry.layer)
     where = f"vectors: {entry.file}"
     if vectors.model not in ("", entry.model):
         raise ValueError(f"{where}: is of {vectors.model}, not of {entry.model}; name its own model")
@@ -56,10 +56,10 @@ def _read(run: Run, entry: ImportConfig, layer: int, d_model: int) -> dict[str, 
     unknown = [name for name in named if name not in vectors.ids]
     if unknown:
         raise ValueError(f"{where}: concepts: no vector {unknown[0]!r}; there are: {', '.join(vectors.ids[:20])}")
-    measured = {concept: name for name, concept in named.items() if concept in run.measured}
+    measured = {concept: name for name, concept in named.items() if concept in run.data.measured}
     if not measured:
         raise ValueError(
-            f"{where}: none of its ids ({', '.join(list(named)[:5])}) is a measured concept ({', '.join(run.measured[:5])}, …); "
+            f"{where}: none of its ids ({', '.join(list(named)[:5])}) is a measured concept ({', '.join(run.data.measured[:5])}, …); "
             "say with concepts: {id: concept}"
         )
     return {concept: torch.from_numpy(vectors.vector(name)).double() for concept, name in measured.items()}

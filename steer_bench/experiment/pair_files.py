@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steer_bench.experiment.run import Run
-from steer_bench.files import model_file_name
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,20 +27,14 @@ Made = dict[tuple[str, str, str], Transferred]
 """(adapter, source, target) -> what it made."""
 
 
-def pair_file(run: Run, first: str, second: str) -> Path:
-    """RUN/maps/FIRST--SECOND.safetensors"""
-    return run.folder / "maps" / f"{model_file_name(first)}--{model_file_name(second)}.safetensors"
-
-
-def is_fitted(run: Run, first: str, second: str, inputs: str) -> bool:
-    """Whether the pair's file is there, for the same inputs."""
+def is_fitted(path: Path, inputs: str) -> bool:
+    """Return whether the pair's file is there, for the same inputs."""
     from steer_bench.vectors.store import load_card
 
-    path = pair_file(run, first, second)
     return path.is_file() and load_card(path).get("inputs") == inputs
 
 
-def save_pair(run: Run, first: str, second: str, inputs: str, made: Made, covariances: Mapping[str, Tensor]) -> None:
+def save_pair(path: Path, inputs: str, made: Made, covariances: Mapping[str, Tensor]) -> None:
     """Write what was made of a pair, and the covariance of each model's activations."""
     from steer_bench.vectors.store import save_tensors
 
@@ -54,16 +45,16 @@ def save_pair(run: Run, first: str, second: str, inputs: str, made: Made, covari
         for concept, vector in one.vectors.items()
     }
     tensors |= {f"covariance|{name}": covariance.float().cpu().numpy() for name, covariance in covariances.items()}
-    save_tensors(pair_file(run, first, second), tensors, {"kind": "pair", "inputs": inputs, "entries": entries})
+    save_tensors(path, tensors, {"kind": "pair", "inputs": inputs, "entries": entries})
 
 
-def load_pair(run: Run, first: str, second: str) -> tuple[Made, dict[str, Tensor]]:
+def load_pair(path: Path) -> tuple[Made, dict[str, Tensor]]:
     """What was made of a pair, and the covariances, in float64."""
     import torch
 
     from steer_bench.vectors.store import load_tensors
 
-    arrays, card = load_tensors(pair_file(run, first, second))
+    arrays, card = load_tensors(path)
     tensors = {key: torch.from_numpy(array).double() for key, array in arrays.items()}
     made = {
         (adapter, source, target): Transferred({concept: tensors[f"{i}|{concept}"] for concept in concepts}, report)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steer_bench.experiment.run import Run, sides
+from steer_bench.experiment.data import TextSide
+from steer_bench.experiment.run import Run
 from steer_bench.models.activations import text_means
 from steer_bench.transfer.moments import MomentAccumulator, paired
 from steer_bench.transfer.pairs import Contrasts, Pair, Side
@@ -35,8 +36,8 @@ def side(
 ) -> Side:
     """A model as fits and controls see it."""
     vectors = {key: torch.from_numpy(vector).double() for key, vector in store.vectors.items()}
-    genres = {key: concept.genre for key, concept in run.concepts.items()}
-    return Side(store.model, vectors, run.splits.fit, store.d_model, covariance, genres, few or {})
+    genres = {key: concept.genre for key, concept in run.data.concepts.items()}
+    return Side(store.model, vectors, run.data.splits.fit, store.d_model, covariance, genres, few or {})
 
 
 def pair_of(run: Run, first: Loaded, second: Loaded, stores: Stores) -> Pair:
@@ -46,7 +47,7 @@ def pair_of(run: Run, first: Loaded, second: Loaded, stores: Stores) -> Pair:
     samples: tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]] = ([], [])
     ends: list[tuple[Tensor, Tensor]] = []
     desc = f"pair {first.name} and {second.name}"
-    for index, x, y in paired(first, layers[0], second, layers[1], run.map_texts, desc=desc):
+    for index, x, y in paired(first, layers[0], second, layers[1], run.data.map_texts, desc=desc):
         held = int(index % 10 == 9)
         moments[held].add(x, y)
         if not held:
@@ -54,7 +55,7 @@ def pair_of(run: Run, first: Loaded, second: Loaded, stores: Stores) -> Pair:
         if sum(len(part) for part, _ in samples[held]) < run.experiment.map_pairs:
             samples[held].append((x.cpu(), y.cpu()))
     train, held_out = (_joined(part, torch.cat) for part in samples)
-    methods = {adapter.method for adapter in run.adapters}
+    methods = {adapter.method for adapter in run.data.adapters}
     return Pair(
         side(run, stores.source[first.name]), side(run, stores.native[second.name]), moments[0].moments(), moments[1].moments(),
         train, held_out, run.experiment.seed, _joined(ends, torch.stack),
@@ -82,7 +83,7 @@ def _joined(parts: list[tuple[Tensor, Tensor]], join: Any) -> tuple[Tensor, Tens
 
 def _contrasts(run: Run, models: tuple[Loaded, Loaded], layers: tuple[int, int]) -> Contrasts | None:
     """What each positive text of the fit concepts has over the mean of the concept's negatives, in both models."""
-    texts = sides(run, run.splits.fit)
+    texts = run.data.texts_by_side(run.data.splits.fit)
     if not texts:
         return None
     unique = list(dict.fromkeys(text for side in texts.values() for text in side))
@@ -91,9 +92,9 @@ def _contrasts(run: Run, models: tuple[Loaded, Loaded], layers: tuple[int, int])
     for loaded, layer in zip(models, layers, strict=True):
         means = text_means(loaded, layer, unique, desc=f"contrasts {loaded.name}")
         rows = []
-        for key in run.splits.fit:
-            negative = means[[place[text] for text in texts[f"-{key}"]]].mean(dim=0)
-            rows.append(means[[place[text] for text in texts[f"+{key}"]]] - negative)
+        for key in run.data.splits.fit:
+            negative = means[[place[text] for text in texts[TextSide(key, "-")]]].mean(dim=0)
+            rows.append(means[[place[text] for text in texts[TextSide(key, "+")]]] - negative)
         found.append(torch.cat(rows))
-    numbers = [torch.full((len(texts[f"+{key}"]),), i) for i, key in enumerate(run.splits.fit)]
+    numbers = [torch.full((len(texts[TextSide(key, "+")]),), i) for i, key in enumerate(run.data.splits.fit)]
     return Contrasts(found[0], found[1], torch.cat(numbers))

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from steer_bench.experiment.run import Run, protocol, sides
+from steer_bench.experiment.run import Run
 from steer_bench.models.load import read_config
 from steer_bench.results.measures import JUDGED, MEASURES, SPECIFICITY
 
@@ -107,7 +107,7 @@ class Plan:
 def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> Plan:
     """Count. `concepts` and `pairs`: as if there were so many test concepts and directed pairs, of the same kind and size."""
     scale = 1.0 if pairs is None else pairs / len(run.experiment.directed)
-    given = len(run.splits.test)
+    given = len(run.data.splits.test)
     work: dict[tuple[str, str], Work] = {}
     for target in run.targets:
         for task in run.experiment.tasks:
@@ -117,18 +117,26 @@ def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> 
             work[target, task] = (fixed + linear * n + square * n**2) * scale
     words = _tokenizers(run)
     texts = {
-        name: sum(words(name, text) for side in sides(run, list(run.divided)).values() for text in side)
+        name: sum(
+            words(name, text)
+            for side in run.data.texts_by_side(run.data.vector_and_held_out_texts).values()
+            for text in side
+        )
         for name in _names(run)
     }
-    more = 1.0 if concepts is None else (concepts + len(run.divided) - given) / len(run.divided)
+    more = (
+        1.0
+        if concepts is None
+        else (concepts + len(run.data.vector_and_held_out_texts) - given) / len(run.data.vector_and_held_out_texts)
+    )
     unordered = {frozenset(pair) for pair in run.experiment.directed}
-    fit = sum(words(name, text) for pair in unordered for name in pair for text in run.map_texts)
+    fit = sum(words(name, text) for pair in unordered for name in pair for text in run.data.map_texts)
     total = sum(work.values(), Work())
     models = len(_names(run)) if pairs is None else max(len(_names(run)), _models_for(pairs))
     return Plan(
         work, round(sum(texts.values()) * more * models / len(texts)), round(fit * scale),
         _disk(run, total, scale, 1.0 if concepts is None else concepts / given, models / len(texts)), list(_missing(run)),
-        shutil.disk_usage(next(folder for folder in (run.folder, *run.folder.resolve().parents) if folder.exists())).free,
+        shutil.disk_usage(next(folder for folder in (run.folder.path, *run.folder.path.resolve().parents) if folder.exists())).free,
         len(run.experiment.directed) if pairs is None else pairs, models,
         len(run.targets) if pairs is None else max(len(run.targets), models),
     )  # fmt: skip
@@ -142,8 +150,8 @@ def count(run: Run, target: str, task: str) -> tuple[Work, Work, Work]:
 
     limits = run.experiment.tasks[task].model_dump(exclude_none=True)
     rows = Rows(
-        task, Options(task, {"limits": {task: limits}}, {}), entries=_entries(run, target), asked=run.asked,
-        protocol=protocol(run),
+        task, Options(task, {"limits": {task: limits}}, {}), entries=_entries(run, target), asked=run.data.prompt_templates,
+        protocol=run.data.protocol,
     )  # fmt: skip
     tokens, new = _tokenizers(run), _new_tokens(run, task)
     judged = task == JUDGED
@@ -208,7 +216,7 @@ def probe(run: Run, target: str, *, repeats: int = 3) -> Rates:
 
     loaded = load_model(target, dtype=run.experiment.dtype, device=run.experiment.device)
     size = sizes(loaded.device).rows if run.experiment.batch_size == "auto" else run.experiment.batch_size
-    texts = (run.map_texts * (1 + size // len(run.map_texts)))[:size]
+    texts = (run.data.map_texts * (1 + size // len(run.data.map_texts)))[:size]
     loaded.tokenizer.pad_token = loaded.tokenizer.pad_token or loaded.tokenizer.eos_token
     loaded.tokenizer.padding_side = "left"
     batch = loaded.tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=64).to(loaded.device)
@@ -236,12 +244,12 @@ def _entries(run: Run, target: str) -> list[tuple[str, str, list[str]]]:
     from steer_bench.transfer.controls import ROWS
     from steer_bench.vectors.store import load_card
 
-    if run.arms_file(target).is_file():
-        return [(arm, source, concepts) for arm, source, concepts in load_card(run.arms_file(target))["entries"]]
+    if run.folder.arms(target).is_file():
+        return [(arm, source, concepts) for arm, source, concepts in load_card(run.folder.arms(target))["entries"]]
     sources = [source for source, other in run.experiment.directed if other == target]
     entries = []
-    for adapter in run.adapters:
-        if adapter.name in run.asked:
+    for adapter in run.data.adapters:
+        if adapter.name in run.data.prompt_templates:
             continue
         if adapter.method == "few-shot":
             names = [f"{adapter.name}-{n}" for n in adapter.options.get("n", ())]
@@ -250,7 +258,7 @@ def _entries(run: Run, target: str) -> list[tuple[str, str, list[str]]]:
         else:
             names = [adapter.name]
         of = [""] if adapter.method in (*ROWS, "few-shot") else sources
-        entries += [(name, source, run.measured) for name in names for source in of]
+        entries += [(name, source, run.data.measured) for name in names for source in of]
     return entries
 
 
@@ -310,13 +318,13 @@ def _tokenizers(run: Run) -> Any:
 def _disk(run: Run, total: Work, pairs: float, concepts: float, models: float) -> dict[str, int]:
     """Bytes by kind of file; models whose config is not here yet count as 4,096 wide."""
     widths = {name: int(read_config(name).get("hidden_size", 4096)) for name in _names(run)}
-    kept, measured = len(run.divided) * concepts, len(run.measured) * concepts
+    kept, measured = len(run.data.vector_and_held_out_texts) * concepts, len(run.data.measured) * concepts
     written = total.written * BYTES_A_TOKEN
     replies = sum(1 for task in run.experiment.tasks if _new_tokens(run, task)) / max(1, len(run.experiment.tasks))
     maps = [
         4 * widths[source] * widths[target]
         for source, target in run.experiment.directed
-        for adapter in run.adapters
+        for adapter in run.data.adapters
         if adapter.kind == "transfer" and adapter.method != "identity"
     ]
     each = BYTES["reply"] * replies + BYTES["score"] * (1 - replies)
@@ -336,12 +344,12 @@ def _missing(run: Run) -> Iterator[str]:
     from steer_bench.experiment.stages.evaluate import is_measured
 
     for name in _names(run):
-        if not run.vectors_file(name).is_file():
+        if not run.folder.vectors(name).is_file():
             yield f"extract: vectors of {name}"
     for target in run.targets:
-        if not run.arms_file(target).is_file():
+        if not run.folder.arms(target).is_file():
             yield f"fit: arms of {target}"
-        if not (run.arms_file(target).is_file() and is_measured(run, target)):
+        if not (run.folder.arms(target).is_file() and is_measured(run, target)):
             yield f"evaluate: {target}"
-    if not (run.folder / "results.json").is_file():
+    if not run.folder.results.is_file():
         yield "report: results.json and the leaderboard"

@@ -20,8 +20,9 @@ import ray
 from tqdm.auto import tqdm
 
 from steer_bench.experiment.config import ResourceConfig
-from steer_bench.experiment.engines import Stages
-from steer_bench.experiment.run import Run
+from steer_bench.experiment.data import Data
+from steer_bench.experiment.folder import Folder
+from steer_bench.experiment.run import Run, Stages
 from steer_bench.experiment.shards import Measuring, prepare
 from steer_bench.experiment.stages.evaluate import check_arms, evaluate_target, is_measured
 from steer_bench.experiment.stages.extract import begin, extract_model
@@ -67,7 +68,7 @@ def _extract(run: Run) -> list[Path]:
     begin(run)
     names = [config.name for config in run.experiment.models]
     _tasks(run, "extract", {f"extract {name}": (extract_model, name) for name in names})
-    return [run.vectors_file(name) for name in names]
+    return [run.folder.vectors(name) for name in names]
 
 
 def _fit(run: Run) -> list[Path]:
@@ -76,7 +77,7 @@ def _fit(run: Run) -> list[Path]:
     if not arms_up_to_date(run):
         _tasks(run, "fit", {f"fit {first} and {second}": (fit_pair, first, second) for first, second in pairs(run)})
         _tasks(run, "judge", {"arms": (make_arms,)})
-    return [run.arms_file(target) for target in run.targets]
+    return [run.folder.arms(target) for target in run.targets]
 
 
 def _evaluate(run: Run, *, predict_only: bool = False) -> list[Path]:
@@ -92,7 +93,7 @@ def _evaluate(run: Run, *, predict_only: bool = False) -> list[Path]:
         on_workers(run, jobs, min(workers, len(jobs)))
         _tasks(run, "judge", {f"finish {target}": (evaluate_target, target, predict_only) for target in targets})
         raise_stopped(run, targets)
-    return [run.evaluation(target) for target in run.targets]
+    return [run.folder.evaluation(target) for target in run.targets]
 
 
 def on_workers(run: Run, jobs: list[tuple[str, int, int]], workers: int, kind: type | None = None) -> None:
@@ -165,7 +166,8 @@ def _get(result: Any) -> Any:
 
 def _light(run: Run) -> Run:
     """The run without what it has read, and by whole paths: small enough to send with every task."""
-    return Run(run.experiment, run.base.resolve(), run.folder.resolve())
+    data = Data(run.experiment, run.data.base.resolve())
+    return Run(run.experiment, data, Folder(run.folder.path.resolve()))
 
 
 def _stand_in(folder: str) -> None:

@@ -18,15 +18,10 @@ from typing import Any
 
 from steer_bench.experiment.run import Run
 from steer_bench.experiment.stages.evaluate import inputs_of, is_measured, load_tasks, open_lm
-from steer_bench.files import model_file_name, write_whole
+from steer_bench.files import write_whole
 from steer_bench.records import Records, ShardRecords, read_only
 
 logger = logging.getLogger(__name__)
-
-
-def shards_folder(run: Run, target: str) -> Path:
-    """RUN/shards/TARGET"""
-    return run.folder / "shards" / model_file_name(target)
 
 
 class Measuring:
@@ -37,11 +32,11 @@ class Measuring:
 
     def shard(self, index: int, count: int) -> int:
         """Measure shard `index` of `count`; does nothing when that is done. Gives the number of answers its file holds."""
-        file = shards_folder(self.run, self.target) / f"{index}-of-{count}.sqlite"
+        file = self.run.folder.shards(self.target) / f"{index}-of-{count}.sqlite"
         done, inputs = file.with_suffix(".json"), inputs_of(self.run, self.target)
         if done.is_file() and json.loads(done.read_text())["inputs"] == inputs:
             return int(json.loads(done.read_text())["answers"])
-        finished = read_only(self.run.folder / "records.sqlite")
+        finished = read_only(self.run.folder.records)
         records = ShardRecords(file, finished, index, count)
         try:
             self._lm.records = records
@@ -87,7 +82,7 @@ def measure_shards(run: Run, index: int, count: int) -> list[Path]:
     for target in run.targets:
         if not is_measured(run, target):
             measure_shard(run, target, index, count)
-    return [shards_folder(run, target) for target in run.targets]
+    return [run.folder.shards(target) for target in run.targets]
 
 
 def prepare(run: Run, target: str, count: int) -> None:
@@ -97,10 +92,10 @@ def prepare(run: Run, target: str, count: int) -> None:
     """
     if count < 1:
         raise ValueError(f"{count} shards; give at least 1")
-    left = list(shards_folder(run, target).glob("*.sqlite"))
+    left = list(run.folder.shards(target).glob("*.sqlite"))
     if any(not file.stem.endswith(f"-of-{count}") for file in left):
         merge(run, target)
-    Records(run.folder / "records.sqlite").close()  # one that a killed process left open is put in order
+    Records(run.folder.records).close()  # one that a killed process left open is put in order
 
 
 def merge(run: Run, target: str) -> str | None:
@@ -108,10 +103,10 @@ def merge(run: Run, target: str) -> str | None:
 
     Gives the dtype that the shards computed in, which `auto` makes another one on a machine without their GPU; None for no shard.
     """
-    files = sorted(shards_folder(run, target).glob("*.sqlite"))
+    files = sorted(run.folder.shards(target).glob("*.sqlite"))
     if not files:
         return None
-    records = Records(run.folder / "records.sqlite")
+    records = Records(run.folder.records)
     for file in files:
         records.merge(file)
     records.close()

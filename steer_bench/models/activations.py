@@ -10,7 +10,7 @@ which is that model's attention sink.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,6 +28,10 @@ FIRST_READ = 1
 """Position 0 is never read: it is the BOS, or the first token of a model without BOS, which is that model's sink."""
 SINK_RATIO = 5.0
 """A token whose norm is more than this many times its text's median norm is an attention sink."""
+
+Group = TypeVar("Group", bound=Hashable)
+"""The name of a group of texts."""
+Name = TypeVar("Name", str, int)
 
 
 class _Stop(Exception):
@@ -115,11 +119,11 @@ class Mean:
 def mean_activations(
     loaded: Loaded,
     layer: int,
-    groups: Mapping[str, Sequence[str]],
+    groups: Mapping[Group, Sequence[str]],
     *,
     maps: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     desc: str | None = None,
-) -> dict[str, dict[str, Mean]]:
+) -> dict[str, dict[Group, Mean]]:
     """Mean over tokens of f(activation), for every map f and every group of texts: {map: {group: mean}}.
 
     A text shared by several groups is run once. Without `maps` the only map is "" (the activation itself). Raises
@@ -134,26 +138,23 @@ def mean_activations(
 
 
 def layer_means(
-    loaded: Loaded, layers: Sequence[int], groups: Mapping[str, Sequence[str]], *, desc: str | None = None
-) -> dict[int, dict[str, Mean]]:
+    loaded: Loaded, layers: Sequence[int], groups: Mapping[Group, Sequence[str]], *, desc: str | None = None
+) -> dict[int, dict[Group, Mean]]:
     """Mean over tokens of the activation, for every layer and every group of texts, in one pass: {layer: {group: mean}}."""
     return _means(loaded, layers, groups, lambda states: dict(zip(layers, states, strict=True)), desc)
 
 
-Name = TypeVar("Name", str, int)
-
-
 def _means(
-    loaded: Loaded, layers: Sequence[int], groups: Mapping[str, Sequence[str]],
+    loaded: Loaded, layers: Sequence[int], groups: Mapping[Group, Sequence[str]],
     read: Callable[[list[Tensor]], dict[Name, Tensor]], desc: str | None,
-) -> dict[Name, dict[str, Mean]]:  # fmt: skip
+) -> dict[Name, dict[Group, Mean]]:  # fmt: skip
     """Means over tokens of what `read` makes of a text's activations (n_read, d_model) at the layers."""
-    members: dict[str, list[str]] = {}
+    members: dict[str, list[Group]] = {}
     for group, group_texts in groups.items():
         for text in group_texts:
             members.setdefault(text, []).append(group)
     unique = list(members)
-    sums: dict[Name, dict[str, Tensor]] = {}
+    sums: dict[Name, dict[Group, Tensor]] = {}
     counts = dict.fromkeys(groups, 0)
     tokens = [Tokens(array("i", text.ids), ()) for text in tokenized(loaded, unique)]
     for i, hidden in stream_layers(loaded, layers, tokens, desc=desc):
@@ -170,7 +171,7 @@ def _means(
                 of_name[group] = of_name.get(group, 0) + total
     empty = [group for group, count in counts.items() if count == 0]
     if empty:
-        raise ValueError(f"{loaded.name}: no token to read in the texts of {', '.join(empty[:3])}")
+        raise ValueError(f"{loaded.name}: no token to read in the texts of {', '.join(map(str, empty[:3]))}")
     return {
         name: {group: Mean((total / counts[group]).cpu(), counts[group]) for group, total in of_name.items()}
         for name, of_name in sums.items()

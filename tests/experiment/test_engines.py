@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from small_run import ROOT, copy_run, records, small_experiment
 
+from steer_bench.cli.engines import check_engine, open_engine
 from steer_bench.experiment import run as runs
-from steer_bench.experiment import stages
-from steer_bench.experiment.engines import check_engine, open_engine
+from steer_bench.experiment.engines import STAGES
+from steer_bench.experiment.stages import evaluate, extract, fit, report
 from steer_bench.models.load import check_model
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra [ray]: pip install 'steer-bench[ray]'")
@@ -43,21 +44,21 @@ def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     cluster = {"workers": 2, "shards": 6, "evaluate": {"num_cpus": 1}}
     run = runs.open_run(str(small_experiment(folder, cluster=cluster)), folder / "run")
-    stages.extract.extract(run)
-    stages.fit.fit(run)
+    extract.extract(run)
+    fit.fit(run)
     return run
 
 
 @pytest.fixture(scope="module")
 def alone(fitted, tmp_path_factory):
     run = again(fitted, tmp_path_factory.mktemp("alone") / "run")
-    stages.evaluate.evaluate(run)
-    stages.report.report(run, figures=False)
+    evaluate.evaluate(run)
+    report.report(run, figures=False)
     return run
 
 
 def again(run, to):
-    return runs.open_run(str(copy_run(run.folder, to)))
+    return runs.open_run(str(copy_run(run.folder.path, to)))
 
 
 class Driver:
@@ -75,7 +76,7 @@ class Driver:
         words = [sys.executable, "-m", "steer_bench", "run", str(run.folder), "--no-figures", "--engine", "ray"]
         self.output = (folder / f"{self.mark}.txt").open("w+")
         self.process = subprocess.Popen(words, stdout=self.output, stderr=subprocess.STDOUT, env=env)
-        self.shards = run.folder / "shards"
+        self.shards = run.folder.path / "shards"
 
     def processes(self, name):
         """Processes of this driver's cluster whose command line holds `name`."""
@@ -115,14 +116,14 @@ class Driver:
 
 
 def page(run):
-    return (run.folder / "leaderboard.md").read_bytes()
+    return (run.folder.path / "leaderboard.md").read_bytes()
 
 
 @needs_ray
 def test_head_killed_then_a_worker_killed_the_page_is_that_of_one_process_and_nothing_is_done_twice(
     fitted, alone, tmp_path
 ):
-    run, all_records = again(fitted, tmp_path / "run"), records(alone.folder)
+    run, all_records = again(fitted, tmp_path / "run"), records(alone.folder.path)
     driver = Driver(tmp_path, run, slow=0.1)
     driver.wait_for_records(8)
     head = [*driver.processes("gcs_server"), *driver.processes("raylet/raylet")]
@@ -142,7 +143,7 @@ def test_head_killed_then_a_worker_killed_the_page_is_that_of_one_process_and_no
     os.kill(workers[0], signal.SIGKILL)
     assert driver.end() == 0, driver.said()
     assert page(run) == page(alone)
-    assert records(run.folder) == all_records
+    assert records(run.folder.path) == all_records
     added = driver.added()
     assert len(added) == len(set(added))  # no finished answer was computed again
     assert len(all_records) - (saved - left) <= len(added) <= len(all_records)
@@ -154,14 +155,14 @@ def _count(file):
 
 
 def test_without_ray_the_engine_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("steer_bench.experiment.engines.find_spec", lambda name: None)
+    monkeypatch.setattr("steer_bench.cli.engines.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'steer-bench\[ray\]'"):
         check_engine("ray")
 
 
 def test_without_ray_the_command_is_exit_2(tmp_path):
     code = (
-        "import sys; sys.modules['ray'] = None; import steer_bench.experiment.engines as engines; engines.find_spec = lambda name: None;"
+        "import sys; sys.modules['ray'] = None; import steer_bench.cli.engines as engines; engines.find_spec = lambda name: None;"
         f"sys.argv = ['steer-bench', 'run', 'quickstart', '--out', {str(tmp_path / 'run')!r}, '--engine', 'ray'];"
         "from steer_bench.cli import main; main()"
     )
@@ -177,7 +178,7 @@ def test_an_unknown_engine_and_an_address_without_ray_are_refused():
     with pytest.raises(ValueError, match="only --engine ray"):
         check_engine("in-process", "auto")
     with open_engine("in-process") as engine:
-        assert engine is stages.STAGES
+        assert engine is STAGES
 
 
 def test_another_cluster_is_the_same_run(fitted, tmp_path):
@@ -188,4 +189,4 @@ def test_another_cluster_is_the_same_run(fitted, tmp_path):
     for config, name in zip(run.experiment.models, ("llama", "gemma"), strict=True):
         text = text.replace(str(tmp_path / name), config.name)
     other.write_text(text)
-    assert runs.open_run(str(other), run.folder).experiment.cluster.workers == 7
+    assert runs.open_run(str(other), run.folder.path).experiment.cluster.workers == 7

@@ -13,8 +13,10 @@ from tiny import save_tiny, tiny_gemma2, tiny_gemma3, tiny_llama, tiny_qwen2, ti
 
 from steer_bench import shipped
 from steer_bench.concepts.load import load_concepts, load_texts
-from steer_bench.experiment import config, stages
+from steer_bench.experiment import config
 from steer_bench.experiment import run as runs
+from steer_bench.experiment.engines import STAGES
+from steer_bench.experiment.stages import report
 from steer_bench.experiment.stages.extract import reliabilities
 from steer_bench.models.activations import mean_activations
 from steer_bench.models.blocks import decoder_layers
@@ -82,13 +84,13 @@ def seed_yaml(models, tmp_path_factory):
 def finished(seed_yaml, tmp_path_factory):
     run = runs.open_run(str(seed_yaml), tmp_path_factory.mktemp("run") / "seed")
     for name in ("extract", "fit", "evaluate"):
-        stages.STAGES[name](run)
-    return run, stages.report.report(run, figures=False)
+        STAGES[name](run)
+    return run, report.report(run, figures=False)
 
 
 def test_every_arm_has_a_row_for_every_test_concept_factor_and_text(finished):
     run, _ = finished
-    results = load_results(run.folder / "results.json")
+    results = load_results(run.folder.results)
     assert results.run["complete"]
     likelihood = [row for row in results.rows if row.task == "concept_likelihood"]
     arms = {(row.target, row.source, row.arm) for row in likelihood}
@@ -100,13 +102,13 @@ def test_every_arm_has_a_row_for_every_test_concept_factor_and_text(finished):
         }
         assert {arm for arm in arms if arm[0] == target} == expected
     steered = [row for row in likelihood if row.arm != "unsteered"]
-    assert {row.concept for row in steered} == set(run.splits.test)
+    assert {row.concept for row in steered} == set(run.data.splits.test)
     assert len(steered) == len(run.targets) * (3 + 3) * 3 * 2 * (2 + 2)  # targets, arms, concepts, factors, texts
     assert all(row.value is not None for row in likelihood)
 
 
 def test_the_page_has_a_table_for_every_pair_with_unsteered_in_it(finished):
-    page = (finished[0].folder / "leaderboard.md").read_text().split("Costs at every factor")[0]
+    page = (finished[0].folder.path / "leaderboard.md").read_text().split("Costs at every factor")[0]
     assert page.count("| unsteered |") == len(finished[0].experiment.directed)
     assert "judge:" in page
 
@@ -120,10 +122,10 @@ def test_a_finished_run_is_left_as_it_is_and_reported_to_the_same_bytes(finished
 
     monkeypatch.setattr("steer_bench.models.load.load_model", never)
     monkeypatch.setattr("steer_bench.harness.steered_lm.SteeredLM.__init__", never)
-    again = runs.open_run(str(seed_yaml), run.folder)
+    again = runs.open_run(str(seed_yaml), run.folder.path)
     for name in ("extract", "fit", "evaluate"):
-        stages.STAGES[name](again)
-    assert {file: Path(file).read_bytes() for file in stages.report.report(again, figures=False)} == before
+        STAGES[name](again)
+    assert {file: Path(file).read_bytes() for file in report.report(again, figures=False)} == before
 
 
 def test_another_experiment_in_the_same_folder_is_refused_by_the_keys_that_differ(finished, seed_yaml, tmp_path):
@@ -131,7 +133,7 @@ def test_another_experiment_in_the_same_folder_is_refused_by_the_keys_that_diffe
     content["seed"] = 5
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=r"differing: seed"):
-        runs.open_run(str(tmp_path / "other.yaml"), finished[0].folder)
+        runs.open_run(str(tmp_path / "other.yaml"), finished[0].folder.path)
 
 
 def test_the_map_corpus_shares_no_text_with_concepts_or_perplexity():
@@ -206,12 +208,14 @@ def test_no_yaml_of_ours_builds_or_calls_anything(tag, tmp_path):
 def command(finished, models):
     """Runs a command in a child process as a user does; gives its output."""
     target = models["llama"]
-    arms = str(finished[0].arms_file(target))
+    arms = str(finished[0].folder.arms(target))
     source = models["gemma2"]
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         words = [word.format(target=target, arms=arms, source=source) for word in words]
-        return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, cwd=finished[0].folder)
+        return subprocess.run(
+            [sys.executable, "-m", *words], capture_output=True, text=True, cwd=finished[0].folder.path
+        )
 
     return run
 
@@ -293,12 +297,12 @@ def test_the_reliability_of_layers_is_that_of_two_halves_of_the_concepts_that_ar
     loaded = load_model(name, dtype="float32", device="cpu")
     assert [line.layer for line in mine] == list(range(len(decoder_layers(loaded.model))))
     assert [line.layer for line in mine if line.used] == [2]
-    assert not set(run.splits.test) & set(run.splits.fit + run.splits.select)
-    keys = [*run.splits.fit, *run.splits.select]
+    assert not set(run.data.splits.test) & set(run.data.splits.fit + run.data.splits.select)
+    keys = [*run.data.splits.fit, *run.data.splits.select]
     units = []
     for half in (0, 1):
         texts = {
-            f"{sign}{key}": getattr(run.halved[key][half], name)
+            f"{sign}{key}": getattr(run.data.text_halves[key][half], name)
             for key in keys
             for sign, name in (("+", "positives"), ("-", "negatives"))
         }

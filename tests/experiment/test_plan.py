@@ -7,8 +7,10 @@ import pytest
 from small_run import command, small_experiment
 
 from steer_bench.experiment import run as runs
-from steer_bench.experiment import stages
+from steer_bench.experiment.data import Data
+from steer_bench.experiment.engines import STAGES
 from steer_bench.experiment.plan import Part, Rates, Work, cost, count, parts, plan
+from steer_bench.experiment.stages import report
 from steer_bench.models.load import check_model
 
 
@@ -23,6 +25,11 @@ def before(run):
     return plan(run)
 
 
+def with_judge(run, judge):
+    experiment = run.experiment.model_copy(update={"judge": judge})
+    return runs.Run(experiment, Data(experiment, run.data.base), run.folder)
+
+
 def test_samples_and_answers_are_those_of_the_run_and_bytes_are_near(run, before):
     try:
         check_model("minilm-l6-v2")
@@ -30,21 +37,21 @@ def test_samples_and_answers_are_those_of_the_run_and_bytes_are_near(run, before
         pytest.skip(str(error))
     assert any(line.startswith("extract") for line in before.missing)
     for name in ("extract", "fit", "evaluate"):
-        stages.STAGES[name](run)
-    stages.report.report(run, figures=False)
+        STAGES[name](run)
+    report.report(run, figures=False)
     assert plan(run).missing == []
     for target in run.targets:
-        done = json.loads((run.evaluation(target) / "complete.json").read_text())["samples"]
+        done = json.loads((run.folder.evaluation(target) / "complete.json").read_text())["samples"]
         assert {task: before.work[target, task].samples for task in run.experiment.tasks} == done
-    with sqlite3.connect(run.folder / "records.sqlite") as database:
+    with sqlite3.connect(run.folder.records) as database:
         (recorded,) = database.execute("SELECT count(*) FROM records").fetchone()
     total = before.total
     # concept_likelihood and steered_perplexity ask for some of the same texts: what is recorded is at most what is planned
     assert recorded <= total.answers
     assert total.judged == sum(before.work[target, "concept_steering"].samples for target in run.targets)
-    size = sum(file.stat().st_size for file in run.folder.rglob("samples_*.jsonl"))
+    size = sum(file.stat().st_size for file in run.folder.path.rglob("samples_*.jsonl"))
     assert before.disk["samples"] == pytest.approx(size, rel=0.35)
-    arms = sum(run.arms_file(target).stat().st_size for target in run.targets)
+    arms = sum(run.folder.arms(target).stat().st_size for target in run.targets)
     assert before.disk["arms"] <= arms
 
 
@@ -96,13 +103,13 @@ def test_time_is_work_over_rate_and_cost_needs_a_price(run, before):
     assert found["judge"].seconds == 0
     assert cost(before, run) == 0
     judge = {"kind": "openai", "model": "m", "concurrency": 4}
-    paid = run.__class__(run.experiment.model_copy(update={"judge": judge}), run.base, run.folder)
+    paid = with_judge(run, judge)
     assert cost(before, paid) is None
     assert {part.name: part for part in parts(before, paid, Rates(1, 1))}[
         "judge"
     ].seconds == before.total.judged * 3 / 4
     priced = {**judge, "price": {"input": 1.0, "output": 0}}
-    paid = run.__class__(run.experiment.model_copy(update={"judge": priced}), run.base, run.folder)
+    paid = with_judge(run, priced)
     assert cost(before, paid) == pytest.approx(before.total.judged * 3 * (420 + 4) / 1e6)
 
 

@@ -22,7 +22,7 @@ from tiny import save_tiny, tiny_llama, tiny_tokenizer
 
 from steer_bench.concepts.load import load_concepts
 from steer_bench.experiment import run as runs
-from steer_bench.experiment import stages
+from steer_bench.experiment.stages import extract, fit
 from steer_bench.judge.prompts import PROBE
 
 DATA = Path(__file__).parents[2] / "tasks" / "data"
@@ -78,9 +78,9 @@ def prepared(judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
     }
     (folder / "faults.yaml").write_text(yaml.safe_dump(content))
     run = runs.open_run(str(folder / "faults.yaml"), folder / "run")
-    stages.extract.extract(run)
-    stages.fit.fit(run)
-    return run.folder
+    extract.extract(run)
+    fit.fit(run)
+    return run.folder.path
 
 
 class Trial:

@@ -15,7 +15,8 @@ from steer_bench import shipped
 from steer_bench.concepts.load import load_texts
 from steer_bench.concepts.rules.table import RULES
 from steer_bench.experiment import run as runs
-from steer_bench.experiment import stages
+from steer_bench.experiment.engines import STAGES
+from steer_bench.experiment.stages import report
 from steer_bench.harness.multiple_choice import load, mean_valid, rated
 from steer_bench.models.steered.selftest import SelfTestError
 from steer_bench.results.board.costs import costs_table
@@ -166,15 +167,15 @@ def ran(tmp_path_factory):
     (folder / "costs.yaml").write_text(yaml.safe_dump(experiment))
     run = runs.open_run(str(folder / "costs.yaml"), folder / "run")
     for stage in ("extract", "fit", "evaluate"):
-        stages.STAGES[stage](run)
-    stages.report.report(run, figures=False)
+        STAGES[stage](run)
+    report.report(run, figures=False)
     return run
 
 
 class TestRun:
     def test_a_suppressed_rule_is_asked_for_and_its_vector_subtracted(self, ran):
         target = ran.targets[0]
-        samples = next(ran.evaluation(target).rglob("samples_rule_suppression_*.jsonl")).read_text().splitlines()
+        samples = next(ran.folder.evaluation(target).rglob("samples_rule_suppression_*.jsonl")).read_text().splitlines()
         seen = 0
         for sample in map(json.loads, samples):
             doc, (_, _, extra) = sample["doc"], sample["arguments"]["gen_args_0"].values()
@@ -191,24 +192,22 @@ class TestRun:
         assert seen == 2 * 4 * (1 + 2 * 2)  # rules, prompts in both roles, unsteered and arms x factors
 
     def test_perplexity_covers_topics_and_rules_with_their_kl(self, ran):
-        rows = [row for row in load_results(ran.folder / "results.json").rows if row.task == "steered_perplexity"]
+        rows = [row for row in load_results(ran.folder.results).rows if row.task == "steered_perplexity"]
         steered = [row for row in rows if row.arm != "unsteered"]
-        assert {row.concept for row in steered} == set(ran.measured)
+        assert {row.concept for row in steered} == set(ran.data.measured)
         assert all(row.ratings["kl"] > 0 for row in steered)
         assert all(row.ratings["kl"] < 50 for row in steered)
 
     def test_capability_tasks_are_run_unsteered_and_under_every_arm(self, ran):
-        rows = [
-            row for row in load_results(ran.folder / "results.json").rows if row.task in ("capability_choices", "sums")
-        ]
+        rows = [row for row in load_results(ran.folder.results).rows if row.task in ("capability_choices", "sums")]
         arms = {(row.arm, row.concept, row.factor) for row in rows}
-        first = ran.splits.test[0]
+        first = ran.data.splits.test[0]
         assert arms == {("unsteered", "", 0.0), ("native", first, 0.3), ("linear", first, 0.3)}
         assert len(rows) == 3 * (5 + 3)
         assert {row.value for row in rows} <= {0.0, 1.0}
 
     def test_the_board_shows_suppression_and_costs(self, ran):
-        page = (ran.folder / "leaderboard.md").read_text()
+        page = (ran.folder.path / "leaderboard.md").read_text()
         assert "rule_suppression" in page
         head = next(line for line in page.splitlines() if "reply perplexity" in line)
         assert [cell.strip() for cell in head.split("|")[1:-1]] == [
@@ -219,12 +218,12 @@ class TestRun:
 
     def test_the_model_is_as_before_after_capability(self, ran):
         """Evaluating again, with all recorded, finds the same rows: nothing was left steered."""
-        before = (ran.folder / "results.json").read_bytes()
+        before = ran.folder.results.read_bytes()
         for target in ran.targets:
-            (ran.evaluation(target) / "complete.json").unlink()
-        stages.STAGES["evaluate"](ran)
-        stages.report.report(ran, figures=False)
-        assert (ran.folder / "results.json").read_bytes() == before
+            (ran.folder.evaluation(target) / "complete.json").unlink()
+        STAGES["evaluate"](ran)
+        report.report(ran, figures=False)
+        assert ran.folder.results.read_bytes() == before
 
 
 class TestCostsTable:

@@ -12,8 +12,8 @@ from steered import PROMPTS, TEXTS, likelihoods, make_arms, replies, rolling, st
 from tiny import save_tiny
 
 from steer_bench.experiment import run as runs
-from steer_bench.experiment import stages
-from steer_bench.experiment.shards import measure_shards, merge, prepare, shards_folder
+from steer_bench.experiment.shards import measure_shards, merge, prepare
+from steer_bench.experiment.stages import evaluate, extract, fit, report
 from steer_bench.harness import ranks
 from steer_bench.harness.steered_lm import SteeredLM
 from steer_bench.models.device import ELSEWHERE, ON_CPU
@@ -30,8 +30,8 @@ def fitted(tmp_path_factory):
     check_judge()
     folder = tmp_path_factory.mktemp("small")
     run = runs.open_run(str(small_experiment(folder)), folder / "run")
-    stages.extract.extract(run)
-    stages.fit.fit(run)
+    extract.extract(run)
+    fit.fit(run)
     return run
 
 
@@ -39,8 +39,8 @@ def fitted(tmp_path_factory):
 def alone(fitted, tmp_path_factory):
     """The same run evaluated and reported in one process."""
     run = again(fitted, tmp_path_factory.mktemp("alone") / "run")
-    stages.evaluate.evaluate(run)
-    stages.report.report(run, figures=False)
+    evaluate.evaluate(run)
+    report.report(run, figures=False)
     return run
 
 
@@ -52,7 +52,7 @@ def check_judge():
 
 
 def again(run, to):
-    copy_run(run.folder, to)
+    copy_run(run.folder.path, to)
     return runs.open_run(str(to))
 
 
@@ -61,9 +61,7 @@ def page(folder):
 
 
 def rows(run):
-    return sorted(
-        json.dumps(row, sort_keys=True) for row in json.loads((run.folder / "results.json").read_text())["rows"]
-    )
+    return sorted(json.dumps(row, sort_keys=True) for row in json.loads(run.folder.results.read_text())["rows"])
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -74,16 +72,16 @@ def test_shards_in_any_order_then_evaluate_give_the_same_records_rows_and_page_w
     for index in reversed(range(count)):
         measure_shards(run, index, count)
     for target in run.targets:
-        held = [len(Records(file)) for file in sorted(shards_folder(run, target).glob("*.sqlite"))]
+        held = [len(Records(file)) for file in sorted(run.folder.shards(target).glob("*.sqlite"))]
         assert len(held) == count
         assert min(held) > 0
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", _never)
-    stages.evaluate.evaluate(run)
-    stages.report.report(run, figures=False)
-    assert records(run.folder) == records(alone.folder)
+    evaluate.evaluate(run)
+    report.report(run, figures=False)
+    assert records(run.folder.path) == records(alone.folder.path)
     assert rows(run) == rows(alone)
-    assert page(run.folder) == page(alone.folder)
-    assert not list((run.folder / "shards").rglob("*.sqlite"))
+    assert page(run.folder.path) == page(alone.folder.path)
+    assert not list((run.folder.path / "shards").rglob("*.sqlite"))
 
 
 def _never(*_args, **_kwargs):
@@ -93,10 +91,10 @@ def _never(*_args, **_kwargs):
 def test_what_no_shard_measured_is_computed_by_evaluate(fitted, alone, tmp_path):
     run = again(fitted, tmp_path / "run")
     measure_shards(run, 1, 3)  # the others never ran
-    stages.evaluate.evaluate(run)
-    stages.report.report(run, figures=False)
-    assert records(run.folder).keys() == records(alone.folder).keys()
-    assert page(run.folder) == page(alone.folder)
+    evaluate.evaluate(run)
+    report.report(run, figures=False)
+    assert records(run.folder.path).keys() == records(alone.folder.path).keys()
+    assert page(run.folder.path) == page(alone.folder.path)
 
 
 def test_a_finished_shard_is_a_no_op_and_another_number_of_shards_repeats_nothing(fitted, tmp_path, monkeypatch):
@@ -184,28 +182,28 @@ def test_run_in_several_processes_gives_the_page_of_one(fitted, alone, tmp_path,
     run = again(fitted, tmp_path / "run")
     done = command("-m", "steer_bench", "run", str(run.folder), "--no-figures", "--processes", str(count))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert records(run.folder) == records(alone.folder)
-    assert page(run.folder) == page(alone.folder)
+    assert records(run.folder.path) == records(alone.folder.path)
+    assert page(run.folder.path) == page(alone.folder.path)
 
 
 def test_torchrun_of_the_whole_run_extracts_and_fits_by_ranks(fitted, alone, tmp_path):
     """From nothing, under torchrun itself; the vectors and arms are the same bytes too."""
     (tmp_path / "run").mkdir()
-    shutil.copy(fitted.folder / "experiment.yaml", tmp_path / "run")
+    shutil.copy(fitted.folder.experiment, tmp_path / "run")
     done = torchrun(2, "steer_bench", "run", str(tmp_path / "run"), "--no-figures")
     assert done.returncode == 0, done.stderr[-3000:]
     for part in ("vectors", "arms", "maps"):
-        files = {file.relative_to(fitted.folder) for file in (fitted.folder / part).rglob("*.safetensors")}
+        files = {file.relative_to(fitted.folder.path) for file in (fitted.folder.path / part).rglob("*.safetensors")}
         assert files
-        assert all((tmp_path / "run" / file).read_bytes() == (fitted.folder / file).read_bytes() for file in files)
-    assert page(tmp_path / "run") == page(alone.folder)
+        assert all((tmp_path / "run" / file).read_bytes() == (fitted.folder.path / file).read_bytes() for file in files)
+    assert page(tmp_path / "run") == page(alone.folder.path)
 
 
 def lm_eval(run, out, tasks, *more, n=1, metadata=LIMITS, launch=torchrun):
     target = run.targets[0]
     words = [
         "lm_eval", "--model", "steer_bench", "--device", "cpu", "--batch_size", "4",
-        "--model_args", f"pretrained={target},arms={run.arms_file(target)},dtype=float32",
+        "--model_args", f"pretrained={target},arms={run.folder.arms(target)},dtype=float32",
         "--tasks", ",".join(str(TASKS / f"{task}.yaml") for task in tasks),
         "--metadata", json.dumps(metadata), "--output_path", str(out), "--log_samples", *more,
     ]  # fmt: skip
@@ -301,12 +299,12 @@ def offline(tmp_path_factory):
     folder = tmp_path_factory.mktemp("offline")
     (folder / "real.yaml").write_text(yaml.safe_dump(content))
     run = runs.open_run(str(folder / "real.yaml"), folder / "fitted")
-    stages.extract.extract(run)
-    stages.fit.fit(run)
+    extract.extract(run)
+    fit.fit(run)
     one = again(run, folder / "one")
-    stages.evaluate.evaluate(one)
-    stages.report.report(one, figures=False)
-    assert re.search(rb"smollm2", page(one.folder))
+    evaluate.evaluate(one)
+    report.report(one, figures=False)
+    assert re.search(rb"smollm2", page(one.folder.path))
     return run, one
 
 
@@ -331,7 +329,7 @@ def test_ranks_and_ray_on_the_offline_models_give_the_bytes_of_one_process(reque
     other = again(run, tmp_path / "other")
     done = command("-m", "steer_bench", "run", str(other.folder), "--no-figures", *way.split())
     assert done.returncode == 0, done.stderr[-3000:]
-    assert page(other.folder) == page(one.folder)
+    assert page(other.folder) == page(one.folder.path)
 
 
 def test_with_parallelize_steering_follows_the_layer_that_accelerate_offloads(tmp_path):

@@ -331,7 +331,7 @@ def test_an_embedding_does_not_depend_on_the_batch_it_is_in() -> None:
 def test_concepts_said_in_other_words_are_alike_by_their_embeddings() -> None:
     from steer_bench.concepts.concept import Concept
     from steer_bench.concepts.splits import near_duplicates
-    from steer_bench.experiment.run import alike_descriptions
+    from steer_bench.experiment.data import alike_descriptions
 
     said = {"film": "references to video and multimedia content", "movie": "mentions of films and multimedia"}
     said |= {

@@ -20,7 +20,7 @@ import yaml
 from small_run import command, small_experiment
 
 from steer_bench.experiment import run as runs
-from steer_bench.experiment import stages
+from steer_bench.experiment.engines import STAGES
 from steer_bench.experiment.stages.judge import all_ratings, judging_facts
 from steer_bench.judge.config import judge_id, load_judge
 from steer_bench.judge.judgement import ASPECTS, Case, JudgeError
@@ -92,7 +92,7 @@ def test_a_finished_run_is_rated_from_the_command_line(config: dict[str, Any], t
     changes = {"adapters": ["native"], "rules": [], "factors": [0.4], "splits": {"fit": 3, "test": 1}, "tasks": tasks}
     run = runs.open_run(str(small_experiment(tmp_path, **changes)), tmp_path / "run")
     for name in ("extract", "fit", "evaluate"):
-        stages.STAGES[name](run)
+        STAGES[name](run)
     judge = tmp_path / "judge.yaml"
     judge.write_text(yaml.safe_dump(config), encoding="utf-8")
     done = command("-m", "steer_bench", "judge", str(run.folder), "--judge", str(judge), timeout=900)

@@ -15,7 +15,7 @@ from typing import Any
 
 from steer_bench import shipped
 from steer_bench.experiment.capability import measure_capability
-from steer_bench.experiment.run import MissingStageError, Run, protocol, versions
+from steer_bench.experiment.run import MissingStageError, Run, versions
 from steer_bench.experiment.stages.judge import raise_stopped
 from steer_bench.files import digest, file_digest, write_whole
 from steer_bench.judge.ratings import FOLDER
@@ -39,7 +39,7 @@ def evaluate(run: Run, *, predict_only: bool = False) -> list[Path]:
     measured = []
     for target in run.targets:
         if is_measured(run, target):
-            logger.info("%s is up to date", run.evaluation(target))
+            logger.info("%s is up to date", run.folder.evaluation(target))
             continue
         measured.append(target)
         if size > 1:
@@ -52,31 +52,31 @@ def evaluate(run: Run, *, predict_only: bool = False) -> list[Path]:
             evaluate_target(run, target, predict_only)
         ranks.wait(size)
     raise_stopped(run, measured)
-    return [run.evaluation(target) for target in run.targets]
+    return [run.folder.evaluation(target) for target in run.targets]
 
 
 def check_arms(run: Run) -> None:
     """Write what is measured, RUN/protocol.json. Raises MissingStageError where a target has no arms."""
-    missing = [target for target in run.targets if not run.arms_file(target).is_file()]
+    missing = [target for target in run.targets if not run.folder.arms(target).is_file()]
     if missing:
         raise MissingStageError(f"no arms of {missing[0]} in {run.folder}; run steer-bench fit {run.folder} first")
-    protocol(run).save(run.folder / "protocol.json")
+    run.data.protocol.save(run.folder.protocol)
 
 
 def inputs_of(run: Run, target: str) -> str:
     """Changes whenever what is measured on a target does."""
     from steer_bench.vectors.store import load_card
 
-    protocol_text = (run.folder / "protocol.json").read_text()
+    protocol_text = run.folder.protocol.read_text()
     capability = [run.experiment.capability.model_dump()] if run.experiment.capability else []
-    return digest(load_card(run.arms_file(target))["inputs"], protocol_text, _limits(run), versions(), *capability)
+    return digest(load_card(run.folder.arms(target))["inputs"], protocol_text, _limits(run), versions(), *capability)
 
 
 def is_measured(run: Run, target: str) -> bool:
     """Whether a target's evaluation is finished, for the same inputs."""
-    if not (run.arms_file(target).is_file() and (run.folder / "protocol.json").is_file()):
+    if not (run.folder.arms(target).is_file() and run.folder.protocol.is_file()):
         return False
-    return is_complete(run.evaluation(target), inputs_of(run, target))
+    return is_complete(run.folder.evaluation(target), inputs_of(run, target))
 
 
 def evaluate_target(run: Run, target: str, predict_only: bool = False) -> Path:
@@ -85,9 +85,9 @@ def evaluate_target(run: Run, target: str, predict_only: bool = False) -> Path:
     from steer_bench.harness.steered_lm import WeightsNeededError
 
     if is_measured(run, target):
-        return run.evaluation(target)
-    if (run.folder / "records.sqlite").is_file():
-        Records(run.folder / "records.sqlite").close()  # a damaged file is found before a model is loaded
+        return run.folder.evaluation(target)
+    if run.folder.records.is_file():
+        Records(run.folder.records).close()  # a damaged file is found before a model is loaded
     dtype = merge(run, target)
     if dtype is not None:
         try:
@@ -119,8 +119,8 @@ def _arguments(run: Run, target: str) -> dict[str, Any]:
     dtype = resolve_dtype(run.experiment.dtype, run.experiment.device or default_device())
     return {
         "pretrained": target,
-        "arms": str(run.arms_file(target)),
-        "records": str(run.folder / "records.sqlite"),
+        "arms": str(run.folder.arms(target)),
+        "records": str(run.folder.records),
         "positions": run.experiment.positions,
         "dtype": str(dtype).removeprefix("torch."),
         "seed": run.experiment.seed,
@@ -132,7 +132,7 @@ def _limits(run: Run) -> dict[str, Any]:
 
 
 def _metadata(run: Run, target: str) -> dict[str, Any]:
-    return {**_arguments(run, target), "limits": _limits(run), "judgements": str(run.folder / FOLDER)}
+    return {**_arguments(run, target), "limits": _limits(run), "judgements": str(run.folder.path / FOLDER)}
 
 
 def _manager(run: Run, target: str) -> Any:
@@ -146,7 +146,7 @@ def _evaluate_target(run: Run, target: str, predict_only: bool, **options: Any) 
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
 
-    experiment, folder = run.experiment, run.evaluation(target)
+    experiment, folder = run.experiment, run.folder.evaluation(target)
     lm = open_lm(run, target, alone=True, **options)
     tracker = EvaluationTracker(output_path=str(folder))
     chat = experiment.chat and lm.tokenizer.chat_template is not None
@@ -157,7 +157,7 @@ def _evaluate_target(run: Run, target: str, predict_only: bool, **options: Any) 
             batch_size=experiment.batch_size, predict_only=predict_only,
         )  # fmt: skip
     if experiment.capability is not None:
-        concepts = [key for key in run.measured if run.concepts[key].kind != "suppress"]
+        concepts = [key for key in run.data.measured if run.data.concepts[key].kind != "suppress"]
         measure_capability(lm, experiment.capability, concepts, folder, experiment.seed)
     samples = results.pop("samples")
     tracker.save_results_aggregated(results=results, samples=samples)

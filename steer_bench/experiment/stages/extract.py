@@ -10,123 +10,131 @@ One pass over the texts of a model makes all of its vectors:
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-from steer_bench.experiment.run import Run, few_shot_sizes, sides, start, versions
+import torch
+from torch import Tensor
+
+from steer_bench.experiment.data import Data, Half, TextSide
+from steer_bench.experiment.folder import VectorKind
+from steer_bench.experiment.run import Run, start, versions
 from steer_bench.files import digest
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from steer_bench.models.activations import Mean
+from steer_bench.harness import ranks
+from steer_bench.models.activations import Mean, centred_norm, layer_means, mean_activations
+from steer_bench.models.blocks import d_model, decoder_layers, resolve_layer
+from steer_bench.models.load import load_model, prepare_models, revision
+from steer_bench.transfer.geometry import geometry
+from steer_bench.vectors.store import VectorStore, load_card, save_tensors
 
 logger = logging.getLogger(__name__)
 
 
-def extract(run: Run) -> list[Path]:
-    """DiffMean vectors of every concept on every model: RUN/vectors/…. On several ranks each takes every n-th model."""
-    from steer_bench.harness import ranks
+class Group(NamedTuple):
+    """The texts behind one mean: all texts of a concept's side, a half of them, or the first few of the target's own."""
 
+    side: TextSide
+    half: Half = ""
+    few: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.side.sign}{self.side.concept}"
+
+
+Means = Mapping[Group, Mean]
+
+
+def extract(run: Run) -> list[Path]:
+    """Write DiffMean vectors of every concept on every model, RUN/vectors/…; of several ranks each takes every n-th model."""
     rank, size = ranks.join()
     if rank == 0:
         begin(run)
     ranks.wait(size)
-    for config in run.experiment.models[rank::size]:
-        extract_model(run, config.name)
+    for name in run.models[rank::size]:
+        extract_model(run, name)
     ranks.wait(size)
-    return [run.vectors_file(config.name) for config in run.experiment.models]
+    return [run.folder.vectors(name) for name in run.models]
 
 
 def begin(run: Run) -> None:
-    """What is done once, before any model is extracted."""
-    from steer_bench.models.load import prepare_models
-
+    """Do what is done once, before any model is extracted."""
     start(run)
-    prepare_models([config.name for config in run.experiment.models])
+    prepare_models(run.models)
 
 
 def extract_model(run: Run, name: str) -> Path:
-    """The vectors of one model."""
-    from steer_bench.models.load import revision
-    from steer_bench.vectors.store import VectorStore, load_card, save_tensors
-
-    path, few = run.vectors_file(name), few_shot_sizes(run)
-    files = [path, run.vectors_file(name, "source"), *([run.vectors_file(name, "few-shot")] if few else [])]
-    groups, concepts = _groups(run, few), list(run.divided)
-    neutral = run.map_texts[:60]
-    layers = [c.layer for c in run.experiment.models if c.name == name]
+    """Write all vectors of one model; return the file of its own ones, RUN/vectors/MODEL.safetensors."""
+    data, path, layer = run.data, run.folder.vectors(name), run.experiment.layer(name)
+    groups, neutral = text_groups(data), data.map_texts[:60]
     alike = [list(pair) for pair in run.experiment.concepts.alike]
-    inputs = digest(revision(name), run.experiment.dtype, groups, neutral, layers, alike)
+    inputs = digest(revision(name), run.experiment.dtype, [*groups.items()], neutral, layer, alike)
+    kinds: tuple[VectorKind, ...] = ("", "source", "few-shot") if data.few_shot_sizes else ("", "source")
+    files = [run.folder.vectors(name, kind) for kind in kinds]
     if all(file.is_file() and load_card(file).get("inputs") == inputs for file in files):
         logger.info("%s is up to date", path)
         return path
-    from steer_bench.models.activations import centred_norm, mean_activations
-    from steer_bench.models.blocks import d_model, decoder_layers
-    from steer_bench.models.load import load_model
-
     loaded = load_model(name, dtype=run.experiment.dtype, device=run.experiment.device)
-    layer = run.layer(name, len(decoder_layers(loaded.model)))
-    means = mean_activations(loaded, layer, groups, desc=f"extract {name}")[""]
-    scale = centred_norm(loaded, layer, neutral)
-    native, source = ("other", "one") if run.halves else ("all", "all")
+    index = resolve_layer(layer, len(decoder_layers(loaded.model)))
+    means = mean_activations(loaded, index, groups, desc=f"extract {name}")[""]
+    scale = centred_norm(loaded, index, neutral)
     card = {
         "method": "diff_mean", "revision": revision(name), "dtype": str(loaded.model.dtype), "positions": "text", "inputs": inputs,
-        "versions": versions(), "d_model": d_model(loaded.model), "halves": run.halves, "alike": alike,
-        "texts": {key: run.texts_hash(key) for key in concepts},
-        "reliability": _reliability(run, means, concepts, run.splits.test),
+        "versions": versions(), "d_model": d_model(loaded.model), "halves": data.halves, "alike": alike,
+        "texts": {key: data.texts_hash(key) for key in data.vector_and_held_out_texts},
+        "reliability": reliability(means, data.splits.test, data.splits.fit),
     }  # fmt: skip
-    for file, part in zip(files, (native, source), strict=False):
-        vectors = {key: vector.float().numpy() for key, vector in _vectors(means, concepts, part).items()}
-        tokens = {f"{sign}{key}": means[f"{part}{sign}{key}"].n_tokens for key in concepts for sign in "+-"}
-        VectorStore(name, layer, vectors, scale, {**card, "part": part, "tokens": tokens}).save(file)
-    if few:
+    for file, half in zip(files, (data.native_half, data.source_half), strict=False):
+        vectors = {key: vector.float().numpy() for key, vector in diff_means(means, half).items()}
+        tokens = {
+            f"{group.side.sign}{group.side.concept}": mean.n_tokens
+            for group, mean in means.items()
+            if (group.half, group.few) == (half, 0)
+        }
+        VectorStore(name, index, vectors, scale, {**card, "half": half or "all", "tokens": tokens}).save(file)
+    if data.few_shot_sizes:
         shots = {
             f"{n}|{key}": vector.float().numpy()
-            for n in few
-            for key, vector in _vectors(means, run.measured, f"{n}").items()
+            for n in data.few_shot_sizes
+            for key, vector in diff_means(means, data.native_half, n).items()
         }
-        save_tensors(files[2], shots, {"kind": "few-shot", "model": name, "layer": layer, "inputs": inputs})
+        save_tensors(files[2], shots, {"kind": "few-shot", "model": name, "layer": index, "inputs": inputs})
     return path
 
 
-def _groups(run: Run, few: Sequence[int]) -> dict[str, tuple[str, ...]]:
-    """Texts by part, side and concept: "all+sea", "one-sea", "4+sea", ...; a text in several is run once."""
-    groups = {f"all{side}": texts for side, texts in sides(run, list(run.divided)).items()}
-    for part in ("one", "other"):
-        groups |= {f"{part}{side}": texts for side, texts in sides(run, list(run.divided), part).items()}
-    own = sides(run, run.measured, "other" if run.halves else "all")
-    for n in few:
-        groups |= {f"{n}{side}": texts[:n] for side, texts in own.items()}
+def text_groups(data: Data) -> dict[Group, tuple[str, ...]]:
+    """Return the texts behind every mean of a model; a text in several groups is run once."""
+    concepts = list(data.vector_and_held_out_texts)
+    groups = {Group(side): texts for side, texts in data.texts_by_side(concepts).items()}
+    for half in ("a", "b"):
+        groups |= {Group(side, half): texts for side, texts in data.texts_by_side(concepts, half).items()}
+    own = data.texts_by_side(data.measured, data.native_half)
+    for n in data.few_shot_sizes:
+        groups |= {Group(side, data.native_half, n): texts[:n] for side, texts in own.items()}
     return groups
 
 
-def _vectors(means: Mapping[str, Mean], concepts: Sequence[str], part: str) -> dict[str, Tensor]:
-    """DiffMean of each concept whose texts have that part."""
+def diff_means(means: Means, half: Half = "", few: int = 0) -> dict[str, Tensor]:
+    """Return the DiffMean of each concept that has these texts: {concept: (d_model,) float64}."""
+    sides = {group.side: mean.value for group, mean in means.items() if (group.half, group.few) == (half, few)}
     return {
-        key: means[f"{part}+{key}"].value - means[f"{part}-{key}"].value for key in concepts if f"{part}+{key}" in means
+        side.concept: value - sides[TextSide(side.concept, "-")] for side, value in sides.items() if side.sign == "+"
     }
 
 
-def _reliability(
-    run: Run, means: Mapping[str, Mean], concepts: Sequence[str], tested: Sequence[str]
-) -> dict[str, Any] | None:
-    """Split-half: how near the vectors of two disjoint halves of the texts are, over the tested concepts; None without halves.
+def reliability(means: Means, tested: Iterable[str], fit: Iterable[str]) -> dict[str, float] | None:
+    """Compare the vectors of two disjoint halves of the texts, over the tested concepts; None where none has halves.
 
     What a transfer could at best reach: a cosine between models is read against sqrt(reliability * reliability).
+    Centred on the mean over the `fit` concepts.
     """
-    import torch
-
-    from steer_bench.transfer.geometry import geometry
-
-    one, other = (_vectors(means, concepts, part) for part in ("one", "other"))
-    tested = [key for key in tested if key in one and key in other]
+    first, second = diff_means(means, "a"), diff_means(means, "b")
+    tested = [key for key in tested if key in first and key in second]
     if not tested:
         return None
-    about = [key for key in run.splits.fit if key in other] or tested
-    mean = torch.stack([torch.nn.functional.normalize(other[key], dim=0) for key in about]).mean(dim=0)
-    found = geometry({key: one[key] for key in tested}, {key: other[key] for key in tested}, mean)
+    about = [key for key in fit if key in second] or tested
+    mean = torch.stack([torch.nn.functional.normalize(second[key], dim=0) for key in about]).mean(dim=0)
+    found = geometry({key: first[key] for key in tested}, {key: second[key] for key in tested}, mean)
     return {**found._asdict(), "n": len(tested)}
 
 
@@ -144,32 +152,29 @@ class LayerLine(NamedTuple):
     retrieval: float
     """Share of concepts whose other half is the nearest of all."""
     n: int
-    """Concepts."""
+    """Number of concepts."""
 
 
 def reliabilities(run: Run) -> list[LayerLine]:
-    """Split-half reliability of every model's vectors at every layer, each text read once.
+    """Measure the split-half reliability of every model's vectors at every layer, each text read once.
 
     Over the concepts of the fit and select splits: a layer chosen on the test concepts would be chosen on what is measured.
-    Raises ValueError where no such concept has two texts a side.
+    Raises ValueError where no such concept has two texts per side.
     """
-    from steer_bench.models.activations import layer_means
-    from steer_bench.models.blocks import decoder_layers
-    from steer_bench.models.load import load_model, prepare_models
-
-    concepts = [key for key in (*run.splits.fit, *run.splits.select) if key in run.halved]
+    data = run.data
+    concepts = [key for key in (*data.splits.fit, *data.splits.select) if key in data.text_halves]
     if not concepts:
         raise ValueError("no concept to fit or select on has two texts a side; give concepts more texts")
-    groups = {f"{part}{side}": texts for part in ("one", "other") for side, texts in sides(run, concepts, part).items()}
-    names = [config.name for config in run.experiment.models]
-    prepare_models(names)
+    halves: tuple[Half, ...] = ("a", "b")
+    groups = {Group(side, half): texts for half in halves for side, texts in data.texts_by_side(concepts, half).items()}
+    prepare_models(run.models)
     lines = []
-    for name in names:
+    for name in run.models:
         loaded = load_model(name, dtype=run.experiment.dtype, device=run.experiment.device)
         n_layers = len(decoder_layers(loaded.model))
-        found = layer_means(loaded, range(n_layers), groups, desc=f"all layers of {name}")
-        for layer, means in found.items():
-            known = _reliability(run, means, concepts, concepts)
+        used = resolve_layer(run.experiment.layer(name), n_layers)
+        for layer, means in layer_means(loaded, range(n_layers), groups, desc=f"all layers of {name}").items():
+            known = reliability(means, concepts, data.splits.fit)
             assert known is not None, "each of the concepts has halves"
-            lines.append(LayerLine(name, layer, layer == run.layer(name, n_layers), **known))
+            lines.append(LayerLine(name, layer, layer == used, **known))
     return lines

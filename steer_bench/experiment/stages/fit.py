@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steer_bench.experiment.data import TextSide
+from steer_bench.experiment.folder import VectorKind
 from steer_bench.experiment.imports import import_digests, imported_vectors
-from steer_bench.experiment.pair_files import Made, Transferred, is_fitted, load_pair, pair_file, save_pair
-from steer_bench.experiment.run import MissingStageError, Run, few_shot_sizes, protocol, sides, start, versions
-from steer_bench.files import digest, model_file_name, safe_name
+from steer_bench.experiment.pair_files import Made, Transferred, is_fitted, load_pair, save_pair
+from steer_bench.experiment.run import MissingStageError, Run, start, versions
+from steer_bench.files import digest
 from steer_bench.transfer.adapters import Adapter
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def fit(run: Run) -> list[Path]:
         if rank == 0:
             make_arms(run)
         ranks.wait(size)
-    return [run.arms_file(target) for target in run.targets]
+    return [run.folder.arms(target) for target in run.targets]
 
 
 def check_vectors(run: Run) -> None:
@@ -52,22 +54,22 @@ def check_vectors(run: Run) -> None:
     from steer_bench.vectors.store import check_same_texts
 
     start(run)
-    parts = ("", "source", *(["few-shot"] if few_shot_sizes(run) else []))
-    missing = [name for name in _names(run) if not all(run.vectors_file(name, part).is_file() for part in parts)]
+    kinds: tuple[VectorKind, ...] = ("", "source", "few-shot") if run.data.few_shot_sizes else ("", "source")
+    missing = [name for name in run.models if not all(run.folder.vectors(name, kind).is_file() for kind in kinds)]
     if missing:
         raise MissingStageError(
             f"no vectors of {missing[0]} in {run.folder}; run steer-bench extract {run.folder} first"
         )
-    protocol(run).save(run.folder / "protocol.json")
-    stores = _stores(run, _names(run))
+    run.data.protocol.save(run.folder.protocol)
+    stores = _stores(run, run.models)
     for first, second in run.experiment.directed:
         check_same_texts(stores.source[first], stores.native[second])
-    check_unseen(run.splits.fit, run.measured)
+    check_unseen(run.data.splits.fit, run.data.measured)
 
 
 def pairs(run: Run) -> list[tuple[str, str]]:
     """Unordered pairs of models that are to be fitted; none when no arm comes from another model or needs the map texts."""
-    if all(not _needs_source(adapter) and adapter.method != "random-covariance" for adapter in run.adapters):
+    if all(not _needs_source(adapter) and adapter.method != "random-covariance" for adapter in run.data.adapters):
         return []
     return list(dict.fromkeys((min(pair), max(pair)) for pair in run.experiment.directed))
 
@@ -76,9 +78,9 @@ def arms_up_to_date(run: Run) -> bool:
     """Whether every target has its arms, for the same inputs."""
     from steer_bench.vectors.store import load_card
 
-    inputs, files = _inputs(run, _names(run)), [run.arms_file(target) for target in run.targets]
+    inputs, files = _inputs(run, run.models), [run.folder.arms(target) for target in run.targets]
     if all(file.is_file() and load_card(file).get("inputs") == inputs for file in files):
-        logger.info("arms in %s are up to date", run.folder / "arms")
+        logger.info("arms in %s are up to date", run.folder.path / "arms")
         return True
     return False
 
@@ -92,8 +94,8 @@ def fit_pair(run: Run, first: str, second: str, loaded: dict[str, Loaded] | None
 
     loaded = {} if loaded is None else loaded
     inputs = _inputs(run, [first, second])
-    if is_fitted(run, first, second, inputs):
-        return pair_file(run, first, second)
+    if is_fitted(run.folder.pair(first, second), inputs):
+        return run.folder.pair(first, second)
     for name in list(loaded):
         if name not in (first, second):
             del loaded[name]
@@ -101,19 +103,19 @@ def fit_pair(run: Run, first: str, second: str, loaded: dict[str, Loaded] | None
         if name not in loaded:
             loaded[name] = load_model(name, dtype=run.experiment.dtype, device=run.experiment.device)
     made, covariances = _fit_pair(run, loaded[first], loaded[second], _stores(run, [first, second]))
-    save_pair(run, first, second, inputs, made, covariances)
-    return pair_file(run, first, second)
+    save_pair(run.folder.pair(first, second), inputs, made, covariances)
+    return run.folder.pair(first, second)
 
 
 def make_arms(run: Run) -> list[Path]:
     """The arms of every target, from the vectors and the fitted pairs: RUN/arms/TARGET.safetensors. No model is loaded."""
     from steer_bench.experiment.pairing import side
 
-    stores, inputs = _stores(run, _names(run)), _inputs(run, _names(run))
+    stores, inputs = _stores(run, run.models), _inputs(run, run.models)
     made: Made = {}
     covariances: dict[str, Tensor] = {}
     for first, second in pairs(run):
-        of_pair, of_models = load_pair(run, first, second)
+        of_pair, of_models = load_pair(run.folder.pair(first, second))
         made |= of_pair
         covariances |= of_models
     few = {name: _few_shot(run, name) for name in run.targets}
@@ -121,16 +123,12 @@ def make_arms(run: Run) -> list[Path]:
     return [_save_arms(run, targets[target], stores, made, inputs) for target in run.targets]
 
 
-def _names(run: Run) -> list[str]:
-    return [config.name for config in run.experiment.models]
-
-
 def _stores(run: Run, names: Sequence[str]) -> Stores:
     from steer_bench.experiment.pairing import Stores
     from steer_bench.vectors.store import VectorStore
 
     native, source = (
-        {name: VectorStore.load(run.vectors_file(name, part)) for name in names} for part in ("", "source")
+        {name: VectorStore.load(run.folder.vectors(name, part)) for name in names} for part in ("", "source")
     )
     return Stores(native, source)
 
@@ -139,9 +137,9 @@ def _inputs(run: Run, names: Sequence[str]) -> str:
     """Changes with anything that the arms of these models depend on."""
     stores = _stores(run, names)
     digests = {name: (stores.native[name].card["sha256"], stores.source[name].card["sha256"]) for name in names}
-    adapters = [(a.name, a.kind, a.method, dict(a.options)) for a in run.adapters]
+    adapters = [(a.name, a.kind, a.method, dict(a.options)) for a in run.data.adapters]
     return digest(
-        digests, adapters, run.map_texts, run.experiment.seed, run.experiment.map_pairs, run.measured, run.splits.fit,
+        digests, adapters, run.data.map_texts, run.experiment.seed, run.experiment.map_pairs, run.data.measured, run.data.splits.fit,
         *([import_digests(run)] if run.experiment.vectors else []),
     )  # fmt: skip
 
@@ -153,8 +151,8 @@ def _few_shot(run: Run, name: str) -> dict[int, dict[str, Tensor]]:
     from steer_bench.vectors.store import load_tensors
 
     vectors: dict[int, dict[str, Tensor]] = {}
-    if few_shot_sizes(run):
-        for key, array in load_tensors(run.vectors_file(name, "few-shot"))[0].items():
+    if run.data.few_shot_sizes:
+        for key, array in load_tensors(run.folder.vectors(name, "few-shot"))[0].items():
             n, concept = key.split("|", 1)
             vectors.setdefault(int(n), {})[concept] = torch.from_numpy(array).double()
     return dict(sorted(vectors.items()))
@@ -167,12 +165,12 @@ def _fit_pair(run: Run, first: Loaded, second: Loaded, stores: Stores) -> tuple[
     """
     from steer_bench.experiment.pairing import pair_of, turned
 
-    recipes = [adapter for adapter in run.adapters if _needs_source(adapter)]
+    recipes = [adapter for adapter in run.data.adapters if _needs_source(adapter)]
     loaded = {first.name: first, second.name: second}
     made: Made = {}
     covariances: dict[str, Tensor] = {}
     forward = pair_of(run, first, second, stores)
-    if any(adapter.method == "random-covariance" for adapter in run.adapters):
+    if any(adapter.method == "random-covariance" for adapter in run.data.adapters):
         covariances[first.name] = forward.train.source_source / forward.train.n
         covariances[second.name] = forward.train.target_target / forward.train.n
     for pair in (forward, turned(run, forward, stores)):
@@ -214,8 +212,7 @@ def _fit_one(run: Run, adapter: Adapter, pair: Any, source: Loaded, layer: int) 
         "target": pair.target.model,
         "report": dict(fitted.report),
     }
-    folder = run.folder / "maps" / f"{model_file_name(pair.source.model)}--{model_file_name(pair.target.model)}"
-    save_tensors(folder / f"{safe_name(adapter.name)}.safetensors", fitted.map.tensors(), card)
+    save_tensors(run.folder.map(pair.source.model, pair.target.model, adapter.name), fitted.map.tensors(), card)
     pushed, imported = None, {}
     if isinstance(fitted.map, DirectionMap):
         mine = imported_vectors(run, pair.source.model, layer, pair.source.d_model)
@@ -224,12 +221,12 @@ def _fit_one(run: Run, adapter: Adapter, pair: Any, source: Loaded, layer: int) 
             for name, of_arm in mine.items()
         }
     else:
-        groups = sides(run, run.measured, "one" if run.halves else "all")
+        groups = run.data.texts_by_side(run.data.measured, run.data.source_half)
         means = mean_activations(
             source, layer, groups, maps={"f": fitted.map}, desc=f"push {source.name} through {adapter.name}"
         )["f"]
-        pushed = {key: means[f"+{key}"].value - means[f"-{key}"].value for key in run.measured}
-    vectors = {key: pair.source.vectors[key] for key in run.measured}
+        pushed = {key: means[TextSide(key, "+")].value - means[TextSide(key, "-")].value for key in run.data.measured}
+    vectors = {key: pair.source.vectors[key] for key in run.data.measured}
     return {adapter.name: Transferred(transfer(fitted.map, vectors, pushed), fitted.report), **imported}
 
 
@@ -237,10 +234,9 @@ def _relayed(run: Run, adapter: Adapter, source: Loaded, target: Loaded, stores:
     """Vectors of texts that the source wrote."""
     from steer_bench.experiment.relay import relay
 
-    kept = run.folder / "relay" / f"{model_file_name(source.name)}.jsonl"
     vectors, fewest = relay(
-        source, stores.source[source.name], target, stores.native[target.name].layer, run.measured, seed=run.experiment.seed,
-        kept=kept, **adapter.options,
+        source, stores.source[source.name], target, stores.native[target.name].layer, run.data.measured, seed=run.experiment.seed,
+        kept=run.folder.relay(source.name), **adapter.options,
     )  # fmt: skip
     return Transferred(vectors, {"fewest_texts": fewest})
 
@@ -256,7 +252,7 @@ def _save_arms(run: Run, side: Side, stores: Stores, made: Made, inputs: str) ->
     by_arm: dict[tuple[str, str], Mapping[str, Tensor]] = {}
     refused: list[dict[str, str]] = []
     reports: list[dict[str, Any]] = []
-    for adapter in run.adapters:
+    for adapter in run.data.adapters:
         if not _needs_source(adapter):
             own, reasons = _row_vectors(run, adapter, side)
             refused.extend(
@@ -276,20 +272,20 @@ def _save_arms(run: Run, side: Side, stores: Stores, made: Made, inputs: str) ->
                     {"arm": adapter.name, "source": source, "target": target, "reason": transferred.report["refused"]}
                 )
     by_arm |= {(name, ""): own for name, own in imported_vectors(run, target, store.layer, store.d_model).items()}
-    native = {key: side.vectors[key] for key in run.splits.test}
+    native = {key: side.vectors[key] for key in run.data.splits.test}
     native_mean = torch.stack(
-        [torch.nn.functional.normalize(side.vectors[key], dim=0) for key in run.splits.fit or run.splits.test]
+        [torch.nn.functional.normalize(side.vectors[key], dim=0) for key in run.data.splits.fit or run.data.splits.test]
     ).mean(0)
     measured = [
         {"source": source, "target": target, "arm": arm, "r2": _report(reports, arm, source).get("r2"),
-         **geometry({key: vectors[key] for key in run.splits.test}, native, native_mean)._asdict(),
+         **geometry({key: vectors[key] for key in run.data.splits.test}, native, native_mean)._asdict(),
          **_ceiling(stores, source, target)}
         for (arm, source), vectors in by_arm.items()
-        if all(key in vectors for key in run.splits.test)
+        if all(key in vectors for key in run.data.splits.test)
     ]  # fmt: skip
     card = {
         "inputs": inputs, "revision": store.card["revision"], "dtype": store.card["dtype"], "geometry": measured, "fits": reports,
-        "asked": run.asked,
+        "asked": run.data.prompt_templates,
         "refused": refused, "versions": versions(), "positions": run.experiment.positions,
         "entries": [[arm, source, sorted(vectors)] for (arm, source), vectors in by_arm.items()],
     }  # fmt: skip
@@ -298,8 +294,8 @@ def _save_arms(run: Run, side: Side, stores: Stores, made: Made, inputs: str) ->
         for (arm, source), of_arm in by_arm.items()
         for concept, vector in of_arm.items()
     }
-    Arms(target, store.layer, store.scale, vectors, card).save(run.arms_file(target))
-    return run.arms_file(target)
+    Arms(target, store.layer, store.scale, vectors, card).save(run.folder.arms(target))
+    return run.folder.arms(target)
 
 
 def _ceiling(stores: Stores, source: str, target: str) -> dict[str, float | None]:
@@ -317,7 +313,7 @@ def _row_vectors(run: Run, adapter: Adapter, side: Side) -> tuple[dict[str, dict
 
     vectors: dict[str, dict[str, Tensor]] = {}
     reasons: list[str] = []
-    for concepts in (run.splits.test, [key for key in run.measured if key not in run.splits.test]):
+    for concepts in (run.data.splits.test, [key for key in run.data.measured if key not in run.data.splits.test]):
         if not concepts:
             continue
         try:

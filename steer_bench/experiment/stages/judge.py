@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from steer_bench.experiment.run import MissingStageError, Run, protocol
+from steer_bench.experiment.run import MissingStageError, Run
 from steer_bench.files import write_whole
 from steer_bench.judge.check import CheckRow, check_judge
 from steer_bench.judge.config import judge_id, load_judge
@@ -52,7 +52,7 @@ def judge(run: Run, config: Config | None = None, *, again: bool = True) -> list
     config = config or run.experiment.judge
     for target, replies in unrated(run, config, again=again).items():
         rate_replies(
-            config, protocol(run).concepts, replies, target=target, records=run.folder / "records.sqlite",
+            config, run.data.protocol.concepts, replies, target=target, records=run.folder.records,
             file=ratings_file(run, config, target), resume=f"steer-bench judge {run.folder}",
         )  # fmt: skip
     return [ratings_file(run, config, target) for target in run.targets if JUDGED in run.experiment.tasks]
@@ -64,7 +64,7 @@ def unrated(run: Run, config: Config, *, again: bool) -> dict[str, list[Reply]]:
     for target in run.targets if JUDGED in run.experiment.tasks else ():
         replies, file = replies_of(run, target), ratings_file(run, config, target)
         known = load_ratings(file) if file.is_file() else None
-        fresh = known is not None and known.card["inputs"] == inputs_of(config, protocol(run).concepts, replies)
+        fresh = known is not None and known.card["inputs"] == inputs_of(config, run.data.protocol.concepts, replies)
         if known is None or not fresh or "stopped" in known.card or (again and known.unscored):
             found[target] = replies
     return found
@@ -92,7 +92,7 @@ def probe_run(run: Run, config: Config | None = None) -> None:
 
 def ratings_file(run: Run, config: Config, target: str) -> Path:
     """RUN/judgements/JUDGE/TARGET.jsonl"""
-    return run.folder / FOLDER / judge_id(config) / f"{run.arms_file(target).stem}.jsonl"
+    return run.folder.path / FOLDER / judge_id(config) / f"{run.folder.arms(target).stem}.jsonl"
 
 
 def raise_stopped(run: Run, targets: Sequence[str]) -> None:
@@ -106,7 +106,7 @@ def raise_stopped(run: Run, targets: Sequence[str]) -> None:
 
 def replies_of(run: Run, target: str) -> list[Reply]:
     """The judged task's replies in the newest samples file that lm-eval wrote for a target, in its order."""
-    folder = run.evaluation(target)
+    folder = run.folder.evaluation(target)
     files = sorted(folder.rglob(f"samples_{JUDGED}_*.jsonl"), key=lambda path: path.name)
     if not files or not (folder / "complete.json").is_file():
         raise MissingStageError(
@@ -133,7 +133,7 @@ def find_judge(run: Run, given: str | None) -> str:
     """The id of a judge that rated the run: its id or the beginning of one; default the experiment's."""
     if given is None:
         return judge_id(run.experiment.judge)
-    known = sorted({path.parent.name for path in (run.folder / FOLDER).glob("*/*.jsonl")})
+    known = sorted({path.parent.name for path in (run.folder.path / FOLDER).glob("*/*.jsonl")})
     found = [name for name in known if name == given] or [name for name in known if name.startswith(given)]
     if len(found) == 1:
         return found[0]
@@ -147,10 +147,10 @@ def all_ratings(run: Run) -> dict[str, dict[str, Ratings]]:
     found: dict[str, dict[str, Ratings]] = {}
     if JUDGED not in run.experiment.tasks:
         return found
-    concepts = protocol(run).concepts
+    concepts = run.data.protocol.concepts
     for target in run.targets:
         replies = replies_of(run, target)
-        for file in sorted((run.folder / FOLDER).glob(f"*/{run.arms_file(target).stem}.jsonl")):
+        for file in sorted((run.folder.path / FOLDER).glob(f"*/{run.folder.arms(target).stem}.jsonl")):
             ratings = load_ratings(file)
             if "stopped" in ratings.card:
                 continue
@@ -244,7 +244,7 @@ def check(run: Run, config: Config | None = None, *, limit: int | None = None, s
     """
     config = config or run.experiment.judge
     probe(config)
-    topics = {key: sides for key, sides in run.divided.items() if key in run.splits.test}
+    topics = {key: sides for key, sides in run.data.vector_and_held_out_texts.items() if key in run.data.splits.test}
     target = _Target(run, run.targets[0])
     held_out = {key: sides[1] for key, sides in topics.items()}
     made = judge_for(config, held_out, target.unsteered)
@@ -254,20 +254,20 @@ def check(run: Run, config: Config | None = None, *, limit: int | None = None, s
         made, [sides[0] for sides in topics.values()], pairs=pairs,
         perplexity=target.perplexities if wants_perplexity else None, limit=limit, seed=seed,
     )  # fmt: skip
-    if (run.folder / "experiment.yaml").is_file():
+    if run.folder.experiment.is_file():
         content = {
             "judge": judge_id(config),
             "target": target.name,
             "limit": limit,
             "rows": [row._asdict() for row in rows],
         }
-        write_whole(run.folder / FOLDER / judge_id(config) / "check.json", json.dumps(content, indent=1) + "\n")
+        write_whole(run.folder.path / FOLDER / judge_id(config) / "check.json", json.dumps(content, indent=1) + "\n")
     return rows
 
 
 def saved_check(run: Run, judge: str) -> dict[str, Any]:
     """What the leaderboard says of a judge's check; empty where it was not checked."""
-    file = run.folder / FOLDER / judge / "check.json"
+    file = run.folder.path / FOLDER / judge / "check.json"
     if not file.is_file():
         return {}
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
@@ -301,7 +301,7 @@ class _Target:
         from steer_bench.harness.task import as_prompt
 
         template = self._model.tokenizer.chat_template if self.run.experiment.chat else None
-        prompts = [prompt.instruction for prompt in protocol(self.run).prompts]
+        prompts = [prompt.instruction for prompt in self.run.data.protocol.prompts]
         how = {"until": [], "max_gen_toks": 32, "do_sample": False}
         asked = [
             _ask(as_prompt(text, self._model.apply_chat_template if template else None), how, UNSTEERED_REQUEST)

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from steer_bench.concepts.load import load_prompts
 from steer_bench.experiment.capability import load_capability
-from steer_bench.experiment.run import MissingStageError, Run, few_shot_sizes, versions
+from steer_bench.experiment.run import MissingStageError, Run, versions
 from steer_bench.experiment.stages.evaluate import is_complete
 from steer_bench.experiment.stages.judge import all_ratings, find_judge, judging_facts, saved_check, with_ratings
-from steer_bench.files import digest, read_yaml
+from steer_bench.files import read_yaml
 
 
 def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[Path]:
@@ -27,7 +26,7 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
     replies: list[Any] = []
     rows, capability, complete, created = [], [], True, ""
     for target in run.targets:
-        folder = run.evaluation(target)
+        folder = run.folder.evaluation(target)
         if not is_complete(folder):
             raise MissingStageError(
                 f"{target} is not evaluated in {run.folder}, or its samples were changed since; run steer-bench evaluate "
@@ -44,12 +43,12 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
         task, target, arm = still[0]
         raise ValueError(
             f"{task} on {target}: every value of the arm {arm!r} is the unsteered one; its vectors were not applied. "
-            f"Remove {run.evaluation(target)} and evaluate again"
+            f"Remove {run.folder.evaluation(target)} and evaluate again"
         )
     ratings, shown = all_ratings(run), find_judge(run, judge)
     rows = with_ratings(rows, ratings.get(shown, {}))
     replies = with_ratings(replies, ratings.get(shown, {}))
-    created = read_yaml(run.folder / "experiment.yaml")["resolved"]["created"]
+    created = read_yaml(run.folder.experiment)["resolved"]["created"]
     provenance = _provenance(run, created, complete, len(rows) + len(capability)) | judging_facts(run, ratings)
     if capability:
         provenance["capability"] = {"tasks": sorted({row.task for row in capability})}
@@ -59,25 +58,25 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
     if checked := saved_check(run, shown):
         provenance["judge"]["check"] = checked
     results = Results(provenance, (*rows, *capability))
-    save_results(run.folder / "results.json", results)
-    files = [run.folder / "results.json", run.folder / "samples.json"]
+    save_results(run.folder.results, results)
+    files = [run.folder.results, run.folder.samples]
     judge = str(results.run["judge"]["name"])
     save_samples(files[1], Samples(run.experiment.name, judge, tuple(replies), _origins(run), len(replies)))
-    return [*files, *write_leaderboard(files[:1], run.folder, figures=figures, png=True)]
+    return [*files, *write_leaderboard(files[:1], run.folder.path, figures=figures, png=True)]
 
 
 def _origins(run: Run) -> dict[str, Any]:
     """What each measured concept's vector was learned from."""
     from steer_bench.results.samples import origin
 
-    learned = {key: run.divided[key][0] for key in run.measured}
+    learned = {key: run.data.vector_and_held_out_texts[key][0] for key in run.data.measured}
     return {key: origin(c.description, c.genre, c.positives, c.negatives) for key, c in learned.items()}
 
 
 def _imported(run: Run) -> dict[str, dict[str, str]]:
     """Arms of imported vectors, as they are and through a map: each makes a claim, as a transfer does."""
     names = [entry.name for entry in run.experiment.vectors]
-    mapped = {f"{a.name}-{name}": {"kind": a.kind, "method": a.method} for a in run.adapters for name in names}
+    mapped = {f"{a.name}-{name}": {"kind": a.kind, "method": a.method} for a in run.data.adapters for name in names}
     return {name: {"kind": "transfer", "method": "imported"} for name in names} | mapped
 
 
@@ -86,11 +85,11 @@ def _provenance(run: Run, created: str, complete: bool, n_rows: int) -> dict[str
     from steer_bench.judge.config import load_judge
     from steer_bench.vectors.store import load_card
 
-    cards = {target: load_card(run.arms_file(target)) for target in run.targets}
+    cards = {target: load_card(run.folder.arms(target)) for target in run.targets}
     models = {
         config.name: {key: card[key] for key in ("revision", "layer", "d_model", "dtype", "scale")}
         for config in run.experiment.models
-        for card in [load_card(run.vectors_file(config.name))]
+        for card in [load_card(run.folder.vectors(config.name))]
     }
     judge = load_judge(run.experiment.judge, references={})
     return {
@@ -99,24 +98,25 @@ def _provenance(run: Run, created: str, complete: bool, n_rows: int) -> dict[str
         "versions": versions(),
         "models": models,
         "judge": {"name": judge.name, **run.experiment.judge},
-        "hashes": run.hashes,
-        "halves": run.halves,
+        "hashes": run.data.hashes,
+        "halves": run.data.halves,
         "reliability": {
-            config.name: load_card(run.vectors_file(config.name)).get("reliability") for config in run.experiment.models
+            config.name: load_card(run.folder.vectors(config.name)).get("reliability")
+            for config in run.experiment.models
         },
         "damage_limit": run.experiment.damage_limit,
         "equivalence_margin": run.experiment.equivalence_margin,
-        "splits": {name: sorted(getattr(run.splits, name)) for name in ("fit", "select", "test")},
+        "splits": {name: sorted(getattr(run.data.splits, name)) for name in ("fit", "select", "test")},
         "factors": {task: list(run.experiment.grid(task)) for task in run.experiment.tasks},
         "limits": {task: limits.model_dump(exclude_none=True) for task, limits in run.experiment.tasks.items()},
         "seeds": {"experiment": run.experiment.seed, "splits": run.experiment.splits.seed, "bootstrap": 0},
         "positions": run.experiment.positions,
         "chat": run.experiment.chat,
-        "prompts": digest([[p.id, p.role, p.instruction] for p in load_prompts(run.data(run.experiment.prompts))]),
+        "prompts": run.data.prompts_hash,
         "adapters": {
             name: {"kind": a.kind, "method": a.method}
-            for a in run.adapters
-            for name in ([f"{a.name}-{n}" for n in few_shot_sizes(run)] if a.method == "few-shot" else [a.name])
+            for a in run.data.adapters
+            for name in ([f"{a.name}-{n}" for n in run.data.few_shot_sizes] if a.method == "few-shot" else [a.name])
         }
         | _imported(run),
         "refused": [entry for card in cards.values() for entry in card["refused"]],

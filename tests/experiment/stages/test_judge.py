@@ -23,7 +23,7 @@ from tiny import save_tiny, tiny_gemma3, tiny_llama, tiny_tokenizer
 
 from steer_bench.concepts.load import load_concepts
 from steer_bench.experiment import run as runs
-from steer_bench.experiment import stages
+from steer_bench.experiment.stages import evaluate, extract, fit, judge, report
 from steer_bench.experiment.stages import judge as judging
 from steer_bench.judge.config import judge_id
 from steer_bench.judge.judgement import ASPECTS, JudgeError
@@ -88,9 +88,9 @@ def fitted(content: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("fitted")
     (folder / "first.yaml").write_text(yaml.safe_dump(content))
     run = runs.open_run(str(folder / "first.yaml"), folder / "run")
-    stages.extract.extract(run)
-    stages.fit.fit(run)
-    return run.folder
+    extract.extract(run)
+    fit.fit(run)
+    return run.folder.path
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def generated(content: dict[str, Any], fitted: Path, tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("generated") / "run"
     shutil.copytree(fitted, folder)
     run = with_judge(folder, {"kind": "openai", "model": "fake", "base_url": "http://127.0.0.1:9/v1"})
-    stages.evaluate.evaluate(run, predict_only=True)
+    evaluate.evaluate(run, predict_only=True)
     return folder
 
 
@@ -160,28 +160,28 @@ def test_judging_after_predict_only_gives_what_judging_within_gives(
     embedding = {"kind": "embedding"}
     shutil.copytree(fitted, tmp_path / "within")
     within = with_judge(tmp_path / "within", embedding)
-    stages.evaluate.evaluate(within)
-    stages.report.report(within, figures=False)
-    after = with_judge(copy.folder, embedding)
-    stages.evaluate.evaluate(after, predict_only=True)
-    stages.judge.judge(after)
-    stages.report.report(after, figures=False)
-    (mine,), (theirs,) = (next(iter(judgements_of(run.folder).values())) for run in (within, after))
+    evaluate.evaluate(within)
+    report.report(within, figures=False)
+    after = with_judge(copy.folder.path, embedding)
+    evaluate.evaluate(after, predict_only=True)
+    judge.judge(after)
+    report.report(after, figures=False)
+    (mine,), (theirs,) = (next(iter(judgements_of(run.folder.path).values())) for run in (within, after))
     assert mine == theirs
     assert mine.card["total"] == ROWS
-    rows, others = (load_results(run.folder / "results.json").rows for run in (within, after))
+    rows, others = (load_results(run.folder.results).rows for run in (within, after))
     assert rows == others
     rated = [row for row in rows if row.task == "concept_steering"]
     assert len(rated) == ROWS
     assert all(set(ASPECTS) <= set(row.ratings) for row in rated)
-    assert (within.folder / "leaderboard.md").read_text() == (after.folder / "leaderboard.md").read_text()
+    assert (within.folder.path / "leaderboard.md").read_text() == (after.folder.path / "leaderboard.md").read_text()
 
 
 def test_the_embedding_judges_thresholds_are_in_the_run(copy: runs.Run) -> None:
-    run = with_judge(copy.folder, {"kind": "embedding"})
-    [file] = stages.judge.judge(run)
+    run = with_judge(copy.folder.path, {"kind": "embedding"})
+    [file] = judge.judge(run)
     calibration = load_ratings(file).card["calibration"]
-    assert set(calibration["concepts"]) == set(run.splits.test)
+    assert set(calibration["concepts"]) == set(run.data.splits.test)
     perplexities = sorted(
         {(one.instruction, one.text): one.perplexity for one in judging.replies_of(run, run.targets[0])
          if one.key[0] == "unsteered"}.values()
@@ -194,7 +194,7 @@ def test_the_embedding_judges_thresholds_are_in_the_run(copy: runs.Run) -> None:
 
 def test_the_prompt_arm_asks_for_the_concept_and_is_judged_on_the_plain_instruction(generated: Path) -> None:
     run = runs.open_run(str(generated))
-    file = next(run.evaluation(run.targets[0]).rglob("samples_concept_steering_*.jsonl"))
+    file = next(run.folder.evaluation(run.targets[0]).rglob("samples_concept_steering_*.jsonl"))
     samples = [json.loads(line) for line in file.read_text().splitlines()]
     asked = [sample for sample in samples if sample["doc"]["arm"] == "prompt"]
     plain = {(s["doc"]["concept"], s["doc"]["item"]): s for s in samples if s["doc"]["arm"] == "unsteered"}
@@ -203,10 +203,10 @@ def test_the_prompt_arm_asks_for_the_concept_and_is_judged_on_the_plain_instruct
         doc, context = sample["doc"], sample["arguments"]["gen_args_0"]["arg_0"]
         assert doc["text"] == plain[doc["concept"], doc["item"]]["doc"]["text"]
         assert doc["text"] in context
-        assert run.concepts[doc["concept"]].description in context
+        assert run.data.concepts[doc["concept"]].description in context
         steered = sample["arguments"]["gen_args_0"]["arg_2"]["steer"]
         assert (steered["arm"], steered["factor"]) == ("unsteered", 0.0)
-    rules = next(run.evaluation(run.targets[0]).rglob("samples_rule_following_*.jsonl")).read_text()
+    rules = next(run.folder.evaluation(run.targets[0]).rglob("samples_rule_following_*.jsonl")).read_text()
     assert '"arm": "prompt"' in rules
 
 
@@ -214,15 +214,15 @@ def test_the_prompt_arm_asks_for_the_concept_and_is_judged_on_the_plain_instruct
 
 
 def test_a_second_judge_stands_beside_the_first_with_their_agreement(fake: JudgeServer, copy: runs.Run) -> None:
-    run = with_judge(copy.folder, {"kind": "embedding"})
-    stages.judge.judge(run)
-    first = {file: file.read_bytes() for file in (run.folder / "judgements").rglob("*.jsonl")}
+    run = with_judge(copy.folder.path, {"kind": "embedding"})
+    judge.judge(run)
+    first = {file: file.read_bytes() for file in (run.folder.path / "judgements").rglob("*.jsonl")}
     fake.default = by_reply
-    stages.judge.judge(run, at(fake))
+    judge.judge(run, at(fake))
     assert len(fake.calls) == n_questions(run)
     assert {file: file.read_bytes() for file in first} == first
-    stages.report.report(run, figures=False)
-    results = load_results(run.folder / "results.json")
+    report.report(run, figures=False)
+    results = load_results(run.folder.results)
     own, other = judge_id({"kind": "embedding"}), judge_id(at(fake))
     assert [one["id"] for one in results.run["judges"]] == [own, other]
     lines = {line["aspect"]: line for line in results.run["agreement"]}
@@ -232,48 +232,48 @@ def test_a_second_judge_stands_beside_the_first_with_their_agreement(fake: Judge
     # by hand: kappa = 1 - mean (a - b)^2 / mean over all pairs (a - b)^2; with b always 2 both means are the same
     assert lines["fluency"]["kappa"] == pytest.approx(0.0, abs=1e-9)
     assert "embedding" in results.run["judge"]["name"]
-    page = (run.folder / "leaderboard.md").read_text()
+    page = (run.folder.path / "leaderboard.md").read_text()
     assert "Agreement of judges" in page
 
 
 def test_the_report_shows_either_judge(fake: JudgeServer, copy: runs.Run) -> None:
-    run = with_judge(copy.folder, {"kind": "embedding"})
+    run = with_judge(copy.folder.path, {"kind": "embedding"})
     fake.default = by_reply
-    stages.judge.judge(run, at(fake))
-    stages.report.report(run, figures=False, judge="openai")
-    results = load_results(run.folder / "results.json")
+    judge.judge(run, at(fake))
+    report.report(run, figures=False, judge="openai")
+    results = load_results(run.folder.results)
     rated = [row for row in results.rows if row.task == "concept_steering"]
     assert {row.value for row in rated} == {3 / (1 + 1 / 2 + 1 / 2)}
     assert results.run["judge"]["name"] == "fake at 127.0.0.1"
-    stages.report.report(run, figures=False)
-    results = load_results(run.folder / "results.json")
+    report.report(run, figures=False)
+    results = load_results(run.folder.results)
     assert {row.value for row in results.rows if row.task == "concept_steering"} == {
         None
     }  # its own judge rated nothing
     with pytest.raises(ValueError, match=r"rated none of its replies.*openai-fake"):
-        stages.report.report(run, figures=False, judge="local")
+        report.report(run, figures=False, judge="local")
 
 
 def test_judging_again_asks_nothing_and_changes_nothing(fake: JudgeServer, copy: runs.Run) -> None:
     fake.default = by_reply
-    [file] = stages.judge.judge(copy, at(fake))
+    [file] = judge.judge(copy, at(fake))
     before = file.read_bytes()
     fake.calls.clear()
-    stages.judge.judge(copy, at(fake, concurrency=3))  # how fast it is asked makes no other judge
+    judge.judge(copy, at(fake, concurrency=3))  # how fast it is asked makes no other judge
     assert fake.calls == []
     assert file.read_bytes() == before
 
 
 def test_ratings_of_other_replies_are_not_used(fake: JudgeServer, copy: runs.Run) -> None:
-    [file] = stages.judge.judge(copy, at(fake))
-    samples = next(copy.evaluation(copy.targets[0]).rglob("samples_concept_steering_*.jsonl"))
+    [file] = judge.judge(copy, at(fake))
+    samples = next(copy.folder.evaluation(copy.targets[0]).rglob("samples_concept_steering_*.jsonl"))
     lines = samples.read_text().splitlines()
     changed = json.loads(lines[-1])
     changed["resps"] = [["another reply"]]
     samples.write_text("\n".join([*lines[:-1], json.dumps(changed)]) + "\n")
     assert judging.all_ratings(copy) == {}
     fake.calls.clear()
-    stages.judge.judge(copy, at(fake))
+    judge.judge(copy, at(fake))
     assert len(fake.calls) == 3  # the three aspects of the new reply
     assert load_ratings(file).card["total"] == ROWS
 
@@ -309,16 +309,16 @@ def test_j4_a_judge_that_stops_within_an_evaluation_costs_no_reply(
     assert done.stderr.strip().splitlines()[-1] == "False", "judging needs no torch"
     assert done.returncode == 0, done.stderr
     assert len(fake.calls) == 1 + n_questions(run) - 5
-    stages.report.report(run, figures=False)
-    assert load_results(run.folder / "results.json").run["judges"][0]["unscored"] == 0
-    files = b"".join(path.read_bytes() for path in run.folder.rglob("*") if path.is_file())
+    report.report(run, figures=False)
+    assert load_results(run.folder.results).run["judges"][0]["unscored"] == 0
+    files = b"".join(path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file())
     assert len(files) > 10_000
     assert CANARY.encode() not in files
 
 
 def test_j10_too_many_unscored_is_exit_3_and_the_rest_is_rated(fake: JudgeServer, copy: runs.Run) -> None:
     fake.default = by_prompt([("show this concept: the sea", status(413, "too long"))], by_reply)
-    name = copy.concepts[copy.splits.test[0]].description
+    name = copy.data.concepts[copy.data.splits.test[0]].description
     fake.default = by_prompt([(f"show this concept: {name}", status(413, "too long"))], by_reply)
     done = command("judge", str(copy.folder), "--judge", spec(fake))
     assert done.returncode == 3, done.stderr
@@ -336,7 +336,7 @@ def test_j10_too_many_unscored_is_exit_3_and_the_rest_is_rated(fake: JudgeServer
 
 def test_a_third_of_calls_answered_429_costs_no_judgement(fake: JudgeServer, copy: runs.Run) -> None:
     fake.default = every(3, status(429, headers={"Retry-After-Ms": "20"}), by_reply)
-    [file] = stages.judge.judge(copy, at(fake))
+    [file] = judge.judge(copy, at(fake))
     ratings = load_ratings(file)
     assert ratings.unscored == 0
     assert ratings.card["total"] == ROWS
@@ -359,25 +359,25 @@ def test_a_killed_judging_goes_on_with_the_missing_calls_only(fake: JudgeServer,
     assert child.returncode == -9
     fake.calls.clear()
     fake.default = by_reply
-    [file] = stages.judge.judge(copy, at(fake))
+    [file] = judge.judge(copy, at(fake))
     assert len(fake.calls) == total - (position - 1)
     assert load_ratings(file).unscored == 0
 
 
 def test_a_judge_that_stops_leaves_earlier_ratings_as_they_are(fake: JudgeServer, copy: runs.Run) -> None:
-    name = copy.concepts[copy.splits.test[0]].description
+    name = copy.data.concepts[copy.data.splits.test[0]].description
     fake.default = by_prompt([(f"show this concept: {name}", status(413, "too long"))], by_reply)
-    [file] = stages.judge.judge(copy, at(fake))
+    [file] = judge.judge(copy, at(fake))
     before = file.read_bytes()
     fake.default = status(403, "no")
     with pytest.raises(JudgeError, match=f"steer-bench judge {copy.folder}"):
-        stages.judge.judge(copy, at(fake))
+        judge.judge(copy, at(fake))
     assert file.read_bytes() == before
 
 
 def test_the_probe_takes_no_time_where_nothing_is_left_to_rate(fake: JudgeServer, copy: runs.Run) -> None:
-    run = with_judge(copy.folder, at(fake))
-    stages.judge.judge(run)
+    run = with_judge(copy.folder.path, at(fake))
+    judge.judge(run)
     fake.calls.clear()
     start = time.monotonic()
     done = command("run", str(run.folder), "--no-figures")
@@ -394,8 +394,8 @@ def test_each_rating_comes_with_the_judges_words_and_all_of_them_where_it_was_as
 ) -> None:
     fake.default = by_reply
     fake.then(ok("Hm"), ok("Hm again"))
-    stages.judge.judge(copy, at(fake, concurrency=1))
-    [[ratings]] = judgements_of(copy.folder).values()
+    judge.judge(copy, at(fake, concurrency=1))
+    [[ratings]] = judgements_of(copy.folder.path).values()
     assert set(ratings.judgements) == {reply.key for reply in judging.replies_of(copy, copy.targets[0])}
     assert all(set(one.explanation) == set(ASPECTS) for one in ratings.judgements.values())
     again = [one for one in ratings.judgements.values() if one.raw]
@@ -409,8 +409,12 @@ def test_each_rating_comes_with_the_judges_words_and_all_of_them_where_it_was_as
 
 def test_the_check_goes_into_the_provenance_and_onto_the_page(fake: JudgeServer, copy: runs.Run) -> None:
     """A judge that finds every concept in every text, and only shuffled words broken: 0.5 and 1."""
-    run = with_judge(copy.folder, at(fake))
-    whole = {text for sides in run.divided.values() for text in (*sides[0].positives, *sides[0].negatives)}
+    run = with_judge(copy.folder.path, at(fake))
+    whole = {
+        text
+        for sides in run.data.vector_and_held_out_texts.values()
+        for text in (*sides[0].positives, *sides[0].negatives)
+    }
 
     def answer(request: Any, body: dict[str, Any]) -> Any:
         prompt = body["messages"][-1]["content"]
@@ -424,8 +428,8 @@ def test_the_check_goes_into_the_provenance_and_onto_the_page(fake: JudgeServer,
         line.split("|")[1].strip(): line.split("|")[3].strip() for line in done.stdout.splitlines() if "| all" in line
     }
     assert (found["concept"], found["fluency"]) == ("0.500", "1.000")
-    stages.judge.judge(run)
-    stages.report.report(run, figures=False)
-    check = load_results(run.folder / "results.json").run["judge"]["check"]
+    judge.judge(run)
+    report.report(run, figures=False)
+    check = load_results(run.folder.results).run["judge"]["check"]
     assert (check["concept AUROC"], check["fluency AUROC"], check["unscored"]) == (0.5, 1.0, 0.0)
-    assert "fluency AUROC 1" in (run.folder / "leaderboard.md").read_text()
+    assert "fluency AUROC 1" in (run.folder.path / "leaderboard.md").read_text()

@@ -1,0 +1,70 @@
+"""Checks: everything that can be wrong with an experiment before a model is loaded, said all at once."""
+
+from __future__ import annotations
+
+from steer_bench.concepts.rules.declared import declared_rule
+from steer_bench.concepts.rules.table import RULES, named_rule
+from steer_bench.experiment.config import CollectErrors
+from steer_bench.experiment.data import Data
+from steer_bench.files import model_file_name
+from steer_bench.harness.ifeval import ifeval_rule
+from steer_bench.judge.config import load_judge
+from steer_bench.models.blocks import resolve_layer
+from steer_bench.models.load import read_config
+from steer_bench.transfer.adapters import load_adapters
+
+
+def check(data: Data, errors: CollectErrors) -> None:
+    """Raise one ValueError with all faults of an experiment and its files, those in `errors` first."""
+    experiment = data.experiment
+    rules = dict(RULES)
+    for index, given in enumerate(experiment.rules):
+        with errors.at("rules", index):
+            rule = named_rule(given) if isinstance(given, str) else declared_rule(given, ifeval_rule)
+            rules[rule.name] = rule
+    for index, name in enumerate(experiment.suppress):
+        with errors.at("suppress", index):
+            named_rule(name, rules)
+    for index, entry in enumerate(experiment.vectors):
+        with errors.at("vectors", index):
+            data.path(entry.file)
+    for index, adapter in enumerate(experiment.adapters):
+        with errors.at("adapters", index):
+            load_adapters([adapter], base=data.base)
+    with errors.at("judge"):
+        load_judge(experiment.judge, references={})
+    with errors.at("prompts"):
+        _ = data.prompts
+    with errors.at("neutral", "perplexity"):
+        _ = data.neutral_texts
+    for index, config in enumerate(experiment.models):
+        with errors.at("models", index):
+            model_file_name(config.name)
+            depth = read_config(config.name).get("num_hidden_layers")
+            if depth is not None:
+                resolve_layer(config.layer, depth)
+    with errors.at("concepts"):
+        _ = data.topics
+    if not errors:
+        _check_texts(data, errors)
+    errors.check()
+
+
+def _check_texts(data: Data, errors: CollectErrors) -> None:
+    """Collect the faults of what is made from sound files: concepts, splits, halves, map texts."""
+    with errors.at("adapters"):
+        _ = data.adapters
+    with errors.at("concepts"):
+        _ = data.concepts
+    with errors.at("splits"):
+        if not data.splits.test:
+            raise ValueError("splits.test: no test concept; a run measures at least one")
+        _ = data.vector_and_held_out_texts
+    with errors.at("concepts"):
+        without = [key for key in data.vector_and_held_out_texts if key not in data.text_halves]
+        if data.halves and without:
+            raise ValueError(
+                f"concepts.halves: concept {without[0]!r} has one text a side and so no halves; give more, or halves: false"
+            )
+    with errors.at("neutral", "map"):
+        _ = data.map_texts

@@ -1,0 +1,249 @@
+"""Data: the concepts, splits and texts of an experiment, each file read once, when it is first asked for.
+
+    files of the YAML -> concepts -> splits -> texts for vectors, held-out texts, map texts
+
+No text serves two purposes: what a vector or a map has seen is in no measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from steer_bench import shipped
+from steer_bench.concepts.concept import Concept, Prompt, text_key
+from steer_bench.concepts.load import load_concepts, load_prompts, load_texts
+from steer_bench.concepts.rules.declared import rules_of
+from steer_bench.concepts.rules.table import rule_concept
+from steer_bench.concepts.splits import Splits, check_splits, halves, held_out, split_concepts
+from steer_bench.experiment.config import Experiment
+from steer_bench.files import digest
+from steer_bench.harness.ifeval import ifeval_rule
+from steer_bench.harness.protocol import Protocol
+from steer_bench.judge.embedding import EmbeddingJudge
+from steer_bench.transfer.adapters import Adapter, load_adapters
+
+TEXTS_FOR_HALVES = 16
+"""Texts per side from which on half of them makes a vector."""
+FEW = (1, 2, 4, 8, 16)
+"""Texts per side that the few-shot vectors are made from, if the adapter does not say."""
+
+Half = Literal["", "a", "b"]
+"""Which half of a concept's texts: a for vectors that are transferred, b for a target's own; "" is all of them."""
+
+
+class TextSide(NamedTuple):
+    """One side of a concept's texts."""
+
+    concept: str
+    sign: Literal["+", "-"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What an experiment's files hold; relative paths start from `base`."""
+
+    experiment: Experiment
+    base: Path
+
+    def path(self, name: str) -> str:
+        """Find a file named in the YAML: as given, beside the YAML, or shipped; a hub data set keeps its name.
+
+        Raises ValueError for a file that is in none of these places.
+        """
+        if name.startswith("hf:"):
+            return name
+        for place in (Path(name), self.base / name, shipped("tasks") / "data" / name):
+            if place.exists():
+                return str(place)
+        raise ValueError(f"{name}: no such file, beside {self.base} or in the shipped tasks/data")
+
+    @cached_property
+    def topics(self) -> list[Concept]:
+        """The concepts of the source file."""
+        config = self.experiment.concepts
+        return load_concepts(self.path(config.source), limit=config.limit)
+
+    @cached_property
+    def concepts(self) -> dict[str, Concept]:
+        """Topics and rules by id, with all their texts."""
+        texts = self._rule_texts()
+        known = rules_of(self.declared_rules, ifeval_rule)
+        rules = [rule_concept(known[rule], texts) for rule in self.experiment.rule_names]
+        suppressed = [rule_concept(known[rule], texts, kind="suppress") for rule in self.experiment.suppress]
+        return {concept.id: concept for concept in (*self.topics, *rules, *suppressed)}
+
+    @property
+    def declared_rules(self) -> list[dict[str, Any]]:
+        """The rules that the YAML declares itself."""
+        return [rule for rule in self.experiment.rules if not isinstance(rule, str)]
+
+    def _rule_texts(self) -> list[str]:
+        """Return the texts that are rewritten to obey the rules."""
+        if self.experiment.rule_source is not None:
+            return load_texts(self.path(self.experiment.rule_source))[: self.experiment.rule_texts]
+        texts = self.neutral_texts
+        texts = [*texts, *(text for text in self.topics[0].negatives if text not in texts)]
+        return texts[: self.experiment.rule_texts]
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Topics by split."""
+        config, topics = self.experiment.splits, [c for c in self.concepts.values() if c.kind == "topic"]
+        given = {name: getattr(config, name) for name in ("fit", "select", "test")}
+        pinned = {name: value for name, value in given.items() if isinstance(value, list)}
+        sizes = {name: value for name, value in given.items() if not isinstance(value, list)}
+        kin = () if config.similarity is None else alike_descriptions(topics, config.similarity)
+        splits = split_concepts(topics, **sizes, seed=config.seed, pinned=pinned, kin=kin)
+        check_splits(splits, topics)
+        return splits
+
+    @property
+    def measured(self) -> list[str]:
+        """Concepts that arms are made for: test topics and rules, followed or suppressed."""
+        return [*self.splits.test, *(key for key, concept in self.concepts.items() if concept.has_rule)]
+
+    @cached_property
+    def vector_and_held_out_texts(self) -> dict[str, tuple[Concept, Concept]]:
+        """Each used concept with its texts for the vector, and with its held-out texts."""
+        used = {*self.splits.fit, *self.splits.select, *self.splits.test}
+        n, seed = self.experiment.concepts.held_out, self.experiment.seed
+        return {
+            key: held_out(concept, n, seed) for key, concept in self.concepts.items() if key in used or concept.has_rule
+        }
+
+    @cached_property
+    def halves(self) -> bool:
+        """Whether a source's vectors and the target's own come from disjoint halves of a concept's texts."""
+        wanted = self.experiment.concepts.halves
+        if wanted != "auto":
+            return bool(wanted)
+        topics = [vector for vector, _ in self.vector_and_held_out_texts.values() if vector.kind == "topic"]
+        return all(min(len(topic.positives), len(topic.negatives)) >= 2 * TEXTS_FOR_HALVES for topic in topics)
+
+    @property
+    def source_half(self) -> Half:
+        """The half that transferred vectors are made from."""
+        return "a" if self.halves else ""
+
+    @property
+    def native_half(self) -> Half:
+        """The half that a target's own vectors are made from."""
+        return "b" if self.halves else ""
+
+    @cached_property
+    def text_halves(self) -> dict[str, tuple[Concept, Concept]]:
+        """Each concept with either half of its texts for vectors, where there are two texts per side or more."""
+        return {
+            key: halves(concept, self.experiment.seed)
+            for key, (concept, _) in self.vector_and_held_out_texts.items()
+            if min(len(concept.positives), len(concept.negatives)) > 1
+        }
+
+    def texts_by_side(self, concepts: Iterable[str], half: Half = "") -> dict[TextSide, tuple[str, ...]]:
+        """Return the texts for vectors; a concept without halves has none where a half is asked for."""
+        found: dict[TextSide, tuple[str, ...]] = {}
+        for key in concepts:
+            if half and key not in self.text_halves:
+                continue
+            texts = self.text_halves[key][half == "b"] if half else self.vector_and_held_out_texts[key][0]
+            found[TextSide(key, "+")], found[TextSide(key, "-")] = texts.positives, texts.negatives
+        return found
+
+    @cached_property
+    def adapters(self) -> list[Adapter]:
+        """The recipes of the arms."""
+        return load_adapters(self.experiment.adapters, base=self.base)
+
+    @property
+    def prompt_templates(self) -> dict[str, dict[str, Any]]:
+        """Arms that ask for the concept instead of steering, with their templates."""
+        return {adapter.name: dict(adapter.options) for adapter in self.adapters if adapter.method == "prompt"}
+
+    @property
+    def few_shot_sizes(self) -> tuple[int, ...]:
+        """Few-shot sizes that every measured concept has enough texts for."""
+        asked = {n for a in self.adapters if a.method == "few-shot" for n in a.options.get("n", FEW)}
+        texts = self.texts_by_side(self.measured, self.native_half).values()
+        most = min((len(side) for side in texts), default=0)
+        return tuple(sorted(n for n in asked if n <= most))
+
+    @cached_property
+    def neutral_texts(self) -> list[str]:
+        """Texts whose perplexity is measured."""
+        return load_texts(self.path(self.experiment.neutral.perplexity))
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """Instructions that replies are generated for."""
+        return load_prompts(self.path(self.experiment.prompts))
+
+    @cached_property
+    def map_texts(self) -> list[str]:
+        """Texts that maps are fitted on: neutral ones, then (`neutral.fit_texts`) the positives of the fit concepts.
+
+        Raises ValueError where one of the neutral ones is also a text of a concept or of the perplexity set.
+        """
+        config = self.experiment.neutral
+        texts = load_texts(self.path(config.map))[: config.map_limit]
+        seen = {text_key(t) for concept in self.concepts.values() for t in (*concept.positives, *concept.negatives)}
+        seen |= {text_key(text) for text in self.neutral_texts}
+        shared = next((text for text in texts if text_key(text) in seen), None)
+        if shared is not None:
+            raise ValueError(
+                f"neutral.map: a text of the map corpus is also a concept or perplexity text: {shared[:60]!r}; remove it"
+            )
+        if config.fit_texts:
+            texts += [text for concept in self.splits.fit for text in self.concepts[concept].positives]
+        return texts
+
+    def texts_hash(self, concept: str) -> str:
+        """Hash of every text used for a concept's vectors."""
+        texts = self.vector_and_held_out_texts[concept][0]
+        return digest(texts.positives, texts.negatives)
+
+    @property
+    def prompts_hash(self) -> str:
+        """Hash of the instructions."""
+        return digest([(prompt.id, prompt.role, prompt.instruction) for prompt in self.prompts])
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hashes of everything that is kept apart: a run with another one of them is another run."""
+        texts = self.vector_and_held_out_texts
+        held = {key: (held.positives, held.negatives) for key, (_, held) in texts.items()}
+        halves_of = {key: [half.positives for half in pair] for key, pair in self.text_halves.items()}
+        return {
+            "splits": self.splits.hash,
+            "vector texts": digest({key: self.texts_hash(key) for key in texts}),
+            "halves": digest(halves_of if self.halves else {}),
+            "held-out texts": digest(held),
+            "map texts": digest(self.map_texts),
+            "perplexity texts": digest(self.neutral_texts),
+            "prompts": self.prompts_hash,
+        }
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        """What the run measures, on held-out texts only."""
+        return Protocol(
+            concepts={key: self.vector_and_held_out_texts[key][1] for key in self.measured},
+            neutral={f"neutral-{i:02d}": text for i, text in enumerate(self.neutral_texts, 1)},
+            prompts=tuple(self.prompts),
+            factors={task: self.experiment.grid(task) for task in self.experiment.tasks},
+            judge=self.experiment.judge,
+            chat=self.experiment.chat,
+            declared=tuple(self.declared_rules),
+        )
+
+
+def alike_descriptions(concepts: Sequence[Concept], least: float) -> list[tuple[str, str]]:
+    """Return the pairs of concepts whose descriptions' embeddings have a cosine of at least `least`."""
+    rows = EmbeddingJudge().embedder.embed([concept.description for concept in concepts])
+    pairs = np.argwhere(np.triu(rows @ rows.T >= least, k=1))
+    return [(concepts[i].id, concepts[j].id) for i, j in pairs]
