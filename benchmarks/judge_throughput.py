@@ -13,7 +13,8 @@ from pathlib import Path
 
 from steer_bench.judge.judgement import Case
 from steer_bench.judge.openai_judge import OpenAIJudge
-from steer_bench.judge.store import JudgementStore, StoredJudge
+from steer_bench.judge.ratings import rate_recorded
+from steer_bench.records import Records
 
 LATENCY = 0.05
 BODY = json.dumps(
@@ -62,9 +63,9 @@ def main() -> None:
     judge = OpenAIJudge("fake", base_url=f"http://127.0.0.1:{port.get()}/v1", concurrency=concurrency, progress=False)
     cases = [Case("sea", "the sea", f"prompt {i}", f"reply {i}") for i in range(calls // 3)]
     judge.probe()
-    with tempfile.TemporaryDirectory() as folder, JudgementStore(Path(folder) / "records.sqlite") as store:
+    with tempfile.TemporaryDirectory() as folder, Records(Path(folder) / "records.sqlite") as store:
         start, start_cpu = time.monotonic(), time.process_time()
-        judgements = StoredJudge(judge, store).rate(cases)
+        judgements = rate_recorded(judge, cases, store)
         seconds, cpu = time.monotonic() - start, time.process_time() - start_cpu
         assert all(one.score == 2.0 for one in judgements)
     floor = calls * LATENCY / concurrency

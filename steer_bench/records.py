@@ -1,9 +1,9 @@
-"""Records: every finished reply and log-likelihood on disk before the next batch starts, so that a run can be continued.
+"""Records: every finished reply, log-likelihood and rating is on disk before the next, so that a run can be continued.
 
-One SQLite file (WAL) a run; a record is text under a key that hashes everything its value depends on. Records are added and
-read, never changed. Each carries a digest: one whose bytes were changed on disk is computed again, never believed. Several
-processes of one machine may write one file; SQLite is not shared over a network, so a shard of a run writes a file of its own,
-and files are merged. Knows nothing of models.
+One SQLite file (WAL) per run; a record is JSON under a key that hashes everything its value depends on. Records are added and
+read, never changed. Each carries a checksum: one whose bytes were changed on disk is computed again, never believed. Several
+threads and processes of one machine may write one file; SQLite is not shared over a network, so a shard of a run writes a file
+of its own, and files are merged. Knows nothing of models and judges.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import hashlib
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -33,29 +35,29 @@ def record_key(**parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def seal(*texts: str) -> str:
-    """Digest of a record's texts, stored beside them: a record whose seal is broken was changed on disk."""
+def row_checksum(*texts: str) -> str:
+    """Checksum of a record's texts, stored beside them: where they differ, the record was changed on disk."""
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def readable(data: bytes) -> str:
-    """Text of a database: damaged text breaks its seal, not the query."""
+    """Decode text of a database so that damage breaks its checksum, not the query."""
     return data.decode("utf-8", "replace")
 
 
 def explained(path: Path | None, error: sqlite3.DatabaseError) -> Exception:
-    """A damaged file as a ValueError with the way on; a full disk, a lock and the like as they are."""
+    """Return a damaged file's error as a ValueError with the way on; a full disk, a lock and the like unchanged."""
     damaged = not isinstance(error, sqlite3.OperationalError) or "no such column" in str(error)
     if path is None or not damaged:
         return error
     return ValueError(
-        f"{path}: damaged, or not a records file of this steer-bench ({error}); what it holds can not be read. Move it "
+        f"{path}: damaged, or not a records file of this steer-bench ({error}); what it holds cannot be read. Move it "
         f"and its -wal and -shm files away (mv {path} {path}.damaged) and run the same command again: it is computed again"
     )
 
 
 class Records:
-    """Key-value records in a SQLite file, or in memory only (path None).
+    """Key-value records in a SQLite file, or in memory only (path None); safe for several threads.
 
     Raises ValueError, saying how to go on, for a file that is damaged or not ours.
     """
@@ -64,52 +66,48 @@ class Records:
         self.path = None if path is None else Path(path)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)
-        self._db.text_factory = readable
+        self._lock = threading.RLock()
+        self._db = _connect(path or ":memory:")
         try:
-            self._db.execute("PRAGMA journal_mode=WAL")
+            use_wal(self._db)
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(_TABLE)
+            _take_over_judgements(self._db)
             self._db.execute("SELECT key, value, digest FROM records LIMIT 1").fetchall()
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise explained(self.path, error) from error
 
     def get(self, keys: Iterable[str]) -> dict[str, Any]:
-        """The values of those keys that are recorded, whole and unchanged."""
+        """Return the values of those keys that are recorded, whole and unchanged."""
         found, damaged, wanted = {}, [], list(dict.fromkeys(keys))
         try:
-            for start in range(0, len(wanted), 500):
-                part = wanted[start : start + 500]
-                marks = ",".join("?" * len(part))
-                rows = self._db.execute(f"SELECT key, value, digest FROM records WHERE key IN ({marks})", part)
-                for key, value, digest in rows:
-                    if isinstance(value, str) and digest == seal(key, value):
-                        found[key] = json.loads(value)
-                    else:
-                        damaged.append(key)
-            if damaged:  # so that what is computed again can take their place
-                logger.warning("%s: %d records are damaged and computed again", self.path, len(damaged))
-                with contextlib.suppress(sqlite3.OperationalError):  # opened to be read only
-                    self._db.executemany("DELETE FROM records WHERE key = ?", [(key,) for key in damaged])
+            with self._lock:
+                for start in range(0, len(wanted), 500):  # sqlite takes at least 999 parameters
+                    part = wanted[start : start + 500]
+                    marks = ",".join("?" * len(part))
+                    rows = self._db.execute(f"SELECT key, value, digest FROM records WHERE key IN ({marks})", part)
+                    for key, value, checksum in rows:
+                        if isinstance(value, str) and checksum == row_checksum(key, value):
+                            found[key] = json.loads(value)
+                        else:
+                            damaged.append(key)
+                if damaged:  # so that what is computed again can take their place
+                    logger.warning("%s: %d records are damaged and computed again", self.path, len(damaged))
+                    with contextlib.suppress(sqlite3.OperationalError):  # opened to be read only
+                        self._db.executemany("DELETE FROM records WHERE key = ?", [(key,) for key in damaged])
         except sqlite3.DatabaseError as error:
             raise explained(self.path, error) from error
         return found
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Record values, all or none; a key that is there already keeps its value."""
-        texts = [(key, json.dumps(value, allow_nan=False)) for key, value in values.items()]
-        rows = [(key, text, seal(key, text)) for key, text in texts]
+        rows = [_row(key, value) for key, value in values.items()]
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT OR IGNORE INTO records VALUES (?, ?, ?)", rows)
-            self._db.execute("COMMIT")
-        except BaseException as error:
-            if self._db.in_transaction:  # a full disk has rolled back already
-                self._db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.DatabaseError):
-                raise explained(self.path, error) from error
-            raise
+            with self._lock, _transaction(self._db):
+                self._db.executemany("INSERT OR IGNORE INTO records VALUES (?, ?, ?)", rows)
+        except sqlite3.DatabaseError as error:
+            raise explained(self.path, error) from error
 
     def merge(self, path: Path) -> None:
         """Add what another records file holds; a key that is here already keeps its value."""
@@ -126,16 +124,80 @@ class Records:
         """Close the file."""
         self._db.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _connect(database: str | Path, *, uri: bool = False) -> sqlite3.Connection:
+    db = sqlite3.connect(database, uri=uri, timeout=60, isolation_level=None, check_same_thread=False)
+    db.text_factory = readable
+    return db
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # a full disk has rolled back already
+            db.execute("ROLLBACK")
+        raise
+
+
+def _row(key: str, value: object) -> tuple[str, str, str]:
+    text = json.dumps(value, allow_nan=False)
+    return key, text, row_checksum(key, text)
+
+
+def use_wal(db: sqlite3.Connection, patience: float = 60.0) -> None:
+    """Switch to WAL mode, waiting for other processes: unlike every other statement this one fails at once where two open a new file."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _take_over_judgements(db: sqlite3.Connection) -> None:
+    """Make records of the ratings that a run begun by an older version kept in a table of their own, under the keys they have."""
+    there = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'judgements'"
+    if not db.execute(there).fetchone():
+        return
+    with _transaction(db):
+        if not db.execute(there).fetchone():  # another process was faster
+            return
+        columns = 'key, "case", ratings, explanation, raw, digest'
+        rows, damaged = [], 0
+        for key, *texts, checksum in db.execute(f"SELECT {columns} FROM judgements").fetchall():
+            if not all(isinstance(text, str) for text in texts) or checksum != row_checksum(key, *texts):
+                damaged += 1
+                continue
+            ratings, explanation, rest = map(json.loads, texts[1:])
+            rows.append(_row(key, {"ratings": ratings, "explanation": explanation, **rest}))
+        db.executemany("INSERT OR IGNORE INTO records VALUES (?, ?, ?)", rows)
+        db.execute("DROP TABLE judgements")
+    if damaged:
+        logger.warning("%d ratings of an older version are damaged and asked for again", damaged)
+
 
 def read_only(path: Path) -> Records:
-    """Records to be read while nobody writes them: safe for readers on several machines. None there: empty records."""
+    """Return records to be read while nobody writes them, safe for readers on several machines; empty ones where no file is."""
     if not path.is_file():
         return Records()
     records = Records()
     records._db.close()
     unused = path.with_name(path.name + "-wal")
     settled = "&immutable=1" if not unused.is_file() or not unused.stat().st_size else ""
-    records._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{settled}", uri=True, timeout=60)
+    records._db = _connect(f"{path.resolve().as_uri()}?mode=ro{settled}", uri=True)
     return records
 
 
@@ -159,7 +221,7 @@ class ShardRecords(Records):
         self._seen: set[str] = set()
 
     def get(self, keys: Iterable[str]) -> dict[str, Any]:
-        """What a single process would have by now: what the run recorded before its shards began, and, as NaN, what was dealt.
+        """Return what a single process would have by now: what the run recorded before its shards began, and, as NaN, what was dealt.
 
         The same for all shards, as the dealing needs.
         """
@@ -168,7 +230,7 @@ class ShardRecords(Records):
         return _OthersAreNaN(dealt | self._run.get(wanted))
 
     def mine(self, items: Sequence[T], size: int, keys: Callable[[T], Iterable[str]]) -> list[T]:
-        """The items of this shard's batches of `size`, without those whose keys its own file holds already."""
+        """Return the items of this shard's batches of `size`, without those whose keys its own file holds already."""
         dealt = [item for i, item in enumerate(items) if (self._dealt + i // size) % self.count == self.index]
         self._dealt += -(-len(items) // size)
         self._seen.update(key for item in items for key in keys(item))

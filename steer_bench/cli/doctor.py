@@ -103,17 +103,12 @@ def _experiment(name: str) -> Iterator[Finding]:
 
 
 def _judge(config: dict[str, object]) -> Finding:
-    """Whether the judge answers: one question to a server, nothing where it runs here."""
+    """Tell whether the judge answers: one question to a server, nothing where it runs here."""
     from steer_bench.judge.config import load_judge
-    from steer_bench.models.load import check_model
 
     judge = load_judge(config, references={})
-    probe = getattr(judge, "probe", None)
     try:
-        if probe is not None and config.get("kind") == "openai":
-            probe()
-            return "ok", "judge", f"{judge.name} answers"
-        check_model(str(config.get("model", "minilm-l6-v2")))
+        judge.probe()
     except Exception as error:  # a judge's many faults all mean: not to be had now
         return "missing", "judge", f"{judge.name}: {' '.join(str(error).split())}"
-    return "ok", "judge", f"{judge.name}, on this machine"
+    return "ok", "judge", f"{judge.name}, on this machine" if judge.usage is None else f"{judge.name} answers"

@@ -7,13 +7,10 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-from steer_bench.judge.embedding import Reference
-from steer_bench.judge.judgement import AspectJudge, Case, Judge, Question
-
-if TYPE_CHECKING:
-    from steer_bench.concepts.concept import Concept
+from steer_bench.concepts.concept import Concept
+from steer_bench.judge.judgement import Case, Judge, Question, Usage
 
 
 class CheckRow(NamedTuple):
@@ -45,32 +42,25 @@ class Known(NamedTuple):
 
 
 def auroc(positives: Sequence[float], negatives: Sequence[float]) -> float | None:
-    """Area under the ROC curve: the Mann-Whitney statistic over the number of pairs; None where a side is empty.
+    """Return the area under the ROC curve: the chance that a positive scores above a negative, ties half (Mann-Whitney U).
+
+    None where a side is empty. Raises ValueError for scores that are no numbers.
 
     >>> auroc([2.0, 1.0], [0.0, 1.0])
     0.875
     """
     if not len(positives) or not len(negatives):
         return None
+    if not all(map(math.isfinite, (*positives, *negatives))):
+        raise ValueError("scores hold NaN or infinity; leave unscored items out")
     from scipy.stats import mannwhitneyu
 
     return float(mannwhitneyu(positives, negatives).statistic) / (len(positives) * len(negatives))
 
 
-def split_references(concepts: Sequence["Concept"]) -> tuple[dict[str, Reference], list["Concept"]]:
-    """Every other text of a concept as reference for the embedding judge, and the concepts with the other texts to check it on."""
-    references = {
-        one.id: Reference(one.description, tuple(one.positives[::2]), tuple(one.negatives[::2])) for one in concepts
-    }
-    held_out = [
-        replace(one, positives=tuple(one.positives[1::2]), negatives=tuple(one.negatives[1::2])) for one in concepts
-    ]
-    return references, held_out
-
-
 def check_judge(
     judge: Judge,
-    concepts: Sequence["Concept"],
+    concepts: Sequence[Concept],
     *,
     pairs: Sequence[tuple[str, str]] = (),
     perplexity: Callable[[Sequence[str]], Sequence[float]] | None = None,
@@ -126,10 +116,9 @@ def _pairs_and_mismatches(pairs: Sequence[tuple[str, str]], rng: random.Random) 
 
 
 def _check_aspect(judge: Judge, aspect: str, known: Sequence[Known]) -> list[CheckRow]:
-    usage: Any = getattr(judge, "usage", None)
-    tokens_before, cost_before = _tokens(usage), getattr(usage, "cost", None)
+    tokens_before, cost_before = _spent(judge.usage)
     ratings, reasons = _rate_aspect(judge, aspect, [one.case for one in known])
-    tokens, cost = _tokens(usage) - tokens_before, getattr(usage, "cost", None)
+    tokens, cost = _spent(judge.usage)
     groups = ["all"]
     genres = sorted({one.group for one in known} - {"all"})
     if len(genres) > 1:
@@ -149,23 +138,20 @@ def _check_aspect(judge: Judge, aspect: str, known: Sequence[Known]) -> list[Che
                 n=len(chosen),
                 unscored=len(why) / len(chosen) if chosen else math.nan,
                 reasons={reason: why.count(reason) for reason in sorted(set(why))},
-                tokens=tokens if group == "all" else 0,
+                tokens=tokens - tokens_before if group == "all" else 0,
                 cost=cost - cost_before if group == "all" and cost is not None and cost_before is not None else None,
             )
         )
     return rows
 
 
-def _tokens(usage: Any) -> int:
-    return getattr(usage, "input_tokens", 0) + getattr(usage, "output_tokens", 0)
+def _spent(usage: Usage | None) -> tuple[int, float | None]:
+    return (0, None) if usage is None else (usage.input_tokens + usage.output_tokens, usage.cost)
 
 
 def _rate_aspect(judge: Judge, aspect: str, cases: Sequence[Case]) -> tuple[list[float | None], list[str]]:
-    """Rating or None, and the reason, of one aspect of each case; asks for nothing else where the judge can."""
-    if isinstance(judge, AspectJudge):
-        judgements = judge.answer([Question(case, aspect) for case in cases], lambda question, judgement: None)
-    else:
-        judgements = judge.rate(cases)
+    """Return the rating (or None) and the reason of one aspect of each case; ask for nothing else."""
+    judgements = judge.answer([Question(case, aspect) for case in cases], lambda question, judgement: None)
     return [one.ratings.get(aspect) for one in judgements], [one.reason for one in judgements]
 
 

@@ -27,6 +27,7 @@ from steer_bench.judge.judgement import (
     distinct_2,
     rate_by_aspect,
 )
+from steer_bench.models.load import check_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -126,6 +127,7 @@ class EmbeddingJudge:
                 )
         self.model_path = _model_path(model_path)
         self.embedder = Embedder(self.model_path, batch_size=batch_size, device=device)
+        self.usage = None
         self.name = "embedding (all-MiniLM-L6-v2): a proxy"
         if str(model_path) != WHEEL_MODEL and "minilm-l6-v2" not in self.model_path.lower().replace("_", "-"):
             self.name = f"embedding ({Path(self.model_path).name}): a proxy"
@@ -179,6 +181,14 @@ class EmbeddingJudge:
             "distinct_2_span": list(DISTINCT_2_SPAN),
         }
 
+    def probe(self) -> None:
+        """Raise ValueError where there is no such model; load nothing."""
+        try:
+            if not Path(self.model_path).is_dir():
+                check_model(self.model_path)
+        except ValueError as error:
+            raise ValueError(f"judge.model: {error}") from error
+
     def fingerprint(self) -> str:
         """Of the embedding model, the references, the instruction scale and the unsteered replies."""
         if not self._fingerprint:
@@ -189,11 +199,11 @@ class EmbeddingJudge:
         return self._fingerprint
 
     def rate(self, cases: Sequence[Case]) -> list[Judgement]:
-        """One judgement a case, in order."""
+        """Return one judgement per case, in order."""
         return rate_by_aspect(self, cases)
 
     def key(self, question: Question) -> str:
-        """See AspectJudge."""
+        """See Judge."""
         case, aspect = question
         seen = {
             "concept": [case.concept_id],
@@ -203,7 +213,7 @@ class EmbeddingJudge:
         return digest([self.fingerprint(), aspect, seen, case.reply])
 
     def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
-        """See AspectJudge. ValueError where a concept has no reference texts."""
+        """See Judge. ValueError where a concept has no reference texts."""
         concepts = {case.concept_id for case, aspect in questions if aspect == "concept"}
         if unknown := sorted(concepts - self.references.keys()):
             raise ValueError(

@@ -12,6 +12,7 @@ from typing import Any
 
 from steer_bench.judge.judgement import Case, Judgement, Keep, Question, digest, holds_rating, rate_by_aspect
 from steer_bench.judge.prompts import RATING_ONLY, VERSION, FormatGuard, messages, seen
+from steer_bench.models.load import check_model, load_model
 
 OPENINGS = ("Rating: [[", "Rating: ", "Rating:")
 """What the model's reply begins with; the first after which "0", "1" and "2" are one token each."""
@@ -45,6 +46,7 @@ class LocalJudge:
         self.batch_size = batch_size
         self.device = device
         self.dtype = dtype
+        self.usage = None
         self._given = None if isinstance(model, str) else (model, tokenizer)
         self._guard = FormatGuard()
 
@@ -53,17 +55,15 @@ class LocalJudge:
         return digest(["local", VERSION, RATING_ONLY, self.model_name, self.dtype, MIN_MASS])
 
     def key(self, question: Question) -> str:
-        """See AspectJudge."""
+        """See Judge."""
         return digest([self.fingerprint(), seen(question)])
 
     def rate(self, cases: Sequence[Case]) -> list[Judgement]:
-        """One judgement a case, in order; JudgeError when the model does not answer in the format."""
+        """Return one judgement per case, in order; raise JudgeError when the model does not answer in the format."""
         return rate_by_aspect(self, cases)
 
     def probe(self) -> None:
-        """ValueError where there is no such model; loads nothing."""
-        from steer_bench.models.load import check_model
-
+        """Raise ValueError where there is no such model; load nothing."""
         try:
             if self._given is None:
                 check_model(self.model_name)
@@ -71,7 +71,7 @@ class LocalJudge:
             raise ValueError(f"judge.model: {error}") from error
 
     def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
-        """See AspectJudge."""
+        """See Judge."""
         from tqdm.auto import tqdm
 
         prompts = [self._prompt_ids(question) for question in questions]
@@ -176,8 +176,6 @@ class LocalJudge:
     def _loaded(self) -> tuple[Any, Any]:
         if self._given is not None:
             return self._given
-        from steer_bench.models.load import load_model
-
         self.probe()
         try:
             loaded = load_model(self.model_name, dtype=self.dtype, device=self.device or None)

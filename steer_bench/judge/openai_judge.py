@@ -10,7 +10,6 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -30,6 +29,7 @@ from steer_bench.judge.judgement import (
     Judgement,
     Keep,
     Question,
+    Usage,
     digest,
     holds_rating,
     rate_by_aspect,
@@ -56,22 +56,6 @@ class Price(NamedTuple):
 
     input: float
     output: float
-
-
-@dataclass
-class Usage:
-    """What judging has taken so far."""
-
-    calls: int = 0
-    """Requests sent, whatever came back."""
-    retries: int = 0
-    """Of those, sent again after a fault of the server or the network."""
-    reasks: int = 0
-    """Of those, sent again because the answer held no rating."""
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost: float | None = None
-    """Dollars; None where no price is known."""
 
 
 class OpenAIJudge:
@@ -142,19 +126,19 @@ class OpenAIJudge:
         return digest(["openai", VERSION, self.base_url, self.model, self.max_tokens, self.seed, self.options])
 
     def key(self, question: Question) -> str:
-        """See AspectJudge."""
+        """See Judge."""
         return digest([self.fingerprint(), seen(question)])
 
     def rate(self, cases: Sequence[Case]) -> list[Judgement]:
-        """One judgement a case, in order; JudgeError when the server refuses all of them."""
+        """Return one judgement per case, in order; raise JudgeError when the server refuses all of them."""
         return rate_by_aspect(self, cases)
 
     def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
-        """See AspectJudge."""
+        """See Judge."""
         return _in_own_loop(lambda: self._answer_all(questions, keep))
 
-    def probe(self) -> Judgement:
-        """Ask one question with a plain answer; JudgeError unless a rating comes back. Takes seconds; ask before a run starts."""
+    def probe(self) -> None:
+        """Ask one question with a plain answer, in seconds; raise ValueError unless a rating comes back."""
 
         async def ask() -> Judgement:
             async with self._client() as client:
@@ -163,16 +147,15 @@ class OpenAIJudge:
         try:
             judgement = _in_own_loop(ask)
         except Fatal as fault:
-            raise JudgeError(f"judge {self.model}: {fault}") from None
+            raise ValueError(f"judge {self.model}: {fault}") from None
         if judgement.reason:
             said = (
                 "; it said: " + repr(judgement.raw[PROBE.aspect][-1][:300]) if judgement.raw.get(PROBE.aspect) else ""
             )
-            raise JudgeError(
+            raise ValueError(
                 f"judge {self.model} at {self.base_url} gave no rating to a test question ({judgement.reason}){said}; "
                 f"check judge.base_url and judge.model{HINT}"
             )
-        return judgement
 
     async def _answer_all(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
         from tqdm.auto import tqdm
@@ -227,8 +210,6 @@ class OpenAIJudge:
                 self._guard.note(answer.reason, answer.text)
             if not answer.reason or answer.reason == "filtered":
                 break
-            if attempt < REASKS:
-                self.usage.reasks += 1
         flags = ("rating_in_reply",) if holds_rating(question.case.reply) else ()
         kept = {question.aspect: tuple(raw)}
         if answer.rating is None:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steer_bench.files import write_whole
 from steer_bench.judge.config import judge_id, load_judge
 from steer_bench.judge.embedding import SCHEME, EmbeddingJudge, Reference
-from steer_bench.judge.judgement import Case, Judge, JudgeError, Judgement, digest
+from steer_bench.judge.judgement import ASPECTS, Case, Judge, JudgeError, Judgement, Question, digest, rate_by_aspect
 from steer_bench.judge.prompts import VERSION
-from steer_bench.judge.store import JudgementStore, StoredJudge
+from steer_bench.records import Records
 from steer_bench.vectors.store import UNSTEERED
 
 if TYPE_CHECKING:
@@ -97,6 +97,24 @@ def judge_for(
     return judge
 
 
+def rate_recorded(judge: Judge, cases: Sequence[Case], records: Records) -> list[Judgement]:
+    """Return one judgement per case, in order; ask only what the records do not hold, and record each rating as it arrives.
+
+    A JudgeError leaves recorded what was rated before it. What could not be rated is not recorded: it is asked again.
+    """
+    keys = [judge.key(Question(case, aspect)) for case in cases for aspect in ASPECTS]
+    known = {key: Judgement.from_json(value) for key, value in records.get(keys).items()}
+
+    def keep(question: Question, judgement: Judgement) -> None:
+        if judgement.reason or not judgement.ratings:
+            raise ValueError(
+                f"a judgement without a rating ({judgement.reason or 'no ratings'}) is asked again, never recorded"
+            )
+        records.add({judge.key(question): judgement.to_json()})
+
+    return rate_by_aspect(judge, cases, known=known, keep=keep)
+
+
 def rate_replies(
     config: Mapping[str, Any],
     concepts: Mapping[str, Concept],
@@ -108,7 +126,7 @@ def rate_replies(
     file: Path | None = None,
     resume: str = "steer-bench judge RUN",
 ) -> Ratings:
-    """Rate all replies at once, asking only what `records` (a judgement store) does not hold.
+    """Rate all replies at once, asking only what `records` (a records file) does not hold.
 
     The ratings are written to `file`. A judge that stops raises JudgeError: what it rated before is in `records`, and the file says
     that it stopped, unless it holds the ratings of an earlier time. `unsteered`: what the judge is set by where `replies` are a share.
@@ -128,11 +146,8 @@ def rate_replies(
         "total": len(replies),
     }
     try:
-        if records is None:
-            judgements = judge.rate(cases)
-        else:
-            with JudgementStore(records) as store:
-                judgements = StoredJudge(judge, store).rate(cases)
+        with Records(records) as store:
+            judgements = rate_recorded(judge, cases, store)
     except JudgeError as error:
         if file is not None and not file.is_file():  # what was rated before stays
             save_ratings(file, Ratings({**card, "unscored": {}, "reasked": {}, "stopped": str(error)}, {}))
@@ -141,8 +156,8 @@ def rate_replies(
     card |= {"unscored": _unscored(judgements), "reasked": _reasked(rated)}
     if isinstance(judge, EmbeddingJudge):
         card["calibration"] = judge.calibration()
-    if (usage := getattr(judge, "usage", None)) is not None:
-        card["usage"] = asdict(usage)
+    if judge.usage is not None:
+        card["usage"] = asdict(judge.usage)
     ratings = Ratings(card, rated)
     if file is not None:
         save_ratings(file, ratings)
@@ -181,14 +196,7 @@ def save_ratings(file: Path, ratings: Ratings) -> None:
     lines = [json.dumps({"card": ratings.card}, sort_keys=True, allow_nan=False)]
     for key, one in ratings.judgements.items():
         raw = {aspect: texts for aspect, texts in one.raw.items() if one.reason or len(texts) > 1}
-        parts = {
-            "ratings": one.ratings,
-            "reason": one.reason,
-            "explanation": one.explanation,
-            "raw": raw,
-            "flags": one.flags,
-        }
-        lines.append(json.dumps({"key": key, **{name: part for name, part in parts.items() if part}}, allow_nan=False))
+        lines.append(json.dumps({"key": key, **replace(one, raw=raw).to_json()}, allow_nan=False))
     write_whole(file, "\n".join(lines) + "\n")
 
 
@@ -201,25 +209,9 @@ def load_ratings(file: Path) -> Ratings:
         for line in rest:
             found = json.loads(line)
             arm, source, concept, factor, item = found["key"]
-            judgements[arm, source, concept, float(factor), item] = Judgement(
-                found.get("ratings", {}),
-                found.get("reason", ""),
-                found.get("explanation", {}),
-                {aspect: tuple(texts) for aspect, texts in found.get("raw", {}).items()},
-                tuple(found.get("flags", ())),
-            )
+            judgements[arm, source, concept, float(factor), item] = Judgement.from_json(found)
         return Ratings(card, judgements)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{file}: not ratings of steer-bench ({error!r}); remove it and run steer-bench judge again"
         ) from error
-
-
-def judgements_of(run_folder: str | Path, judge: str | None = None) -> dict[str, list[Ratings]]:
-    """Target -> the ratings in RUN/judgements, one a judge, sorted by its id; of one judge only where `judge` is its id."""
-    found: dict[str, list[Ratings]] = {}
-    for file in sorted((Path(run_folder) / FOLDER).glob("*/*.jsonl")):
-        if judge in (None, file.parent.name):
-            ratings = load_ratings(file)
-            found.setdefault(ratings.card["target"], []).append(ratings)
-    return found

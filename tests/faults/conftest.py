@@ -112,13 +112,11 @@ class Trial:
         return [line.split()[1] for line in lines if line.startswith(what)]
 
     def records(self) -> dict[str, str]:
-        """Everything in records.sqlite, by key."""
+        """Everything in records.sqlite, by key; the key of a rating with `judged ` before it."""
         with sqlite3.connect(self.folder / "records.sqlite") as db:
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            rows = dict(db.execute("SELECT key, value FROM records"))
-            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'judgements'").fetchone():
-                rows |= {f"judged {k}": v for k, v in db.execute("SELECT key, ratings || raw FROM judgements")}
-        return rows
+            rows = db.execute("SELECT key, value FROM records").fetchall()
+        return {f"judged {key}" if value.startswith('{"ratings"') else key: value for key, value in rows}
 
     def reports(self) -> dict[str, bytes]:
         """The report's files."""

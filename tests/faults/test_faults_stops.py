@@ -133,7 +133,7 @@ def test_with_the_network_cut_the_run_is_the_same(trial, undisturbed):
 
     shutil.copy(undisturbed.folder / "records.sqlite", trial.folder / "records.sqlite")
     with sqlite3.connect(trial.folder / "records.sqlite") as db:
-        db.execute("DELETE FROM records")
+        db.execute("DELETE FROM records WHERE value NOT LIKE '{\"ratings\"%'")
     shutil.copytree(undisturbed.folder / "judgements", trial.folder / "judgements")
     code, said = trial.run(offline=True)
     if code == 99:

@@ -93,7 +93,6 @@ def _patch(moments: Moments, note: Callable[[str], Any]) -> None:
     from lm_eval.loggers import EvaluationTracker
 
     from steer_bench import records
-    from steer_bench.judge import store
     from steer_bench.results.file import file as results
 
     class Connection:
@@ -110,26 +109,24 @@ def _patch(moments: Moments, note: Callable[[str], Any]) -> None:
                 moments.come("inside")
             return self._real.execute(statement, *rest)
 
-    add, save, replace = records.Records.add, store.JudgementStore.save, os.replace
+    add, replace = records.Records.add, os.replace
     write = EvaluationTracker.save_results_samples
 
     def noted_add(self: Any, values: Any) -> None:
+        rating = any("ratings" in value for value in values.values())
         for key in values:
-            note(f"computed {key}")
-        moments.come("before")
+            note(f"{'rated' if rating else 'computed'} {key}")
+        moments.come("rating" if rating else "before")
+        if rating:
+            add(self, values)
+            return moments.come("rated")
         real = self._db
         self._db = Connection(real)
         try:
             add(self, values)
         finally:
             self._db = real
-        moments.come("after")
-
-    def noted_save(self: Any, key: str, *rest: Any) -> None:
-        note(f"rated {key}")
-        moments.come("rating")
-        save(self, key, *rest)
-        moments.come("rated")
+        return moments.come("after")
 
     def noted_replace(*paths: Any, **options: Any) -> None:
         moments.come("replace")
@@ -140,7 +137,6 @@ def _patch(moments: Moments, note: Callable[[str], Any]) -> None:
         moments.come("samples")
 
     records.Records.add = noted_add  # type: ignore[method-assign]
-    store.JudgementStore.save = noted_save  # type: ignore[method-assign]
     results.os.replace = noted_replace  # type: ignore[attr-defined,assignment]
     EvaluationTracker.save_results_samples = noted_write
 

@@ -75,7 +75,7 @@ def accelerate(ranks: int, *words: str, **options: Any) -> Any:
 def records(run: Path) -> dict[str, str]:
     """Everything in RUN/records.sqlite, judgements left out."""
     with sqlite3.connect(run / "records.sqlite") as database:
-        return dict(database.execute("SELECT key, value FROM records"))
+        return dict(database.execute("SELECT key, value FROM records WHERE value NOT LIKE '{\"ratings\"%'"))
 
 
 def copy_run(run: Path, to: Path) -> Path:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steer_bench.judge.check import auroc, check_judge, shuffle_words, split_references
+from steer_bench.judge.check import check_judge, shuffle_words
 from steer_bench.judge.config import load_judge
 from steer_bench.judge.embedding import EmbeddingJudge, Reference, Scale, concept_scale, fluency_rating
 from steer_bench.judge.judgement import Case
-from steer_bench.judge.store import JudgementStore, StoredJudge
+from steer_bench.judge.ratings import rate_recorded
+from steer_bench.records import Records
 
 AXBENCH = Path(__file__).parents[3] / "shared" / "axbench"
 SHIPPED = Path(__file__).parents[2] / "tasks" / "data" / "concepts.jsonl"
@@ -140,9 +141,9 @@ def test_the_fingerprint_changes_with_references_and_calibration(judge: Embeddin
 
 def test_its_judgements_can_be_stored(judge: EmbeddingJudge, tmp_path: Path) -> None:
     replies = [case("sea ship"), case("walk", perplexity=None), case("law")]
-    with JudgementStore(tmp_path / "r.sqlite") as store:
-        first = StoredJudge(judge, store).rate(replies)
-        assert StoredJudge(judge, store).rate(replies) == first == judge.rate(replies)
+    with Records(tmp_path / "r.sqlite") as store:
+        first = rate_recorded(judge, replies, store)
+        assert rate_recorded(judge, replies, store) == first == judge.rate(replies)
 
 
 @pytest.mark.parametrize(
@@ -176,12 +177,6 @@ class Concept:
     negatives: tuple[str, ...]
 
 
-def test_auroc_counts_ties_half() -> None:
-    # pairs (2,0) (2,1) (1,0) win, (1,1) ties: 3.5 of 4
-    assert auroc([2.0, 1.0], [0.0, 1.0]) == 0.875
-    assert auroc([], [1.0]) is None
-
-
 def test_check_measures_each_aspect_and_the_unscored_share(judge: EmbeddingJudge) -> None:
     concepts = [
         Concept("sea", "sea", "text", ("sea ship wave", "ship sea"), ("walk talk", "bread house")),
@@ -212,14 +207,6 @@ def test_check_rows_by_genre_where_there_are_several(judge: EmbeddingJudge) -> N
     found = {row.group: row.auroc for row in rows if row.aspect == "concept"}
     assert found["text"] == 1.0
     assert found["code"] == 0.0
-
-
-def test_reference_texts_and_checked_texts_are_apart() -> None:
-    concept = Concept("a", "b", "text", tuple("12345"), tuple("6789"))
-    references, [held_out] = split_references([concept])  # type: ignore[list-item]
-    assert references["a"].positives == ("1", "3", "5")
-    assert held_out.positives == ("2", "4")
-    assert not set(references["a"].negatives) & set(held_out.negatives)
 
 
 def test_shuffled_words_are_the_same_words() -> None:
@@ -286,7 +273,10 @@ def real_rows(concepts: Sequence[Concept]) -> dict[str, float | None]:
     import torch
 
     torch.set_num_threads(1)
-    references, held_out = split_references(concepts)  # type: ignore[arg-type]
+    references = {
+        one.id: Reference(one.description, tuple(one.positives[::2]), tuple(one.negatives[::2])) for one in concepts
+    }
+    held_out = [replace(one, positives=one.positives[1::2], negatives=one.negatives[1::2]) for one in concepts]
     judge = EmbeddingJudge("minilm-l6-v2", references)
     assert judge.name == "embedding (all-MiniLM-L6-v2): a proxy"
     return {row.group: row.auroc for row in check_judge(judge, held_out) if row.aspect == "concept"}

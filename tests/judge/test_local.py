@@ -11,7 +11,8 @@ from tiny import save_tiny, tiny_llama, tiny_tokenizer
 from steer_bench.judge.judgement import ASPECTS, Case, JudgeError, Question
 from steer_bench.judge.local import LocalJudge
 from steer_bench.judge.prompts import RATING_ONLY, user_prompt
-from steer_bench.judge.store import JudgementStore, StoredJudge
+from steer_bench.judge.ratings import rate_recorded
+from steer_bench.records import Records
 
 torch.set_num_threads(1)
 
@@ -166,8 +167,8 @@ def test_a_batch_gives_what_each_case_gives_alone(tmp_path: Path) -> None:
 
 def test_its_judgements_are_stored(tmp_path: Path) -> None:
     model = Says((0.0, 0.0, 99.0))
-    with JudgementStore(tmp_path / "r.sqlite") as store:
-        first = StoredJudge(LocalJudge(model, Bytes()), store).rate(cases(2))
+    with Records(tmp_path / "r.sqlite") as store:
+        first = rate_recorded(LocalJudge(model, Bytes()), cases(2), store)
         calls = len(model.shown)
-        assert StoredJudge(LocalJudge(model, Bytes()), store).rate(cases(2)) == first
+        assert rate_recorded(LocalJudge(model, Bytes()), cases(2), store) == first
         assert len(model.shown) == calls

@@ -31,7 +31,8 @@ from pytest_httpserver import HTTPServer
 from steer_bench.judge.calls import redact
 from steer_bench.judge.judgement import ASPECTS, Case, JudgeError
 from steer_bench.judge.openai_judge import OpenAIJudge, Price
-from steer_bench.judge.store import JudgementStore, StoredJudge
+from steer_bench.judge.ratings import rate_recorded
+from steer_bench.records import Records
 
 CANARY = "canary-4f1d9c7be2"
 
@@ -129,10 +130,9 @@ def test_j1_the_last_of_two_ratings_counts(fake: JudgeServer) -> None:
 
 
 def test_j2_an_unreadable_reply_is_asked_again_with_another_seed(fake: JudgeServer) -> None:
-    judge, judgement = one_at_a_time(fake, ok("Two"), ok("Hm"), ok("Rating: [[1]]"))
+    _, judgement = one_at_a_time(fake, ok("Two"), ok("Hm"), ok("Rating: [[1]]"))
     assert judgement.ratings["concept"] == 1.0
     assert judgement.raw["concept"] == ("Two", "Hm", "Rating: [[1]]")
-    assert judge.usage.reasks == 2
     assert [call.body["seed"] for call in fake.calls[:3]] == [0, 1, 2]
     assert [call.body["temperature"] for call in fake.calls[:3]] == [0, 0, 0]
 
@@ -266,19 +266,19 @@ def test_j4_a_lasting_fault_stops_all_judging_at_once(
     fake.then(*[ok()] * 12)
     fake.default = action
     judge = make(fake, concurrency=4)
-    with JudgementStore(tmp_path / "r.sqlite") as store:
+    with Records(tmp_path / "r.sqlite") as store:
         with pytest.raises(JudgeError, match=words) as caught:
-            StoredJudge(judge, store).rate(cases(100))
+            rate_recorded(judge, cases(100), store)
         assert "steer-bench judge RUN" in str(caught.value)
         assert fake.base_url in str(caught.value)
         assert "\n" not in str(caught.value)
-        saved = sum(store.judges().values())
+        saved = len(store)
         assert 12 - 3 <= saved <= 12  # an answer that was on its way when the fault came may be lost
         assert len(fake.calls) <= 12 + 4
         # after mending, only what is missing is asked
         fake.calls.clear()
         fake.default = ok()
-        judgements = StoredJudge(make(fake), store).rate(cases(100))
+        judgements = rate_recorded(make(fake), cases(100), store)
         assert len(fake.calls) == 300 - saved
         assert all(one.score == 2.0 for one in judgements)
 
@@ -299,7 +299,7 @@ def test_j7_a_fifth_of_unreadable_answers_is_borne(fake: JudgeServer) -> None:
 
 
 def test_j5_the_probe_asks_once_and_wants_a_rating(fake: JudgeServer) -> None:
-    assert make(fake).probe().ratings == {"concept": 2.0}
+    make(fake).probe()
     assert len(fake.calls) == 1
 
 
@@ -309,16 +309,16 @@ def test_j5_the_probe_asks_once_and_wants_a_rating(fake: JudgeServer) -> None:
 def test_j5_a_wrong_server_fails_the_probe_within_seconds(fake: JudgeServer, action: Action) -> None:
     fake.default = action
     start = time.monotonic()
-    with pytest.raises(JudgeError, match=r"base_url|key"):
+    with pytest.raises(ValueError, match=r"base_url|key"):
         make(fake).probe()
     assert time.monotonic() - start < 5
 
 
 def test_j5_no_server_fails_the_probe_within_seconds_without_torch() -> None:
     code = (
-        "import sys\nfrom steer_bench.judge.config import load_judge; from steer_bench.judge.judgement import JudgeError\n"
+        "import sys\nfrom steer_bench.judge.config import load_judge\n"
         "try: load_judge({'kind': 'openai', 'model': 'm', 'base_url': 'http://127.0.0.1:9/v1'}).probe()\n"
-        "except JudgeError as error: print('torch' in sys.modules, error)\n"
+        "except ValueError as error: print('torch' in sys.modules, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.startswith("False judge m at http://127.0.0.1:9/v1")
@@ -330,16 +330,16 @@ def test_j5_no_server_fails_the_probe_within_seconds_without_torch() -> None:
 
 def test_j6_failures_are_asked_again_and_good_replies_are_not(fake: JudgeServer, tmp_path: Path) -> None:
     fake.default = by_prompt([("number 1", ok("Hm"))], ok())
-    with JudgementStore(tmp_path / "r.sqlite") as store:
-        first = StoredJudge(make(fake), store).rate(cases(3))
+    with Records(tmp_path / "r.sqlite") as store:
+        first = rate_recorded(make(fake), cases(3), store)
         assert [one.reason for one in first] == ["", "parse", ""]
         fake.calls.clear()
         fake.default = ok()
-        second = StoredJudge(make(fake), store).rate(cases(3))
+        second = rate_recorded(make(fake), cases(3), store)
         assert len(fake.calls) == 3
         assert all(one.score == 2.0 for one in second)
         fake.calls.clear()
-        assert StoredJudge(make(fake), store).rate(cases(3)) == second
+        assert rate_recorded(make(fake), cases(3), store) == second
         assert fake.calls == []
 
 
@@ -353,11 +353,12 @@ def test_j6_another_request_is_another_judgement(fake: JudgeServer, change: dict
 def test_a_killed_run_goes_on_with_the_missing_calls_only(fake: JudgeServer, tmp_path: Path, at: int) -> None:
     code = (
         "import sys\nfrom steer_bench.judge.judgement import *\n"
-        "from steer_bench.judge.openai_judge import OpenAIJudge\nfrom steer_bench.judge.store import JudgementStore, StoredJudge\n"
+        "from steer_bench.judge.openai_judge import OpenAIJudge\nfrom steer_bench.judge.ratings import rate_recorded\n"
+        "from steer_bench.records import Records\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "judge = OpenAIJudge('fake', base_url=sys.argv[1], concurrency=1)\n"
         "cases = [Case('sea', 'the sea', f'prompt {i}', f'reply number {i}') for i in range(5)]\n"
-        "StoredJudge(judge, JudgementStore(sys.argv[2])).rate(cases)\n"
+        "rate_recorded(judge, cases, Records(sys.argv[2]))\n"
     )
     path = tmp_path / "r.sqlite"
     child = subprocess.Popen(
@@ -367,10 +368,10 @@ def test_a_killed_run_goes_on_with_the_missing_calls_only(fake: JudgeServer, tmp
     child.communicate("go\n", timeout=60)
     assert child.returncode == -9
     assert len(fake.calls) == at
-    with JudgementStore(path) as store:
-        assert sum(store.judges().values()) == at - 1
+    with Records(path) as store:
+        assert len(store) == at - 1
         fake.calls.clear()
-        judgements = StoredJudge(make(fake, max_tokens=400), store).rate(cases(5))
+        judgements = rate_recorded(make(fake, max_tokens=400), cases(5), store)
     assert len(fake.calls) == 15 - (at - 1)
     assert all(one.score == 2.0 for one in judgements)
 
@@ -378,10 +379,11 @@ def test_a_killed_run_goes_on_with_the_missing_calls_only(fake: JudgeServer, tmp
 def test_ctrl_c_ends_judging_soon_and_keeps_what_was_rated(fake: JudgeServer, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom steer_bench.judge.judgement import *\n"
-        "from steer_bench.judge.openai_judge import OpenAIJudge\nfrom steer_bench.judge.store import JudgementStore, StoredJudge\n"
+        "from steer_bench.judge.openai_judge import OpenAIJudge\nfrom steer_bench.judge.ratings import rate_recorded\n"
+        "from steer_bench.records import Records\n"
         "judge = OpenAIJudge('fake', base_url=sys.argv[1], concurrency=2)\n"
         "cases = [Case('sea', 'the sea', f'prompt {i}', f'reply number {i}') for i in range(50)]\n"
-        "try: StoredJudge(judge, JudgementStore(sys.argv[2])).rate(cases)\n"
+        "try: rate_recorded(judge, cases, Records(sys.argv[2]))\n"
         "except KeyboardInterrupt: sys.exit(130)\n"
     )
     fake.default = delay(0.1, ok())
@@ -394,8 +396,8 @@ def test_ctrl_c_ends_judging_soon_and_keeps_what_was_rated(fake: JudgeServer, tm
     _, errors = child.communicate(timeout=10)
     assert child.returncode == 130
     assert "Traceback" not in errors
-    with JudgementStore(path) as store:
-        assert len(fake.calls) - 2 <= sum(store.judges().values()) <= len(fake.calls)
+    with Records(path) as store:
+        assert len(fake.calls) - 2 <= len(store) <= len(fake.calls)
 
 
 # --- secrets, loops, configuration ---
@@ -405,14 +407,14 @@ def test_a_key_the_server_echoes_is_in_no_error_log_or_file(
     fake: JudgeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    with JudgementStore(tmp_path / "r.sqlite") as store:
+    with Records(tmp_path / "r.sqlite") as store:
         fake.default = echo_key
         with pytest.raises(JudgeError, match=r"\[key\]") as caught:
-            StoredJudge(make(fake), store).rate(cases(3))
+            rate_recorded(make(fake), cases(3), store)
         assert CANARY not in repr(caught.value)
         assert caught.value.__cause__ is None
         fake.default = ok(f"Your key is {CANARY}.\nRating: [[2]]")
-        [judgement] = StoredJudge(make(fake), store).rate(cases(1))
+        [judgement] = rate_recorded(make(fake), cases(1), store)
         assert CANARY not in repr(judgement)
     files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert len(files) > 1000

@@ -23,7 +23,7 @@ from steer_bench.experiment import run as runs
 from steer_bench.experiment.engines import STAGES
 from steer_bench.experiment.stages.judge import all_ratings, judging_facts
 from steer_bench.judge.config import judge_id, load_judge
-from steer_bench.judge.judgement import ASPECTS, Case, JudgeError
+from steer_bench.judge.judgement import ASPECTS, Case
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "judge_llama_server.yaml"
 pytestmark = pytest.mark.slow
@@ -72,8 +72,8 @@ def config(server: str) -> dict[str, Any]:
 
 def test_a_model_that_ignores_the_format_is_refused_and_told_what_helps(config: dict[str, Any]) -> None:
     config.pop("options")
-    with pytest.raises(JudgeError, match=r"gave no rating to a test question .*judge\.options"):
-        load_judge(config).probe()  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"gave no rating to a test question .*judge\.options"):
+        load_judge(config).probe()
 
 
 def test_held_to_the_format_it_rates_everything(config: dict[str, Any]) -> None:
@@ -83,8 +83,9 @@ def test_held_to_the_format_it_rates_everything(config: dict[str, Any]) -> None:
     assert [one.reason for one in judgements] == [""] * len(replies)
     assert {value for one in judgements for value in one.ratings.values()} <= {0.0, 1.0, 2.0}
     assert all(one.explanation[aspect] for one in judgements for aspect in ASPECTS)
-    assert judge.usage.calls >= 3 * len(replies)  # type: ignore[attr-defined]
-    assert judge.usage.input_tokens > 100 * judge.usage.calls  # type: ignore[attr-defined]
+    assert judge.usage is not None
+    assert judge.usage.calls >= 3 * len(replies)
+    assert judge.usage.input_tokens > 100 * judge.usage.calls
 
 
 def test_a_finished_run_is_rated_from_the_command_line(config: dict[str, Any], tmp_path: Path) -> None:

@@ -72,14 +72,7 @@ def unrated(run: Run, config: Config, *, again: bool) -> dict[str, list[Reply]]:
 
 def probe(config: Config) -> None:
     """Ask a judge one question before anything long starts; ValueError where it cannot be asked. Imports no torch."""
-    made = load_judge(config, references={})
-    ask = getattr(made, "probe", None)
-    if ask is None:
-        return
-    try:
-        ask()
-    except JudgeError as error:
-        raise ValueError(str(error)) from error
+    load_judge(config, references={}).probe()
 
 
 def probe_run(run: Run, config: Config | None = None) -> None:

@@ -1,6 +1,6 @@
-"""Agreement: how far two judges, or a score and a label, say the same.
+"""Agreement: how far two judges say the same.
 
-two lists of ratings -> [weighted kappa, Spearman]        scores of two groups -> [AUROC]
+two lists of ratings -> [weighted kappa, Spearman]
 """
 
 from collections.abc import Sequence
@@ -38,19 +38,3 @@ def agreement(a: Sequence[float | None], b: Sequence[float | None]) -> Agreement
     kappa = None if by_chance == 0 else 1 - float(np.mean((first - second) ** 2)) / by_chance
     varies = np.ptp(first) > 0 and np.ptp(second) > 0
     return Agreement(kappa, float(stats.spearmanr(first, second).statistic) if varies else None, len(pairs))
-
-
-def auroc(positive: Sequence[float], negative: Sequence[float]) -> float | None:
-    """Chance that a positive scores above a negative, ties half (Mann-Whitney U); None where a group is empty.
-
-    >>> auroc([3.0, 2.0], [1.0, 2.0])  # 3>1, 3>2, 2>1 and one tie: 3.5 of 4
-    0.875
-    """
-    scores = np.array([*positive, *negative], dtype=float)
-    if not np.isfinite(scores).all():
-        raise ValueError("scores hold NaN or infinity; leave unscored items out")
-    if not len(positive) or not len(negative):
-        return None
-    n = len(positive)
-    wins = stats.rankdata(scores)[:n].sum() - n * (n + 1) / 2
-    return float(wins / (n * len(negative)))

@@ -27,7 +27,7 @@ from steer_bench.experiment.stages import evaluate, extract, fit, judge, report
 from steer_bench.experiment.stages import judge as judging
 from steer_bench.judge.config import judge_id
 from steer_bench.judge.judgement import ASPECTS, JudgeError
-from steer_bench.judge.ratings import judgements_of, load_ratings
+from steer_bench.judge.ratings import load_ratings
 from steer_bench.results.file import load_results
 
 DATA = Path(__file__).parents[3] / "tasks" / "data"
@@ -166,7 +166,7 @@ def test_judging_after_predict_only_gives_what_judging_within_gives(
     evaluate.evaluate(after, predict_only=True)
     judge.judge(after)
     report.report(after, figures=False)
-    (mine,), (theirs,) = (next(iter(judgements_of(run.folder.path).values())) for run in (within, after))
+    mine, theirs = (load_ratings(judging.ratings_file(run, embedding, run.targets[0])) for run in (within, after))
     assert mine == theirs
     assert mine.card["total"] == ROWS
     rows, others = (load_results(run.folder.results).rows for run in (within, after))
@@ -395,7 +395,7 @@ def test_each_rating_comes_with_the_judges_words_and_all_of_them_where_it_was_as
     fake.default = by_reply
     fake.then(ok("Hm"), ok("Hm again"))
     judge.judge(copy, at(fake, concurrency=1))
-    [[ratings]] = judgements_of(copy.folder.path).values()
+    ratings = load_ratings(judging.ratings_file(copy, at(fake), copy.targets[0]))
     assert set(ratings.judgements) == {reply.key for reply in judging.replies_of(copy, copy.targets[0])}
     assert all(set(one.explanation) == set(ASPECTS) for one in ratings.judgements.values())
     again = [one for one in ratings.judgements.values() if one.raw]

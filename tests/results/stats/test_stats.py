@@ -10,7 +10,7 @@ from scipy import stats as scipy_stats
 from synthetic_rows import make_rows
 
 from steer_bench.results.rows import Row
-from steer_bench.results.stats.agreement import agreement, auroc
+from steer_bench.results.stats.agreement import agreement
 from steer_bench.results.stats.blocks import Arm, block_of
 from steer_bench.results.stats.bootstrap import Bootstrap, Estimate, hierarchical_bootstrap
 from steer_bench.results.stats.effects import (
@@ -549,20 +549,3 @@ class TestAgreement:
         assert agreement([1, 1, 1], [0, 1, 2]).spearman is None
         with pytest.raises(ValueError, match="2 and 1 ratings"):
             agreement([1, 2], [1])
-
-
-class TestAuroc:
-    def test_counts_wins_and_half_of_the_ties(self):
-        # pairs of (0.9, 0.5) with (0.1, 0.5, 0.7): wins 3 and 1, one tie: 4.5 of 6
-        assert auroc([0.9, 0.5], [0.1, 0.5, 0.7]) == pytest.approx(0.75)
-
-    def test_agrees_with_scipy(self):
-        rng = np.random.default_rng(0)
-        positive, negative = rng.integers(0, 6, 40), rng.integers(0, 5, 30)
-        want = scipy_stats.mannwhitneyu(positive, negative).statistic / 1200
-        assert auroc(positive, negative) == pytest.approx(want)
-
-    def test_an_empty_group_has_none_and_nan_is_refused(self):
-        assert auroc([], [1.0]) is None
-        with pytest.raises(ValueError, match="NaN"):
-            auroc([math.nan], [1.0])

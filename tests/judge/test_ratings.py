@@ -1,0 +1,151 @@
+"""Ratings are records: asked once, kept as they arrive. Run: python -m pytest tests/judge/test_ratings.py"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from steer_bench.judge.judgement import ASPECTS, Case, JudgeError, Judgement, Keep, Question, digest, rate_by_aspect
+from steer_bench.judge.ratings import rate_recorded
+from steer_bench.records import Records, row_checksum
+
+
+def cases(n: int) -> list[Case]:
+    return [Case("sea", "the sea", f"prompt {i}", f"reply {i}", float("nan") if i == 0 else 5.0) for i in range(n)]
+
+
+class StepJudge:
+    """Rates aspects one by one, stops for good after some, and cannot rate replies with an odd number if `fail`."""
+
+    name = "step"
+    usage = None
+
+    def __init__(self, stop_after: int = 10**9, *, version: str = "1", fail: bool = False) -> None:
+        self.stop_after, self.version, self.fail, self.asked = stop_after, version, fail, list[Question]()
+
+    def probe(self) -> None:
+        pass
+
+    def fingerprint(self) -> str:
+        return self.version
+
+    def rate(self, cases: Sequence[Case]) -> list[Judgement]:
+        return rate_by_aspect(self, cases)
+
+    def key(self, question: Question) -> str:
+        shown = question.case.concept_id if question.aspect == "concept" else ""
+        return digest([self.fingerprint(), question.aspect, shown, question.case.reply])
+
+    def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
+        judgements = []
+        for question in questions:
+            if len(self.asked) >= self.stop_after:
+                raise JudgeError("stopped")
+            self.asked.append(question)
+            if self.fail and question.case.reply[-1] in "13579":
+                judgements.append(Judgement(reason="timeout"))
+                continue
+            said = {question.aspect: ("Hm", f"{question.case.reply}: 1")}
+            judgements.append(Judgement({question.aspect: 1.0}, "", {question.aspect: "ü \x00"}, said, ("a flag",)))
+            keep(question, judgements[-1])
+        return judgements
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    return Records(tmp_path / "r.sqlite")
+
+
+def test_a_recorded_judgement_comes_back_equal_from_the_file(tmp_path: Path) -> None:
+    with Records(tmp_path / "r.sqlite") as records:
+        first = rate_recorded(StepJudge(), cases(3), records)
+    with Records(tmp_path / "r.sqlite") as records:
+        rest = StepJudge()
+        assert rate_recorded(rest, cases(3), records) == first
+    assert rest.asked == []
+    assert first[2].raw["fluency"] == ("Hm", "reply 2: 1")
+    assert (first[2].score, first[2].flags) == (1.0, ("a flag",))
+
+
+def test_a_failure_is_never_recorded_and_is_asked_again(records: Records) -> None:
+    first = rate_recorded(StepJudge(fail=True), cases(4), records)
+    assert [one.reason for one in first] == ["", "timeout", "", "timeout"]
+    assert len(records) == 2 * len(ASPECTS)
+    healthy = StepJudge()
+    assert [one.score for one in rate_recorded(healthy, cases(4), records)] == [1.0] * 4
+    assert {question.case.reply for question in healthy.asked} == {"reply 1", "reply 3"}
+
+    class Careless(StepJudge):
+        def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
+            keep(questions[0], Judgement(reason="timeout"))
+            return []
+
+    with pytest.raises(ValueError, match="timeout"):
+        rate_recorded(Careless(version="2"), cases(1), records)
+
+
+def test_another_judge_or_version_asks_anew_and_old_ratings_stay(records: Records) -> None:
+    rate_recorded(StepJudge(), cases(3), records)
+    newer = StepJudge(version="2")
+    rate_recorded(newer, cases(3), records)
+    assert len(newer.asked) == 9
+    again = StepJudge()
+    rate_recorded(again, cases(3), records)
+    assert again.asked == []
+    assert len(records) == 18
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 4, 11])
+def test_a_stopped_judge_goes_on_with_the_next_question(records: Records, stop_after: int) -> None:
+    stopped = StepJudge(stop_after)
+    with pytest.raises(JudgeError):
+        rate_recorded(stopped, cases(4), records)
+    rest = StepJudge()
+    judgements = rate_recorded(rest, cases(4), records)
+    assert len(stopped.asked) + len(rest.asked) == 12
+    assert all(one.score == 1.0 for one in judgements)
+
+
+def test_equal_questions_are_asked_once() -> None:
+    judge = StepJudge()
+    one = Case("sea", "the sea", "p", "the same reply")
+    other = Case("war", "war", "p", "the same reply")
+    judge.rate([one, other, one])
+    # two concept questions, one instruction, one fluency
+    assert len(judge.asked) == 4
+
+
+def test_a_rating_that_was_changed_on_disk_is_not_believed_and_asked_again(tmp_path: Path) -> None:
+    with Records(tmp_path / "r.sqlite") as records:
+        rate_recorded(StepJudge(), cases(2), records)
+    with sqlite3.connect(tmp_path / "r.sqlite") as db:
+        db.execute("UPDATE records SET value = replace(value, '1.0', '2.0') WHERE rowid = 2")
+    with Records(tmp_path / "r.sqlite") as records:
+        judge = StepJudge()
+        assert [one.score for one in rate_recorded(judge, cases(2), records)] == [1.0, 1.0]
+        assert [question.aspect for question in judge.asked] == ["instruction"]
+
+
+def test_ratings_an_older_version_was_paid_for_are_not_asked_again(tmp_path: Path) -> None:
+    """It kept them in a table `judgements`, under the same keys."""
+    judge, old = StepJudge(), sqlite3.connect(tmp_path / "r.sqlite")
+    old.execute(
+        'CREATE TABLE judgements (key TEXT PRIMARY KEY, judge TEXT, "case" TEXT, ratings TEXT, explanation TEXT, raw TEXT, '
+        "created TEXT, digest TEXT)"
+    )
+    for case in cases(3):
+        for aspect in ASPECTS:
+            key, rest = judge.key(Question(case, aspect)), {"raw": {aspect: ["Rating: [[1]]"]}, "flags": []}
+            texts = [json.dumps(part) for part in ({}, {aspect: 1.0}, {aspect: "So."}, rest)]
+            row = (key, "step", *texts, "2026-01-01", row_checksum(key, *texts))
+            old.execute("INSERT INTO judgements VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    old.commit()
+    old.close()
+    with Records(tmp_path / "r.sqlite") as records:
+        found = rate_recorded(judge, cases(3), records)
+    assert judge.asked == []
+    assert found[0] == Judgement(
+        dict.fromkeys(ASPECTS, 1.0), "", dict.fromkeys(ASPECTS, "So."), dict.fromkeys(ASPECTS, ("Rating: [[1]]",))
+    )
