@@ -10,28 +10,23 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from steer_bench.experiment.config import CapabilityConfig
 from steer_bench.files import write_whole
+from steer_bench.harness.sweep import PooledLM, sweep, task_manager
+from steer_bench.models.steered.steering import Steering
 from steer_bench.results.rows import Row
 
-if TYPE_CHECKING:
-    from steer_bench.harness.sweep import PooledLM
-    from steer_bench.models.steered.steering import Steering
-
-FILE = "capability.jsonl"
 PREFERRED = ("acc", "exact_match", "prompt_level_strict_acc")
 """Metrics of a sample that are taken before others; else the first that is a number."""
 
 
-def measure_capability(lm: PooledLM, config: CapabilityConfig, concepts: list[str], folder: Path, seed: int) -> Path:
-    """Run the tasks unsteered and under every chosen arm and concept, and write their rows.
+def measure_capability(lm: PooledLM, config: CapabilityConfig, concepts: list[str], file: Path, seed: int) -> None:
+    """Run the tasks unsteered and under every chosen arm and concept, and write their rows, one JSON per line.
 
     concepts: those measured, in order. A sample with a log-likelihood that is not finite becomes a row without a value.
     """
-    from steer_bench.harness.sweep import sweep, task_manager
-
     tasks = task_manager(config.tasks).load(list(config.tasks))
     pool, before = list(_steerings(lm, config, concepts)), (lm.default, lm.keep_non_finite)
     target = lm.bank.arms.target if lm.bank else lm.name
@@ -42,19 +37,10 @@ def measure_capability(lm: PooledLM, config: CapabilityConfig, concepts: list[st
             rows.extend(_rows(results, steering, target))
     finally:
         lm.default, lm.keep_non_finite, lm.pool = *before, ()
-    write_whole(folder / FILE, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    return folder / FILE
-
-
-def load_capability(folder: Path) -> list[Row]:
-    """The rows that `measure_capability` wrote; none where it did not."""
-    file = folder / FILE
-    return [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
+    write_whole(file, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
 
 
 def _steerings(lm: PooledLM, config: CapabilityConfig, concepts: list[str]) -> Iterator[Steering]:
-    from steer_bench.models.steered.steering import Steering
-
     yield Steering()
     known = list(lm.bank.arms.vectors) if lm.bank else []
     arms = dict.fromkeys((key.arm, key.source) for key in known)

@@ -247,6 +247,11 @@ class Experiment(_Strict):
         targets = {target for _, target in self.directed}
         return [model.name for model in self.models if model.name in targets]
 
+    @property
+    def limits(self) -> dict[str, dict[str, int | float]]:
+        """Limits of each task, those that are given."""
+        return {task: limits.model_dump(exclude_none=True) for task, limits in self.tasks.items()}
+
     def layer(self, model: str) -> int | float:
         """The layer of a model as it is given: an index or a relative depth."""
         return next(config.layer for config in self.models if config.name == model)

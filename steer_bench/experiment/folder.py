@@ -85,6 +85,10 @@ class Folder:
         """RUN/evaluation/TARGET: lm-eval's own files."""
         return self.path / "evaluation" / model_file_name(target)
 
+    def capability(self, target: str) -> Path:
+        """RUN/evaluation/TARGET/capability.jsonl: rows of lm-eval's tasks under chosen arms."""
+        return self.evaluation(target) / "capability.jsonl"
+
     def shards(self, target: str) -> Path:
         """RUN/shards/TARGET: records of the shards that are not merged yet."""
         return self.path / "shards" / model_file_name(target)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from steer_bench.experiment.completion import is_measured
 from steer_bench.experiment.run import Run
 from steer_bench.models.load import read_config
 from steer_bench.results.measures import JUDGED, MEASURES, SPECIFICITY
@@ -341,8 +342,6 @@ def _disk(run: Run, total: Work, pairs: float, concepts: float, models: float) -
 
 def _missing(run: Run) -> Iterator[str]:
     """What the stages still have to make."""
-    from steer_bench.experiment.stages.evaluate import is_measured
-
     for name in _names(run):
         if not run.folder.vectors(name).is_file():
             yield f"extract: vectors of {name}"

@@ -19,12 +19,13 @@ from typing import Any
 import ray
 from tqdm.auto import tqdm
 
+from steer_bench.experiment.completion import check_arms, is_measured
 from steer_bench.experiment.config import ResourceConfig
 from steer_bench.experiment.data import Data
 from steer_bench.experiment.folder import Folder
 from steer_bench.experiment.run import Run, Stages
 from steer_bench.experiment.shards import Measuring, prepare
-from steer_bench.experiment.stages.evaluate import check_arms, evaluate_target, is_measured
+from steer_bench.experiment.stages.evaluate import evaluate_target
 from steer_bench.experiment.stages.extract import begin, extract_model
 from steer_bench.experiment.stages.fit import arms_up_to_date, check_vectors, fit_pair, make_arms, pairs
 from steer_bench.experiment.stages.judge import raise_stopped

@@ -11,15 +11,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from steer_bench.experiment.completion import evaluation_fingerprint, is_measured
 from steer_bench.experiment.run import Run
-from steer_bench.experiment.stages.evaluate import inputs_of, is_measured, load_tasks, open_lm
+from steer_bench.experiment.target import open_lm, task_metadata
 from steer_bench.files import write_whole
+from steer_bench.harness.evaluation import requests_of
+from steer_bench.harness.sweep import PooledLM
 from steer_bench.records import Records, ShardRecords, read_only
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +36,9 @@ class Measuring:
         self.run, self.target = run, target
 
     def shard(self, index: int, count: int) -> int:
-        """Measure shard `index` of `count`; does nothing when that is done. Gives the number of answers its file holds."""
+        """Measure shard `index` of `count` unless that is done; return the number of answers its file holds."""
         file = self.run.folder.shards(self.target) / f"{index}-of-{count}.sqlite"
-        done, inputs = file.with_suffix(".json"), inputs_of(self.run, self.target)
+        done, inputs = file.with_suffix(".json"), evaluation_fingerprint(self.run, self.target)
         if done.is_file() and json.loads(done.read_text())["inputs"] == inputs:
             return int(json.loads(done.read_text())["answers"])
         finished = read_only(self.run.folder.records)
@@ -52,33 +57,22 @@ class Measuring:
         return answers
 
     @cached_property
-    def _lm(self) -> Any:
+    def _lm(self) -> PooledLM:
         return open_lm(self.run, self.target, records=None, alone=True)
 
     @cached_property
-    def _requests(self) -> dict[str, list[Any]]:
-        """Requests by kind, in the order in which lm-eval asks them: all tasks together."""
-        tasks = load_tasks(self.run, self.target)
-        template = self._lm.apply_chat_template if self._lm.tokenizer.chat_template is not None else None
-        chat = self.run.experiment.chat and template is not None
-        requests = defaultdict(list)
-        for name in self.run.experiment.tasks:
-            tasks[name].build_all_requests(
-                rank=0, world_size=1, apply_chat_template=chat, chat_template=template if chat else None,
-                tokenizer_name=self._lm.tokenizer_name if chat else "",
-            )  # fmt: skip
-            for request in tasks[name].instances:
-                requests[request.request_type].extend([request] * request.repeats)
-        return dict(requests)
+    def _requests(self) -> dict[str, list[Instance]]:
+        experiment, metadata = self.run.experiment, task_metadata(self.run, self.target)
+        return requests_of(self._lm, list(experiment.tasks), metadata, chat=experiment.chat)
 
 
 def measure_shard(run: Run, target: str, index: int, count: int) -> int:
-    """One shard of one target; see `Measuring`."""
+    """Measure one shard of one target; see `Measuring`."""
     return Measuring(run, target).shard(index, count)
 
 
 def measure_shards(run: Run, index: int, count: int) -> list[Path]:
-    """Shard `index` of `count` of every target that is not evaluated yet."""
+    """Measure shard `index` of `count` of every target that is not evaluated yet."""
     for target in run.targets:
         if not is_measured(run, target):
             measure_shard(run, target, index, count)
@@ -86,7 +80,7 @@ def measure_shards(run: Run, index: int, count: int) -> list[Path]:
 
 
 def prepare(run: Run, target: str, count: int) -> None:
-    """Before the shards begin: what an earlier run in another number of shards left is merged, and the records are at rest.
+    """Merge what an earlier run in another number of shards left, and put the records at rest, before the shards begin.
 
     Raises ValueError for a count below 1.
     """
@@ -99,9 +93,10 @@ def prepare(run: Run, target: str, count: int) -> None:
 
 
 def merge(run: Run, target: str) -> str | None:
-    """Add all shards' records to the run's; files of finished shards are then removed.
+    """Add all shards' records to the run's, and remove the files of finished shards.
 
-    Gives the dtype that the shards computed in, which `auto` makes another one on a machine without their GPU; None for no shard.
+    Returns the dtype that the shards computed in, which `auto` makes another one on a machine without their GPU; None for no
+    shard.
     """
     files = sorted(run.folder.shards(target).glob("*.sqlite"))
     if not files:

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from steer_bench.experiment.capability import load_capability
+from steer_bench.experiment.completion import is_complete
 from steer_bench.experiment.run import MissingStageError, Run, versions
-from steer_bench.experiment.stages.evaluate import is_complete
 from steer_bench.experiment.stages.judge import all_ratings, find_judge, judging_facts, saved_check, with_ratings
 from steer_bench.files import read_yaml
+from steer_bench.results.rows import Row
 
 
 def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[Path]:
@@ -37,7 +37,7 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
         complete &= len(found) == expected
         rows.extend(found)
         replies.extend(load_samples(folder))
-        capability.extend(load_capability(folder))
+        capability.extend(_capability(run.folder.capability(target)))
     still = unapplied(rows)
     if still:
         task, target, arm = still[0]
@@ -63,6 +63,11 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
     judge = str(results.run["judge"]["name"])
     save_samples(files[1], Samples(run.experiment.name, judge, tuple(replies), _origins(run), len(replies)))
     return [*files, *write_leaderboard(files[:1], run.folder.path, figures=figures, png=True)]
+
+
+def _capability(file: Path) -> list[Row]:
+    """Read the rows of lm-eval's own tasks; none where the experiment has none."""
+    return [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
 def _origins(run: Run) -> dict[str, Any]:

@@ -1,0 +1,36 @@
+"""A target, opened: its model with its arms, and the options that its tasks read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from steer_bench.experiment.run import Run
+from steer_bench.harness.sweep import PooledLM
+from steer_bench.judge.ratings import FOLDER
+from steer_bench.models.device import default_device, resolve_dtype
+
+
+def open_lm(run: Run, target: str, **options: Any) -> PooledLM:
+    """Open the lm-eval model of a target with its arms; `options` go before the run's."""
+    device = run.experiment.device or default_device()
+    arguments = _arguments(run, target) | options
+    return PooledLM(**arguments, device=device, batch_size=run.experiment.batch_size)
+
+
+def task_metadata(run: Run, target: str) -> dict[str, Any]:
+    """Return what the tasks read as metadata: the model's arguments, the experiment's limits, where judgements stand."""
+    judgements = str(run.folder.path / FOLDER)
+    return {**_arguments(run, target), "limits": run.experiment.limits, "judgements": judgements}
+
+
+def _arguments(run: Run, target: str) -> dict[str, Any]:
+    """Return what lm-eval writes down as the model's arguments."""
+    dtype = resolve_dtype(run.experiment.dtype, run.experiment.device or default_device())
+    return {
+        "pretrained": target,
+        "arms": str(run.folder.arms(target)),
+        "records": str(run.folder.records),
+        "positions": run.experiment.positions,
+        "dtype": str(dtype).removeprefix("torch."),
+        "seed": run.experiment.seed,
+    }
