@@ -145,13 +145,13 @@ def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> 
 
 def count(run: Run, target: str, task: str) -> tuple[Work, Work, Work]:
     """Work of one task on one target, from the rows it would have: (fixed, linear, quadratic) in the number of concepts."""
-    from steer_bench.harness.cells import BUILDERS, Cell, Options
-    from steer_bench.harness.cells import Plan as Rows
+    from steer_bench.harness.cells import BUILDERS, ArmAtFactor, TaskRows
+    from steer_bench.harness.options import TaskOptions
     from steer_bench.vectors.store import UNSTEERED
 
     limits = run.experiment.tasks[task].model_dump(exclude_none=True)
-    rows = Rows(
-        task, Options(task, {"limits": {task: limits}}, {}), entries=_entries(run, target), asked=run.data.prompt_templates,
+    rows = TaskRows(
+        task, TaskOptions(**limits), target=target, entries=_entries(run, target), asked=run.data.prompt_templates,
         protocol=run.data.protocol,
     )  # fmt: skip
     tokens, new = _tokenizers(run), _new_tokens(run, task)
@@ -170,7 +170,7 @@ def count(run: Run, target: str, task: str) -> tuple[Work, Work, Work]:
         answer = kind if not plain or not judged else "fixed"
         sums[kind][1] += 1
         sums[kind][5] += judged
-        cells[kind].add(Cell(row["arm"], row["source"], row["concept"], row["factor"]))
+        cells[kind].add(ArmAtFactor(row["arm"], row["source"], row["concept"], row["factor"]))
         if first:
             n = tokens(target, row["text"])
             sums[answer][2] += 1

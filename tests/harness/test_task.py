@@ -6,7 +6,7 @@ from steered import make_arms
 
 from steer_bench import shipped
 from steer_bench.concepts.concept import Concept, Prompt
-from steer_bench.experiment.run import open_run, protocol
+from steer_bench.experiment.run import open_run
 from steer_bench.harness.answers import Reply
 from steer_bench.harness.protocol import Protocol
 from steer_bench.harness.task import SteerTask
@@ -80,7 +80,7 @@ def test_two_runs_in_one_process_declare_one_name_differently(tmp_path):
         said = {**content, "name": pattern, "rules": ["all-capitals", tea(pattern)], "suppress": ["tea"]}
         said["tasks"] = {**content["tasks"], "rule_following": {}, "rule_suppression": {}}
         (tmp_path / f"{pattern}.yaml").write_text(yaml.safe_dump(said))
-        found[pattern] = protocol(open_run(str(tmp_path / f"{pattern}.yaml"), tmp_path / pattern))
+        found[pattern] = open_run(str(tmp_path / f"{pattern}.yaml"), tmp_path / pattern).data.protocol
     for pattern, one in found.items():
         assert all(text.endswith(f"Have some {pattern}.") for text in one.concepts["rule-tea"].positives)
         assert [one.rule("rule-tea").score(reply) for reply in ("tea", "mate")] == [

@@ -1,0 +1,96 @@
+"""Options of the lm-eval tasks: which arms are measured, and how much of a protocol.
+
+    --metadata and --model_args, the experiment's limits, the task's YAML -> [options] -> rows
+
+Knows nothing of lm_eval, which hands both flags to tasks as metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+File = Annotated[str | None, Field(strict=True, description="give the path of a file")]
+Folder = Annotated[str | None, Field(strict=True, description="give the path of a folder")]
+Count = Annotated[
+    Annotated[int, Field(strict=True, ge=1)] | None, Field(description="give a whole number of at least 1")
+]
+
+
+def _as_list(given: object) -> object:
+    return given if given is None or isinstance(given, list | tuple) else [given]
+
+
+class TaskOptions(BaseModel):
+    """What the user asks of a task. The description of a field says what would do where something else is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    arms: File = None
+    """The target's arms file."""
+    protocol: File = None
+    """What is measured; by default the protocol.json of the run that the arms file belongs to."""
+    factors: Annotated[
+        Annotated[
+            tuple[Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)], ...],
+            Field(min_length=1),
+            AfterValidator(lambda factors: tuple(sorted(set(factors)))),
+        ]
+        | None,
+        BeforeValidator(_as_list),
+        Field(description="give numbers above 0, such as [0.1, 0.2, 0.4] (factor 0 is always measured)"),
+    ] = None
+    only_arms: Annotated[
+        tuple[str, ...] | None, BeforeValidator(_as_list), Field(description="give names of arms, such as [native]")
+    ] = None
+    max_concepts: Count = None
+    max_rules: Count = None
+    max_prompts: Count = None
+    """Prompts of each role."""
+    max_texts: Count = None
+    """Held-out texts of each concept."""
+    max_neutral: Count = None
+    max_words: Count = None
+    """Words of a text that is scored; what follows them is cut off."""
+    max_new_tokens: Count = None
+    temperature: Annotated[
+        Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | None,
+        Field(description="give a number from 0 (greedy)"),
+    ] = None
+    n_samples: Count = None
+    """Replies to each prompt."""
+    records: File = None
+    """Store of finished answers, of the model and of the judge."""
+    judgements: Folder = None
+    """Where ratings are written; a judge that stops then leaves the replies unrated instead of ending the run."""
+
+    @property
+    def generation_kwargs(self) -> dict[str, object]:
+        """What the options say of length and sampling. Raises ValueError for several samples that would all be equal."""
+        if (self.n_samples or 1) > 1 and not self.temperature:
+            raise ValueError(f"n_samples={self.n_samples} at temperature 0 gives equal replies; set a temperature")
+        length: dict[str, object] = {} if self.max_new_tokens is None else {"max_gen_toks": self.max_new_tokens}
+        return {**length, "do_sample": True, "temperature": self.temperature} if self.temperature else length
+
+
+def read_options(task: str, metadata: Mapping[str, object], block: Mapping[str, object] | None = None) -> TaskOptions:
+    """Return a task's options: metadata goes before the experiment's `limits` in it, those before the YAML's `steer` block.
+
+    Other keys of the metadata are the model's or lm-eval's and let through. Raises ValueError naming the option.
+
+    >>> read_options("specificity", {"pretrained": "m", "factors": 0.2}, {"max_texts": 2}).factors
+    (0.2,)
+    >>> read_options("specificity", {"max_texts": 0})
+    Traceback (most recent call last):
+    ValueError: max_texts=0: give a whole number of at least 1
+    """
+    limits = metadata.get("limits")
+    own = limits.get(task) if isinstance(limits, Mapping) else None
+    given = {**(block or {}), **(own or {}), **metadata}
+    try:
+        return TaskOptions.model_validate({key: given[key] for key in TaskOptions.model_fields if key in given})
+    except ValidationError as error:
+        key = str(error.errors()[0]["loc"][0])
+        raise ValueError(f"{key}={given[key]}: {TaskOptions.model_fields[key].description}") from None
