@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -77,7 +77,7 @@ def generate(
     import json
     from collections import Counter
 
-    from steer_bench.concepts.generate.passages import generate_concepts, generate_neutral, save_lines
+    from steer_bench.concepts.generate.passages import Writing, generate_concepts, generate_neutral, save_lines
     from steer_bench.concepts.generate.writers import HFWriter, OpenAIWriter, Writer
 
     if what not in ("neutral", "concepts"):
@@ -95,17 +95,12 @@ def generate(
         loaded = load_model(model)
         writer = HFWriter(loaded.model, loaded.tokenizer, batch_size)
     counts: Counter[str] = Counter()
-    how: Any = {
-        "seed": seed,
-        "words": words,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "batch_size": batch_size,
-    }
+    writing = Writing(words, max_new_tokens, temperature, batch_size, seed)
     if what == "neutral":
-        written = save_lines(generate_neutral(writer, n, prefix=prefix, counts=counts, **how), out)
+        written = save_lines(generate_neutral(writer, n, writing=writing, prefix=prefix, counts=counts), out)
     else:
-        written = save_lines(generate_concepts(writer, wanted, n_positives=n, n_negatives=n, counts=counts, **how), out)
+        made = generate_concepts(writer, wanted, n_positives=n, n_negatives=n, writing=writing, counts=counts)
+        written = save_lines(made, out)
     say(f"{plain(out)}: {written} lines; " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common()))
 
 

@@ -22,7 +22,7 @@ class Record(NamedTuple):
 def read_unique(path: Path, keys: tuple[str, ...], text: str) -> list[Record]:
     """Records of exactly the given string keys; no id and no `text` twice."""
     records = []
-    ids, texts = Places("id"), Places(text)
+    ids, texts = SeenAt("id"), SeenAt(text)
     for record in read_lines(path):
         place, value = record
         check_keys(place, value, keys)
@@ -53,7 +53,7 @@ class At:
             raise ValueError(f"{self.place}: {error}") from None
 
 
-class Places:
+class SeenAt:
     """Where each value was first seen; refuses the second, naming both places."""
 
     def __init__(self, name: str) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 from steer_bench.concepts.concept import ROLES, Concept, Prompt, short, text_key
 from steer_bench.concepts.lines import (
     At,
-    Places,
     Record,
+    SeenAt,
     check_keys,
     read_lines,
     read_unique,
@@ -69,7 +69,7 @@ def load_prompts(path: str | Path) -> list[Prompt]:
 def from_records(records: Sequence[Record]) -> list[Concept]:
     """Concepts of our own shape; a record without id and positives gives the negatives shared by a genre."""
     shared: dict[str, tuple[str, ...]] = {}
-    genres, ids = Places("the shared negatives of genre"), Places("id")
+    genres, ids = SeenAt("the shared negatives of genre"), SeenAt("id")
     for place, value in records:
         check_keys(place, value, _CONCEPT_KEYS, required=("negatives", "genre") if _is_shared(value) else ("id",))
         if _is_shared(value):
@@ -113,7 +113,7 @@ def _load_axbench(folder: Path) -> list[Concept]:
         if not path.is_file():
             raise ValueError(f"{folder}: an AxBench folder needs {path.name}; give such a folder or a .jsonl file")
     described: dict[int, tuple[str, str]] = {}
-    ids = Places("concept_id")
+    ids = SeenAt("concept_id")
     for place, value in read_lines(metadata):
         check_keys(place, value, tuple(value), required=("concept_id", "concept", "concept_genres_map"))
         number, concept = value["concept_id"], string(place, value, "concept")

@@ -4,7 +4,6 @@ Decided by the texts and a seed alone: the same on every machine, in whatever or
 """
 
 import hashlib
-import json
 import math
 import re
 from collections import Counter
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from steer_bench.concepts.concept import Concept, short, text_key
+from steer_bench.files import digest
 from steer_bench.names import hint
 
 SPLITS = ("fit", "select", "test")
@@ -47,8 +47,7 @@ class Splits:
     @property
     def hash(self) -> str:
         """16 hex digits of the three sets; the order within a split does not count."""
-        content = json.dumps([sorted(self.fit), sorted(self.select), sorted(self.test)])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return digest(sorted(self.fit), sorted(self.select), sorted(self.test))
 
 
 def _words(description: str) -> frozenset[str]:

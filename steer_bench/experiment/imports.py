@@ -5,12 +5,12 @@ vectors: [{file, model, name}] -> {concept: vector} -> an arm of that model, an 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steer_bench.experiment.config import ImportConfig
 from steer_bench.experiment.run import Run
+from steer_bench.files import file_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,10 +21,7 @@ Imported = dict[str, dict[str, "Tensor"]]
 
 def import_digests(run: Run) -> list[tuple[str, str]]:
     """What the imported files hold: part of what arms are made from."""
-    return [
-        (entry.model_dump_json(), hashlib.sha256(Path(run.data.path(entry.file)).read_bytes()).hexdigest())
-        for entry in run.experiment.vectors
-    ]
+    return [(entry.model_dump_json(), file_digest(run.data.path(entry.file))) for entry in run.experiment.vectors]
 
 
 def imported_vectors(run: Run, model: str, layer: int, d_model: int) -> Imported:

@@ -8,7 +8,6 @@ from `--metadata` and `--model_args`, which lm-eval hands to tasks as metadata.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -25,6 +24,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from steer_bench import register
 from steer_bench.concepts.rules.rule import Rule
+from steer_bench.files import digest
 from steer_bench.harness import answers
 from steer_bench.harness.cells import BUILDERS, ArmAtFactor, Doc, TaskRows
 from steer_bench.harness.options import TaskOptions, read_options
@@ -166,7 +166,7 @@ class SteerTask(ConfigurableTask):
 
     def build_all_requests(self, *, tokenizer_name: str = "", world_size: int = 1, **kwargs: object) -> None:
         """Build all requests; a hash of all rows enters the key of lm-eval's request cache, which knows no task options."""
-        rows = hashlib.sha256(json.dumps(list(self.test_docs()), sort_keys=True).encode()).hexdigest()[:16]
+        rows = digest(*self.test_docs())
         self._world_size = world_size
         super().build_all_requests(tokenizer_name=f"{tokenizer_name}-rows{rows}", world_size=world_size, **kwargs)
 

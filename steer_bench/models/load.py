@@ -11,12 +11,12 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steer_bench.files import file_digest, write_whole
 from steer_bench.models.blocks import lean_head
 from steer_bench.models.device import default_device, resolve_dtype
 from steer_bench.models.offline import OFFLINE_MODELS, cache_folder, convert_gguf
@@ -119,15 +119,11 @@ def _content(file: Path) -> str:
             return found
     except OSError:
         pass
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    content = file_digest(file)
     if state.st_size > 1 << 20:  # a config is read faster than looked up
-        part = known.with_name(f".{key}.{os.getpid()}")
-        with contextlib.suppress(OSError):  # a cache that can not be written costs time, nothing else
-            known.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(digest)
-            part.replace(known)
-    return digest
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
+            write_whole(known, content)
+    return content
 
 
 def read_config(name: str) -> dict[str, Any]:

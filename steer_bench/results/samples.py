@@ -22,7 +22,6 @@ Everything in it but the numbers was written by models or by others: it is shown
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import defaultdict
@@ -31,7 +30,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from steer_bench.files import write_whole
+from steer_bench.files import digest, write_whole
 from steer_bench.results.file import read_samples
 from steer_bench.results.measures import REPLIES
 
@@ -151,7 +150,7 @@ def thin(runs: Sequence[Samples], limit: int = MAX_SAMPLES, max_bytes: int = MAX
         for sample in one.samples:
             by_group[sample.group].append(sample)
         for key, members in by_group.items():
-            order = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+            order = digest(*key)
             groups[(place, *key[:3])].append((order, members))
     queue = sorted(
         (rank, order, place)

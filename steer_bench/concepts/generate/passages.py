@@ -5,13 +5,15 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from steer_bench import shipped
 from steer_bench.concepts.generate.cleaning import clean, keyword_overlap
 from steer_bench.concepts.generate.writers import Writer
-from steer_bench.files import check_id
+from steer_bench.files import check_id, written_whole
 
 FORMS = (
     "Write 200 words about {}.",
@@ -52,58 +54,54 @@ OPENINGS = (
 )
 
 
+@dataclass(frozen=True)
+class Writing:
+    """How texts are asked for, and how long the kept ones are."""
+
+    words: tuple[int, int]
+    """Least and most words of a kept text."""
+    max_new_tokens: int
+    temperature: float
+    batch_size: int
+    seed: int = 0
+    tries: int = 8
+    """Prompts asked for each wanted text before giving up."""
+
+
+PASSAGES = Writing(words=(25, 60), max_new_tokens=110, temperature=0.9, batch_size=32)
+PARAGRAPHS = Writing(words=(60, 90), max_new_tokens=115, temperature=0.8, batch_size=48)
+
+
 def generate_concepts(
     writer: Writer,
     descriptions: Mapping[str, str],
     *,
     n_positives: int,
     n_negatives: int,
+    writing: Writing = PASSAGES,
     subjects: Sequence[str] | None = None,
     genre: str = "text",
-    seed: int = 0,
-    words: tuple[int, int] = (25, 60),
     keeps_concept: Callable[[str, str], bool] = keyword_overlap,
-    max_new_tokens: int = 110,
-    temperature: float = 0.9,
-    batch_size: int = 32,
-    tries: int = 8,
     counts: Counter[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Lines for `load_concepts`: the genre's shared negatives, then a line for each concept (id -> description).
+    """Yield lines for `load_concepts`: the genre's shared negatives, then one line per concept (id -> description).
 
     A positive that misses its concept is dropped ("missed"), as is a negative that shows one of them ("shows a concept"), both
-    by `keeps_concept(text, description)`. `counts` collects what was kept and dropped, by reason. ValueError if
-    `tries` prompts a text do not give enough.
+    by `keeps_concept(text, description)`. `counts` collects what was kept and dropped, by reason. Raises ValueError if
+    `writing.tries` prompts per text do not give enough.
     """
-    counts = Counter() if counts is None else counts
-    plain = load_subjects() if subjects is None else list(subjects)
     for name in descriptions:
         check_id(name)
+    collector = _Collector(writer, writing, Counter() if counts is None else counts)
 
     def passages(name: str, topics: Sequence[str], n: int, refuse: Callable[[str], str]) -> list[str]:
-        prompts = _concept_prompts(topics, words, f"{seed}-{name}")
-        return list(
-            _collect(
-                writer,
-                prompts,
-                n,
-                refuse,
-                words=words,
-                what=name,
-                seed=_seed(seed, name),
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                batch_size=batch_size,
-                tries=tries,
-                counts=counts,
-                taken=taken,
-            )
-        )
+        prompts = _concept_prompts(topics, writing.words, f"{writing.seed}-{name}")
+        return list(collector.collect(name, prompts, n, refuse))
 
     def shows(text: str) -> str:
         return "shows a concept" if any(keeps_concept(text, concept) for concept in descriptions.values()) else ""
 
-    taken: set[str] = set()
+    plain = load_subjects() if subjects is None else list(subjects)
     yield {"genre": genre, "negatives": passages("negatives", plain, n_negatives, shows)}
     for name, description in descriptions.items():
 
@@ -117,19 +115,14 @@ def generate_concepts(
 def generate_neutral(
     writer: Writer,
     n: int,
-    seed: int,
-    subjects: Sequence[str] | None = None,
     *,
+    writing: Writing = PARAGRAPHS,
+    subjects: Sequence[str] | None = None,
     avoid: Collection[str] | None = None,
     prefix: str = "neutral",
-    words: tuple[int, int] = (60, 90),
-    max_new_tokens: int = 115,
-    temperature: float = 0.8,
-    batch_size: int = 48,
-    tries: int = 8,
     counts: Counter[str] | None = None,
 ) -> Iterator[dict[str, str]]:
-    """`n` lines {"id", "text"} for `load_texts`: paragraphs about plain `subjects` without any of the words to `avoid`.
+    """Yield `n` lines {"id", "text"} for `load_texts`: paragraphs about plain `subjects` without any of the words to `avoid`.
 
     Without `subjects` and `avoid`, the shipped ones: 300 everyday subjects, and words of the shipped concepts.
     """
@@ -140,67 +133,50 @@ def generate_neutral(
     def topical(text: str) -> str:
         return "topic" if shunned & set(re.findall(r"[a-z]+", text.lower())) else ""
 
-    texts = _collect(
-        writer,
-        _neutral_prompts(plain, seed),
-        n,
-        topical,
-        words=words,
-        what=prefix,
-        seed=_seed(seed, prefix),
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        batch_size=batch_size,
-        tries=tries,
-        counts=Counter() if counts is None else counts,
-        taken=set(),
-    )
+    collector = _Collector(writer, writing, Counter() if counts is None else counts)
+    texts = collector.collect(prefix, _neutral_prompts(plain, writing.seed), n, topical)
     for i, text in enumerate(texts, start=1):
         yield {"id": f"{prefix}-{i:03d}", "text": text}
 
 
-def _collect(
-    writer: Writer,
-    prompts: Iterator[str],
-    n: int,
-    refuse: Callable[[str], str],
-    *,
-    words: tuple[int, int],
-    what: str,
-    seed: int,
-    max_new_tokens: int,
-    temperature: float,
-    batch_size: int,
-    tries: int,
-    counts: Counter[str],
-    taken: set[str],
-) -> Iterator[str]:
-    """Cleaned texts until there are `n`; `taken` holds the openings that may not come again."""
-    if n < 1:
-        raise ValueError(f"{what}: {n} texts asked for; ask for at least 1")
-    own: Counter[str] = Counter()
-    asked = 0
-    while own["kept"] < n:
-        if asked >= n * tries + batch_size:
-            dropped = ", ".join(f"{reason} {count}" for reason, count in own.most_common() if reason != "kept")
-            raise ValueError(
-                f"{what}: only {own['kept']} of {n} texts after {asked} prompts (dropped: {dropped}); "
-                "use a larger model, ask for less, or reword the description"
+class _Collector:
+    """Asks until there are enough cleaned texts. No two texts of one collector open with the same words."""
+
+    def __init__(self, writer: Writer, writing: Writing, counts: Counter[str]) -> None:
+        self._writer, self._writing, self._counts = writer, writing, counts
+        self._openings: set[str] = set()
+
+    def collect(self, name: str, prompts: Iterator[str], n: int, refuse: Callable[[str], str]) -> Iterator[str]:
+        """Yield `n` texts; `refuse` gives the reason why a clean text is dropped, or ""."""
+        if n < 1:
+            raise ValueError(f"{name}: {n} texts asked for; ask for at least 1")
+        how = self._writing
+        seed = random.Random(f"{how.seed}-{name}").randrange(2**31)  # noqa: S311
+        own: Counter[str] = Counter()
+        asked = 0
+        while own["kept"] < n:
+            if asked >= n * how.tries + how.batch_size:
+                dropped = ", ".join(f"{reason} {count}" for reason, count in own.most_common() if reason != "kept")
+                raise ValueError(
+                    f"{name}: only {own['kept']} of {n} texts after {asked} prompts (dropped: {dropped}); "
+                    "use a larger model, ask for less, or reword the description"
+                )
+            batch = list(islice(prompts, how.batch_size))
+            replies = self._writer.write(
+                batch, max_new_tokens=how.max_new_tokens, temperature=how.temperature, seed=seed + asked
             )
-        batch = [next(prompts) for _ in range(batch_size)]
-        replies = writer.write(batch, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed + asked)
-        asked += len(batch)
-        for reply in replies:
-            text, reason = clean(reply, words=words)
-            opening = " ".join(text.lower().split()[:6])
-            reason = reason or ("duplicate" if opening in taken else refuse(text))
-            own[reason or "kept"] += 1
-            counts[reason or "kept"] += 1
-            if not reason:
-                taken.add(opening)
-                yield text
-                if own["kept"] == n:
-                    return
+            asked += len(batch)
+            for reply in replies:
+                text, reason = clean(reply, words=how.words)
+                opening = " ".join(text.lower().split()[:6])
+                reason = reason or ("duplicate" if opening in self._openings else refuse(text))
+                own[reason or "kept"] += 1
+                self._counts[reason or "kept"] += 1
+                if not reason:
+                    self._openings.add(opening)
+                    yield text
+                    if own["kept"] == n:
+                        return
 
 
 def _concept_prompts(topics: Sequence[str], words: tuple[int, int], seed: str) -> Iterator[str]:
@@ -215,7 +191,7 @@ def _concept_prompts(topics: Sequence[str], words: tuple[int, int], seed: str) -
 
 
 def _neutral_prompts(subjects: Sequence[str], seed: int) -> Iterator[str]:
-    """Every subject once before one comes again, each time in another form."""
+    """Yield a prompt on every subject before one comes again, each time in another form."""
     order = random.Random(seed).sample(list(subjects), len(subjects))  # noqa: S311
     turn = 0
     while True:
@@ -224,12 +200,8 @@ def _neutral_prompts(subjects: Sequence[str], seed: int) -> Iterator[str]:
         turn += 1
 
 
-def _seed(seed: int, name: str) -> int:
-    return random.Random(f"{seed}-{name}").randrange(2**31)  # noqa: S311
-
-
 def load_subjects(path: str | Path | None = None) -> list[str]:
-    """Subjects, one a line; without a path the shipped 300."""
+    """Return the subjects of a file, one per line; without a path the shipped 300."""
     place = Path(path) if path is not None else shipped("tasks") / "data" / "subjects.txt"
     subjects = [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not subjects:
@@ -238,7 +210,7 @@ def load_subjects(path: str | Path | None = None) -> list[str]:
 
 
 def load_topics(path: str | Path | None = None) -> dict[str, frozenset[str]]:
-    """Words by topic, "topic: word word ..." a line; without a path those of the shipped concepts."""
+    """Return words by topic from lines "topic: word word ..."; without a path those of the shipped concepts."""
     place = Path(path) if path is not None else shipped("tasks") / "data" / "topics.txt"
     topics = {}
     for number, line in enumerate(place.read_text(encoding="utf-8").splitlines(), start=1):
@@ -251,14 +223,10 @@ def load_topics(path: str | Path | None = None) -> dict[str, frozenset[str]]:
 
 
 def save_lines(lines: Iterable[Mapping[str, Any]], path: str | Path) -> int:
-    """Write JSON Lines as they come to PATH.part, renamed to PATH at the end; the number of lines."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
+    """Write JSON Lines, whole or not at all, and return how many."""
     count = 0
-    with part.open("w", encoding="utf-8", newline="\n") as file:
+    with written_whole(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
             count += 1
-    part.replace(path)
     return count

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,8 @@ from werkzeug import Request, Response
 from steer_bench import shipped
 from steer_bench.concepts.generate.cleaning import clean, keyword_overlap, loops, stem
 from steer_bench.concepts.generate.passages import (
+    PARAGRAPHS,
+    PASSAGES,
     generate_concepts,
     generate_neutral,
     load_subjects,
@@ -25,6 +28,7 @@ from steer_bench.concepts.generate.writers import HFWriter, OpenAIWriter
 from steer_bench.concepts.load import load_concepts, load_texts
 
 DATA = shipped("tasks") / "data"
+SHORT = replace(PARAGRAPHS, words=(25, 60), batch_size=5, seed=3)
 
 
 class FakeWriter:
@@ -147,7 +151,13 @@ def test_generated_lines_load_as_concepts_with_shared_negatives(tmp_path):
     writer, counts = FakeWriter(), Counter()
     descriptions = {"sea": "the sea", "chess": "chess, the board game"}
     lines = generate_concepts(
-        writer, descriptions, n_positives=5, n_negatives=7, genre="passage", counts=counts, batch_size=4
+        writer,
+        descriptions,
+        n_positives=5,
+        n_negatives=7,
+        genre="passage",
+        counts=counts,
+        writing=replace(PASSAGES, batch_size=4),
     )
     assert save_lines(lines, tmp_path / "c.jsonl") == 3
     concepts = load_concepts(tmp_path / "c.jsonl")
@@ -159,12 +169,23 @@ def test_generated_lines_load_as_concepts_with_shared_negatives(tmp_path):
     assert all("sea" in text for text in concepts[0].positives)
     assert not any(keyword_overlap(text, d) for text in concepts[0].negatives for d in descriptions.values())
     assert counts["kept"] == 5 + 5 + 7
-    assert not (tmp_path / "c.jsonl.part").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["c.jsonl"]
+
+
+def test_lines_that_end_in_an_error_leave_the_file_that_stood_there(tmp_path):
+    (tmp_path / "n.jsonl").write_text("before")
+    with pytest.raises(ValueError, match="only 0 of 2"):
+        save_lines(generate_neutral(FakeWriter("horse"), 2, subjects=["mugs"], writing=SHORT), tmp_path / "n.jsonl")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"n.jsonl": "before"}
 
 
 def test_prompts_are_varied_and_the_concept_is_in_those_of_the_positives_alone():
     writer = FakeWriter()
-    list(generate_concepts(writer, {"sea": "the sea"}, n_positives=40, n_negatives=40, batch_size=40))
+    list(
+        generate_concepts(
+            writer, {"sea": "the sea"}, n_positives=40, n_negatives=40, writing=replace(PASSAGES, batch_size=40)
+        )
+    )
     positive = [prompt for prompt in writer.prompts if "about the sea," in prompt]
     assert len(set(positive)) > 0.9 * len(positive)
     assert len(positive) == 40
@@ -178,7 +199,7 @@ def test_passages_that_miss_the_concept_are_dropped_and_counted():
         {"sea": "the sea"},
         n_positives=6,
         n_negatives=1,
-        batch_size=4,
+        writing=replace(PASSAGES, batch_size=4),
         keeps_concept=lambda text, concept: "sea" in text and int(re.search(r"w(\d+)x", text)[1]) % 2 == 0,
         counts=counts,
     )
@@ -195,7 +216,15 @@ def test_too_few_passages_are_an_error_with_the_reasons():
     with pytest.raises(
         ValueError, match=r"sea: only 0 of 3 texts after 30 prompts \(dropped: missed 30\); use a larger"
     ):
-        list(generate_concepts(FakeWriter("rock"), {"sea": "the sea"}, n_positives=3, n_negatives=1, batch_size=6))
+        list(
+            generate_concepts(
+                FakeWriter("rock"),
+                {"sea": "the sea"},
+                n_positives=3,
+                n_negatives=1,
+                writing=replace(PASSAGES, batch_size=6),
+            )
+        )
 
 
 def test_a_concept_id_that_can_be_no_file_name_is_refused_before_anything_is_written():
@@ -209,20 +238,18 @@ def test_a_concept_id_that_can_be_no_file_name_is_refused_before_anything_is_wri
 
 
 def test_neutral_lines_load_as_texts_and_are_the_same_again(tmp_path):
-    lines = list(
-        generate_neutral(FakeWriter(), 12, 3, ["mugs", "gates", "rugs"], words=(25, 60), prefix="map", batch_size=5)
-    )
+    lines = list(generate_neutral(FakeWriter(), 12, subjects=["mugs", "gates", "rugs"], prefix="map", writing=SHORT))
     assert [line["id"] for line in lines][::11] == ["map-001", "map-012"]
     save_lines(lines, tmp_path / "n.jsonl")
     assert load_texts(tmp_path / "n.jsonl") == [line["text"] for line in lines]
-    again = generate_neutral(FakeWriter(), 12, 3, ["mugs", "gates", "rugs"], words=(25, 60), prefix="map", batch_size=5)
+    again = generate_neutral(FakeWriter(), 12, subjects=["mugs", "gates", "rugs"], prefix="map", writing=SHORT)
     assert list(again) == lines
 
 
 def test_every_subject_comes_once_before_one_comes_again_in_another_form():
     writer = FakeWriter()
     subjects = [f"thing {i}x" for i in range(10)]
-    list(generate_neutral(writer, 20, 0, subjects, words=(25, 60), batch_size=10))
+    list(generate_neutral(writer, 20, subjects=subjects, writing=replace(SHORT, seed=0, batch_size=10)))
     named = [next(s for s in subjects if s in prompt) for prompt in writer.prompts]
     assert Counter(named[:10]) == Counter(named[10:20]) == Counter(subjects)
     assert len(set(writer.prompts)) == 20
@@ -233,7 +260,9 @@ def test_paragraphs_with_a_word_to_avoid_are_dropped_and_counted():
     counts = Counter()
     with pytest.raises(ValueError, match="dropped: topic 28"):
         list(
-            generate_neutral(FakeWriter("horse"), 2, 0, ["mugs"], words=(25, 60), tries=8, batch_size=7, counts=counts)
+            generate_neutral(
+                FakeWriter("horse"), 2, subjects=["mugs"], writing=replace(SHORT, seed=0, batch_size=7), counts=counts
+            )
         )
     assert counts == {"topic": 28}  # asked in sevens until 2 * 8 + 7 are reached
 
@@ -245,7 +274,16 @@ def test_the_same_opening_is_kept_once():
 
     counts = Counter()
     with pytest.raises(ValueError, match="only 1 of 2"):
-        list(generate_neutral(Parrot(), 2, 0, ["mugs"], avoid=(), words=(5, 60), batch_size=4, counts=counts))
+        list(
+            generate_neutral(
+                Parrot(),
+                2,
+                subjects=["mugs"],
+                avoid=(),
+                writing=replace(SHORT, words=(5, 60), batch_size=4),
+                counts=counts,
+            )
+        )
     assert counts["kept"] == 1
     assert set(counts) == {"kept", "duplicate"}
 
