@@ -59,7 +59,7 @@ def judge(
 ) -> None:
     """Rate the replies of a finished run, or rate them again by another judge; generates nothing."""
     from steer_bench.experiment.run import open_run
-    from steer_bench.experiment.stages.judge import all_ratings, judging_facts, probe, unrated
+    from steer_bench.experiment.stages.judge import all_ratings, judge_agreement, probe, unrated
     from steer_bench.experiment.stages.judge import check as check_run
     from steer_bench.experiment.stages.judge import judge as rate
     from steer_bench.judge.config import judge_id, read_judge
@@ -85,12 +85,10 @@ def judge(
             f"{target}: {found.card['total']} replies, {found.unscored} unscored"
             + (f"; {spent}{cost}" if spent else "")
         )
-    for line in judging_facts(opened, ratings).get("agreement", []):
-        if name in line["judges"]:
-            kappa, spearman = (
-                f"{value:.2f}" if value is not None else "n/a" for value in (line["kappa"], line["spearman"])
-            )
-            say(f"{' and '.join(line['judges'])}, {line['aspect']}: kappa {kappa}, Spearman {spearman}, n {line['n']}")
+    for line in judge_agreement(ratings):
+        if name in line.judges:
+            kappa, spearman = (f"{value:.2f}" if value is not None else "n/a" for value in (line.kappa, line.spearman))
+            say(f"{' and '.join(line.judges)}, {line.aspect}: kappa {kappa}, Spearman {spearman}, n {line.n}")
     say(f"to show its ratings: steer-bench report {opened.folder} --judge {name}")
     end_judged(opened, config, max_unscored)
 

@@ -33,7 +33,7 @@ from steer_bench.judge.config import judge_id
 from steer_bench.judge.judgement import JudgeError, Judgement, distinct_2
 from steer_bench.judge.ratings import Key, Reply, rate_replies, spoken
 from steer_bench.models.steered.steering import Steering
-from steer_bench.results.file import WORDS
+from steer_bench.results.lmeval_samples import WORDS
 from steer_bench.results.measures import JUDGED, RULES, SUPPRESSION, measure_of
 from steer_bench.results.rows import INVALID, Row
 from steer_bench.results.stats.headline import headline

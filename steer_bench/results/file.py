@@ -6,31 +6,31 @@ Knows nothing of models or judges; what a run did stands in its provenance, `Res
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from steer_bench.files import write_whole
+from steer_bench.results.provenance import Provenance
 from steer_bench.results.rows import COLUMNS, RATING, TEXT_COLUMNS, Row, Rows
 
 SCHEMA = "steer-bench-results"
-VERSION = 1
-
-WORDS = "words"
-"""Key of the judge's own words beside a row in lm-eval's samples; not part of the row."""
+VERSION = 2
+"""Version 1 had arms by name alone: what they are stood in `adapters`, or had to be guessed."""
 
 
 @dataclass(frozen=True)
 class Results:
     """All rows of one run, and where they come from."""
 
-    run: Mapping[str, Any]
-    """Provenance: name, created, versions, models, judge, splits, factors, seeds, adapters, geometry, complete, ..."""
+    run: Provenance
     rows: Rows
     """Any rows may be given; they are kept as columns."""
 
-    def __init__(self, run: Mapping[str, Any], rows: Iterable[Row]) -> None:
+    def __init__(self, run: Provenance, rows: Iterable[Row]) -> None:
         object.__setattr__(self, "run", run)
         object.__setattr__(self, "rows", Rows.of(rows))
         repeated = self.rows.repeated()
@@ -44,7 +44,12 @@ def save_results(path: str | Path, results: Results) -> None:
     Rows are sorted by key, floats carry 6 significant digits. Raises ValueError for values JSON can not hold.
     """
     columns = results.rows.ordered().columns()
-    document = {"schema": SCHEMA, "version": VERSION, "run": _six_digits(results.run), "rows": _six_digits(columns)}
+    document = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "run": _six_digits(results.run.model_dump(mode="json")),
+        "rows": _six_digits(columns),
+    }
     parts = [f'"{name}": {json.dumps(value, allow_nan=False, sort_keys=True)}' for name, value in document.items()]
     write_whole(path, "{" + ",\n".join(parts) + "}\n")
 
@@ -60,15 +65,19 @@ def load_results(path: str | Path) -> Results:
         raise ValueError(f"{path} has schema {schema!r}, not {SCHEMA!r}; give a results file of steer-bench")
     if document.get("version") != VERSION:
         raise ValueError(
-            f"{path} has version {document.get('version')!r}, this steer-bench reads {VERSION}; "
-            "install the release that wrote it, or report the run again"
+            f"{path} has version {document.get('version')!r}, this steer-bench reads {VERSION}; report the run again, or "
+            "install the release that wrote it"
         )
     run, columns = document.get("run"), document.get("rows")
     if not isinstance(run, dict) or not isinstance(columns, dict):
         raise ValueError(f"{path} lacks 'run' or 'rows'; report the run again")
     _check_columns(path, columns)
     try:
-        return Results(run=run, rows=Rows.from_columns(columns))
+        return Results(Provenance.model_validate_json(json.dumps(run), strict=True), Rows.from_columns(columns))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, ("run", *fault["loc"])))
+        raise ValueError(f"{path}: {key}: {fault['msg']}; report the run again") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -113,44 +122,3 @@ def _six_digits(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_six_digits(inner) for inner in value]
     return value
-
-
-def load_rows(folder: str | Path) -> list[Row]:
-    """The rows in the newest samples file of each task that lm-eval wrote under `folder`, sorted by key.
-
-    Raises ValueError, naming file and line, for a sample that carries no row of ours.
-    """
-    rows = [Row(**{key: value for key, value in row.items() if key != WORDS}) for _, row in read_samples(folder)]
-    return sorted(rows, key=lambda row: row.key)
-
-
-def newest_samples(folder: str | Path) -> dict[str, Path]:
-    """Task -> the newest samples file of it that lm-eval wrote under `folder`."""
-    newest: dict[str, Path] = {}
-    for file in sorted(Path(folder).rglob("samples_*.jsonl"), key=lambda path: path.name):
-        newest[file.name.removeprefix("samples_").rsplit("_", 1)[0]] = file
-    return newest
-
-
-def read_samples(folder: str | Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """(lm-eval's sample, our row in it) of the newest samples file of each task under `folder`.
-
-    A row may hold, beyond Row's fields, `words`: the judge's own words by aspect.
-    """
-    newest = newest_samples(folder)
-    if not newest:
-        raise ValueError(
-            f"{folder}: no samples_*.jsonl of lm-eval; run steer-bench evaluate, or lm_eval with --log_samples"
-        )
-    for file in newest.values():
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    sample = json.loads(line)
-                    row = sample[sample["metrics"][0]]
-                    Row(**{key: value for key, value in row.items() if key != WORDS})
-                except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-                    raise ValueError(
-                        f"{file}:{number}: not a sample of a steer-bench task ({error!r}); evaluate again"
-                    ) from error
-                yield sample, row

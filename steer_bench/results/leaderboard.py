@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from steer_bench.files import write_whole
 from steer_bench.results.board.board import Board, build_board
 from steer_bench.results.board.comparison import Difference, compare, comparison_table
-from steer_bench.results.board.entries import KINDS, Cell, Entry, Points, entries, headline_task, kind_of
+from steer_bench.results.board.entries import Cell, Entry, Points, entries, headline_task
 from steer_bench.results.board.merging import check_same_protocol
 from steer_bench.results.board.table import Line, Table, Text, interval, number
 from steer_bench.results.file import Results, load_results
@@ -32,7 +32,6 @@ FORMATS = ("md", "html", "csv", "tex")
 
 __all__ = [
     "FORMATS",
-    "KINDS",
     "Board",
     "Cell",
     "Difference",
@@ -48,7 +47,6 @@ __all__ = [
     "entries",
     "headline_task",
     "interval",
-    "kind_of",
     "number",
     "table_to_text",
     "to_csv",

@@ -31,8 +31,6 @@ from pathlib import Path
 from typing import Any
 
 from steer_bench.files import digest, write_whole
-from steer_bench.results.file import read_samples
-from steer_bench.results.measures import REPLIES
 
 SCHEMA = "steer-bench-samples"
 VERSION = 1
@@ -93,29 +91,6 @@ class Samples:
     total: int
     rule: str = ""
     """How those here were chosen of `total`; "" where all are here."""
-
-
-def load_samples(folder: str | Path) -> list[Sample]:
-    """The replies in the newest samples files that lm-eval wrote under `folder`, in the order of their keys."""
-    samples = []
-    for sample, row in read_samples(folder):
-        if row.get("task") not in REPLIES:  # scored texts, which nobody wrote in the run
-            continue
-        doc, replies = sample["doc"], sample.get("filtered_resps") or sample.get("resps") or [""]
-        reply = replies[0] if isinstance(replies[0], str) else json.dumps(replies[0])
-        keys = {key: str(row[key]) for key in ("task", "target", "source", "arm", "concept", "item", "role", "reason")}
-        samples.append(
-            Sample(
-                **keys,
-                factor=float(row["factor"]),
-                prompt=cut(str(doc["text"])),
-                reply=cut(reply),
-                value=row["value"],
-                ratings=row.get("ratings") or {},
-                words={aspect: cut(str(text)) for aspect, text in (row.get("words") or {}).items()},
-            )
-        )
-    return sorted(samples, key=lambda s: (s.group, s.arm, s.source, s.factor))
 
 
 def cut(text: str, limit: int = MAX_CHARACTERS) -> str:

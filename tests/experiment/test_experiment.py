@@ -91,7 +91,7 @@ def finished(seed_yaml, tmp_path_factory):
 def test_every_arm_has_a_row_for_every_test_concept_factor_and_text(finished):
     run, _ = finished
     results = load_results(run.folder.results)
-    assert results.run["complete"]
+    assert results.run.complete
     likelihood = [row for row in results.rows if row.task == "concept_likelihood"]
     arms = {(row.target, row.source, row.arm) for row in likelihood}
     shared = {"native", "random", "mean", "unsteered"}

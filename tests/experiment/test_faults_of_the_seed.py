@@ -7,7 +7,7 @@ import yaml
 from steer_bench import shipped
 from steer_bench.experiment import run as runs
 from steer_bench.results.rows import Row
-from steer_bench.results.stats.details import unapplied
+from steer_bench.results.stats.unapplied import arms_without_effect
 from steer_bench.transfer.pairs import check_unseen
 from steer_bench.vectors.store import VectorStore, check_distinct, check_same_texts, load_card
 
@@ -79,6 +79,6 @@ def test_fault_4_a_vector_that_was_never_applied():
         row("native", item, value, concept=c) for c in ("sea", "law") for item, value in (("n1", -3.0), ("n2", -2.0))
     ]
     rows += [row("linear", "n1", -3.0, concept="sea"), row("linear", "n2", -2.01, concept="sea")]
-    assert unapplied(rows) == [("steered_perplexity", "b", "native")]
+    assert arms_without_effect(rows) == [("steered_perplexity", "b", "native")]
     ratings = [row("unsteered", "p1", 1.0, "rule_following"), row("native", "p1", 1.0, "rule_following")]
-    assert unapplied(ratings) == []  # a reply may well obey as before
+    assert arms_without_effect(ratings) == []  # a reply may well obey as before

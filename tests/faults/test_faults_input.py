@@ -14,7 +14,9 @@ from steer_bench.concepts.load import load_concepts, load_prompts, load_texts
 from steer_bench.experiment.config import load_experiment
 from steer_bench.experiment.run import open_run
 from steer_bench.harness.protocol import Protocol
-from steer_bench.results.file import Results, load_results, load_rows, save_results
+from steer_bench.results.file import Results, load_results, save_results
+from steer_bench.results.lmeval_samples import load_rows
+from steer_bench.results.provenance import Provenance
 from steer_bench.results.rows import Row
 from steer_bench.transfer.adapters import load_adapter
 from steer_bench.vectors.store import Arms, VectorStore, load_card
@@ -144,7 +146,7 @@ def whole(tmp_path_factory):
         folder / "vectors.safetensors"
     )
     row = Row("rule_following", "t", "", "native", "sea", 0.2, "p1", "score", 0.5, 3, ratings={"fluency": 1.0})
-    save_results(folder / "results.json", Results({"name": "n", "complete": True}, (row,)))
+    save_results(folder / "results.json", Results(Provenance(name="n", complete=True), (row,)))
     Protocol({}, {"n": "text"}, (), {"concept_likelihood": (0.1,)}, {"kind": "embedding"}).save(
         folder / "protocol.json"
     )

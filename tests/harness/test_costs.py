@@ -248,7 +248,7 @@ class TestCostsTable:
         )  # fmt: skip
 
     def test_means_are_those_computed_by_hand(self):
-        table = costs_table([Results(make_run(capability={"tasks": ["choices"]}), self.rows())])
+        table = costs_table([Results(make_run(capability=["choices"]), self.rows())])
         lines = {line.cells[2].text: [cell.sort for cell in line.cells[3:]] for line in table.lines}
         # exp of the mean change, mean KL, geometric mean perplexity, distinct-2, mean length, share right of the valid ones
         assert lines["native"] == pytest.approx([0.2, math.exp(0.2), 0.2, 4.0, 0.5, 15.0, 0.5])

@@ -4,11 +4,12 @@ The likelihood lift of an arm is `strength * factor` and its neutral change `-co
 concept and item; so the matched factor is ln(1.3) / cost, and the lift there `strength * ln(1.3) / cost`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from steer_bench.results.file import Results
+from steer_bench.results.provenance import Provenance
 from steer_bench.results.rows import Row
 
 FACTORS = (0.2, 0.4, 0.8)
@@ -91,8 +92,8 @@ def _generation(strengths, rng, target, source, concept, n_items) -> list[Row]:
     return rows
 
 
-def make_run(name: str = "toy", **changes: object) -> dict:
-    """Provenance as a run writes it."""
+def make_run(name: str = "toy", arms: Iterable[str] = KINDS, **changes: object) -> Provenance:
+    """Provenance as a run writes it; arms that KINDS does not know are transfers."""
     model = {"revision": "abc1234", "layer": 12, "d_model": 64, "dtype": "float32", "scale": 35.0}
     run = {
         "name": name,
@@ -103,13 +104,18 @@ def make_run(name: str = "toy", **changes: object) -> dict:
         "splits": {"fit": ["f1", "f2"], "select": ["s1"], "test": [f"c{index:02d}" for index in range(10)]},
         "factors": {"concept_likelihood": list(FACTORS), "concept_steering": list(FACTORS)},
         "seeds": {"bootstrap": 0},
-        "adapters": {arm: {"kind": kind, "method": "a method"} for arm, kind in KINDS.items()},
+        "arms": [
+            {"arm": arm, "adapter": arm, "kind": KINDS.get(arm, "transfer"), "method": "a method"}
+            for arm in arms
+            if arm != "unsteered"
+        ],
         "complete": True,
         "expected_rows": 0,
     }
-    return {**run, **changes}
+    return Provenance.model_validate({**run, **changes})
 
 
 def make_results(name: str = "toy", run: Mapping[str, object] | None = None, **options) -> Results:
-    """A whole run."""
-    return Results(run={**make_run(name), **(run or {})}, rows=tuple(make_rows(**options)))
+    """A whole run; `run`: keys of its provenance that differ."""
+    rows = make_rows(**options)
+    return Results(make_run(name, **{"arms": sorted({row.arm for row in rows}), **(run or {})}), rows)

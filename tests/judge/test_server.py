@@ -21,7 +21,7 @@ from small_run import command, small_experiment
 
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.engines import STAGES
-from steer_bench.experiment.stages.judge import all_ratings, judging_facts
+from steer_bench.experiment.stages.judge import all_ratings, judge_agreement
 from steer_bench.judge.config import judge_id, load_judge
 from steer_bench.judge.judgement import ASPECTS, Case
 
@@ -103,5 +103,5 @@ def test_a_finished_run_is_rated_from_the_command_line(config: dict[str, Any], t
     assert set(found) == set(run.targets)
     assert sum(one.unscored for one in found.values()) == 0
     assert all(one.card["usage"]["calls"] > 0 for one in found.values())
-    aspects = [line["aspect"] for line in judging_facts(run, ratings)["agreement"]]
+    aspects = [line.aspect for line in judge_agreement(ratings)]
     assert aspects == [*ASPECTS, "score"]  # beside the embedding judge's

@@ -18,10 +18,10 @@ def test_rebuilding_the_committed_leaderboard_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize("target", ["gemma-3-270m", "smollm2-135m-instruct"])
 def test_in_the_committed_quickstart_vectors_through_a_learned_map_lie_nearer_to_native_than_those_of_controls(target):
-    measured = {line["arm"]: line for line in load_results(FOLDER / "results" / "quickstart.json").run["geometry"]
-                if line["target"] == target}  # fmt: skip
+    measured = {line.arm: line for line in load_results(FOLDER / "results" / "quickstart.json").run.geometry
+                if line.target == target}  # fmt: skip
     raw, centred, found = (
-        {arm: line[key] for arm, line in measured.items()} for key in ("cosine", "centred_cosine", "retrieval")
+        {arm: getattr(line, key) for arm, line in measured.items()} for key in ("cosine", "centred_cosine", "retrieval")
     )
     assert raw["linear"] > raw["mean"] > 0.4  # the mean vector alone reaches a high raw cosine
     assert raw["mean"] > 5 * abs(raw["identity"])

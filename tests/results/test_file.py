@@ -8,6 +8,7 @@ from synthetic_rows import make_results, make_run
 
 from steer_bench.files import write_whole
 from steer_bench.results.file import Results, load_results, save_results
+from steer_bench.results.provenance import ModelInfo, Provenance
 from steer_bench.results.rows import COLUMNS, Row, Rows
 
 
@@ -26,7 +27,8 @@ def test_rows_survive_saving_and_loading(tmp_path):
 
 def test_bytes_do_not_depend_on_the_order_of_rows_or_of_provenance(tmp_path):
     results = make_results(n_concepts=2)
-    shuffled = Results(dict(reversed(list(results.run.items()))), tuple(reversed(results.rows)))
+    run = {name: dict(reversed(found.items())) if isinstance(found, dict) else found for name, found in results.run}
+    shuffled = Results(Provenance.model_validate(run), tuple(reversed(results.rows)))
     save_results(tmp_path / "a.json", results)
     save_results(tmp_path / "b.json", shuffled)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
@@ -39,7 +41,7 @@ def test_saving_what_was_loaded_changes_no_byte(tmp_path):
 
 
 def test_floats_have_six_significant_digits(tmp_path):
-    save_results(tmp_path / "r.json", Results({}, (row(value=-2.123456789, factor=0.1 + 0.2),)))
+    save_results(tmp_path / "r.json", Results(Provenance(), (row(value=-2.123456789, factor=0.1 + 0.2),)))
     loaded = load_results(tmp_path / "r.json").rows[0]
     assert (loaded.value, loaded.factor) == (-2.12346, 0.3)
 
@@ -56,7 +58,7 @@ def test_a_value_that_is_not_finite_is_refused_naming_the_row(value):
 def test_a_number_that_is_not_finite_is_refused_in_a_file_too(tmp_path, column, wrong):
     path = tmp_path / "r.json"
     rows = (row(value=None, reason="parse"), row(item="j", ratings={"fluency": 2.0}))
-    save_results(path, Results({}, rows))
+    save_results(path, Results(Provenance(), rows))
     content = json.loads(path.read_text())
     content["rows"][column][1] = float(wrong.replace("Infinity", "inf"))
     path.write_text(json.dumps(content))
@@ -112,17 +114,19 @@ class TestRows:
 
 def test_a_measurement_twice_is_refused():
     with pytest.raises(ValueError, match=r"two rows for task='concept_steering'.*item='i'"):
-        Results({}, (row(), row(value=0.5)))
+        Results(Provenance(), (row(), row(value=0.5)))
 
 
-def test_provenance_that_json_can_not_hold_is_refused_and_leaves_the_old_file(tmp_path):
-    path = tmp_path / "r.json"
-    save_results(path, Results({}, (row(),)))
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match="Out of range float"):
-        save_results(path, Results({"scale": float("nan")}, (row(),)))
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["r.json"]
+def test_provenance_that_json_can_not_hold_is_refused():
+    with pytest.raises(ValueError, match="finite number"):
+        ModelInfo(scale=float("nan"))
+
+
+def test_a_file_of_version_1_is_refused_by_name(tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(document(version=1, run={"adapters": {"linear": {"kind": "transfer"}}})))
+    with pytest.raises(ValueError, match=r"old.json has version 1, this steer-bench reads 2; report the run again"):
+        load_results(path)
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
@@ -141,7 +145,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
 
 def document(**changes) -> dict:
     rows = {name: [] for name in COLUMNS}
-    return {"schema": "steer-bench-results", "version": 1, "run": {}, "rows": rows, **changes}
+    return {"schema": "steer-bench-results", "version": 2, "run": {}, "rows": rows, **changes}
 
 
 @pytest.mark.parametrize(
@@ -150,8 +154,17 @@ def document(**changes) -> dict:
         ("not json", "is not JSON"),
         ("[1, 2]", "has schema None"),
         (json.dumps(document(schema="other")), "has schema 'other', not 'steer-bench-results'"),
-        (json.dumps(document(version=2)), "has version 2, this steer-bench reads 1"),
+        (json.dumps(document(version=3)), "has version 3, this steer-bench reads 2"),
         (json.dumps(document(run=None)), "lacks 'run' or 'rows'"),
+        (
+            json.dumps(document(run={"adapters": {}})),
+            "run.adapters: Extra inputs are not permitted; report the run again",
+        ),
+        (json.dumps(document(run={"damage_limit": "1.3"})), "run.damage_limit: Input should be a valid number"),
+        (
+            json.dumps(document(run={"arms": [{"arm": "x", "adapter": "x", "method": "m"}]})),
+            "run.arms.0.kind: Field required",
+        ),
         (json.dumps(document(rows={"task": []})), "lacks the column 'target'"),
         (json.dumps(document(rows={**document()["rows"], "extra": []})), "unknown column 'extra'"),
         (json.dumps(document(rows={**document()["rows"], "value": [1.0]})), "column 'value' is not a list as long as"),
@@ -169,7 +182,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, content, message):
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path):
-    save_results(tmp_path / "r.json", Results({}, (row(),)))
+    save_results(tmp_path / "r.json", Results(Provenance(), (row(),)))
     whole = (tmp_path / "r.json").read_bytes()
     for length in range(len(whole) - 2):
         (tmp_path / "cut.json").write_bytes(whole[:length])

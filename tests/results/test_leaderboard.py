@@ -19,7 +19,6 @@ from steer_bench.results.leaderboard import (
     build_board,
     entries,
     interval,
-    kind_of,
     number,
     render,
     to_csv,
@@ -29,6 +28,7 @@ from steer_bench.results.leaderboard import (
     write_leaderboard,
 )
 from steer_bench.results.pages import html as pages
+from steer_bench.results.provenance import GeometryLine, Provenance
 from steer_bench.results.stats.bootstrap import Estimate
 
 HOSTILE = (
@@ -140,9 +140,11 @@ class TestEntries:
         linear = next(entry for entry in board.entries if entry.arm == "linear").cells["hellaswag"]
         assert (linear.score.value, linear.factor, linear.matched) == (0.25, 0.4, None)
 
-    def test_an_unknown_kind_is_refused(self):
-        with pytest.raises(ValueError, match=r"kind 'foe' in run.adapters; it is one of baseline"):
-            kind_of({"adapters": {"linear": {"kind": "foe"}}}, "linear")
+    def test_an_arm_that_the_run_does_not_list_is_refused_and_never_guessed_by_its_name(self, results):
+        known = [info for info in results.run.arms if info.arm != "random"]
+        run = results.run.model_copy(update={"arms": tuple(known)})
+        with pytest.raises(ValueError, match=r"run 'toy' has rows of an arm 'random' that it does not list"):
+            entries(Results(run, results.rows))
 
 
 class TestMarkdown:
@@ -189,9 +191,8 @@ class TestMarkdown:
         assert re.search(r"- partial: \d+ of 9999 rows", markdown)
 
     def test_a_run_that_does_not_say_it_is_complete_is_partial(self):
-        run = make_run()
-        del run["complete"]
-        assert "(partial)" in to_markdown([Results(run, tuple(make_rows(n_concepts=2)))])
+        run = make_run().model_dump(exclude={"complete"})
+        assert "(partial)" in to_markdown([Results(Provenance(**run), tuple(make_rows(n_concepts=2)))])
 
     def test_nothing_is_bold_where_nothing_transfers(self):
         assert "**" not in to_markdown([make_results(strengths={"native": 1.0, "linear": 0.0, "random": 0.05})])
@@ -291,7 +292,7 @@ class TestMerging:
         [
             ({"judge": {"name": "other"}}, "judge"),
             ({"factors": {"concept_likelihood": [0.1]}}, "factors"),
-            ({"splits": {"fit": [], "select": [], "test": ["c00"]}}, "splits"),
+            ({"splits": {"test": ["c00"]}}, "splits"),
             ({"models": {"target-model": {"layer": 3}}}, "layer of the target"),
             ({"damage_limit": 1.5}, "damage_limit"),
         ],
@@ -301,9 +302,11 @@ class TestMerging:
             to_markdown([make_results("a", n_concepts=2), make_results("b", run=change, n_concepts=2)])
 
     def test_the_judges_check_is_a_measurement_and_not_the_protocol(self):
-        judges = [{"name": "j", "check": {"auroc": value}} for value in (0.91, 0.92)]
+        judges = [
+            {"name": "j", "check": {"auroc": {"fluency": value}, "n": 8, "unscored": 0.0}} for value in (0.91, 0.92)
+        ]
         runs = [make_results(name, {"judge": judge}, n_concepts=2) for name, judge in zip("ab", judges, strict=True)]
-        assert "- judge's check: auroc 0.92" in to_markdown(runs)
+        assert "- judge's check: fluency AUROC 0.92, n 8, unscored 0" in to_markdown(runs)
 
     def test_other_test_concepts_are_refused(self):
         with pytest.raises(ValueError, match="different test concepts: c00 c01 and c00 c01 c02"):
@@ -343,10 +346,30 @@ def hostile() -> Results:
     """A run whose every name is hostile."""
     rows = make_rows({"native": 1.0, "linear": 0.9, "random": 0.0}, target=HOSTILE, source="s" + HOSTILE, n_concepts=2)
     rows = [replace(row, arm="z" + HOSTILE) if row.arm == "linear" else row for row in rows]
-    run = make_run(HOSTILE, judge={"name": HOSTILE, "check": HOSTILE}, models={HOSTILE: {"revision": HOSTILE}})
-    run |= {"versions": {HOSTILE: HOSTILE}, "splits": {HOSTILE: HOSTILE}}
-    run |= {"geometry": [{"source": HOSTILE, "target": HOSTILE, "arm": HOSTILE, "cosine": 0.5}]}
+    check = {"auroc": {HOSTILE: 0.5}, "n": 1, "unscored": 0.0}
+    run = make_run(
+        HOSTILE,
+        {row.arm for row in rows},
+        judge={"name": HOSTILE, "check": check},
+        models={HOSTILE: {"revision": HOSTILE}},
+        versions={HOSTILE: HOSTILE},
+        splits={"test": [HOSTILE]},
+        geometry=[geometry_line(HOSTILE)],
+    )
     return Results(run, tuple(rows))
+
+
+def geometry_line(name: str) -> dict:
+    """Geometry of an arm, source and target of that name."""
+    return {
+        "source": name,
+        "target": name,
+        "arm": name,
+        "cosine": 0.5,
+        "centred_cosine": None,
+        "retrieval": None,
+        "r2": None,
+    }
 
 
 class TestHostileText:
@@ -375,7 +398,7 @@ class TestHostileText:
         assert "\x1b" not in "".join(elements.text)
 
     def test_csv_keeps_its_columns_and_runs_no_formula(self, hostile):
-        run = {**hostile.run, "name": "=1+1"}
+        run = hostile.run.model_copy(update={"name": "=1+1"})
         table = list(csv.reader(io.StringIO(to_csv([Results(run, hostile.rows)]))))
         assert {len(line) for line in table} == {len(table[0])}
         assert {line[0] for line in table[1:]} == {"'=1+1"}
@@ -385,7 +408,11 @@ class TestHostileText:
         name = start + 'HYPERLINK("http://x.invalid","y")'
         rows = [replace(row, arm=name) if row.arm == "linear" else row for row in make_rows(n_concepts=2)]
         cells = [
-            cell for line in csv.reader(io.StringIO(to_csv([Results(make_run(name), tuple(rows))]))) for cell in line
+            cell
+            for line in csv.reader(
+                io.StringIO(to_csv([Results(make_run(name, {row.arm for row in rows}), tuple(rows))]))
+            )
+            for cell in line
         ]
         assert any("HYPERLINK" in cell for cell in cells)
         number = re.compile(r"-?[\d.]+(e-?\d+)?")
@@ -396,8 +423,10 @@ class TestHostileText:
     def test_latex_runs_no_command_of_a_name(self, hostile):
         name = r"[\input{/etc/passwd}\write18{id}] $x$ 50% a_b & c # ~ ^ `` \\ % {"
         rows = [replace(row, arm=name) if row.arm.startswith("z") else row for row in hostile.rows]
-        run = hostile.run | {"geometry": [{"source": name, "target": name, "arm": name, "cosine": 0.5}]}
-        latex = to_latex([Results(run | {"name": name}, tuple(rows))])
+        arms = [info.model_copy(update={"arm": name} if info.arm.startswith("z") else {}) for info in hostile.run.arms]
+        lines = (GeometryLine(**geometry_line(name)),)
+        run = hostile.run.model_copy(update={"geometry": lines, "name": name, "arms": tuple(arms)})
+        latex = to_latex([Results(run, tuple(rows))])
         ours = {"begin", "end", "hline", "textbf", "textbackslash", "textasciitilde", "textasciicircum"}
         ours |= {"textless", "textgreater", "textbar", "textasciigrave"}
         widths: list[int] = []
@@ -414,8 +443,8 @@ class TestHostileText:
                 assert widths[-1] == widths[0]
 
     def test_latex_escapes_its_commands(self):
-        run = make_run("50%_$x$")
-        latex = to_latex([Results(run, tuple(make_rows({"native": 1.0, "a_b&c": 0.9, "random": 0.0}, n_concepts=8)))])
+        strengths = {"native": 1.0, "a_b&c": 0.9, "random": 0.0}
+        latex = to_latex([make_results("50%_$x$", strengths=strengths, n_concepts=8)])
         assert r"\textbf{a\_b\&c}" in latex
         code = "\n".join(line for line in latex.splitlines() if not line.startswith("%"))
         assert not re.search(r"(?<!\\)[_%$#]", code)

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 from synthetic_samples import HOSTILE, make_samples
 
+from steer_bench.results.lmeval_samples import load_samples
 from steer_bench.results.samples import (
     MAX_CHARACTERS,
     MAX_TEXT,
     Samples,
     cut,
     load_document,
-    load_samples,
     origin,
     samples_beside,
     save_samples,
@@ -95,7 +95,7 @@ ROW = {
 
 
 def test_replies_come_from_lm_evals_samples_with_the_judges_words(tmp_path):
-    from steer_bench.results.file import load_rows
+    from steer_bench.results.lmeval_samples import load_rows
 
     row = {**ROW, "words": {"concept": "I can not rate \ud800 this."}}
     write_lm_eval(tmp_path, [(row, "a reply"), ({**ROW, "factor": 0.2, "value": 1.0, "reason": ""}, "<b>")])

@@ -14,7 +14,7 @@ from steer_bench.experiment.calibration.twin import Twin
 from steer_bench.results.rows import Row
 from steer_bench.results.stats.blocks import Arm as ArmKey
 from steer_bench.results.stats.bootstrap import Bootstrap, Estimate, hierarchical_bootstrap
-from steer_bench.results.stats.effects import measure_likelihood
+from steer_bench.results.stats.effects import likelihood_curves, measure_likelihood
 from steer_bench.results.stats.verdict import verdicts
 from steer_bench.transfer.fits import transfer
 from steer_bench.transfer.maps import truncate_or_pad
@@ -45,7 +45,7 @@ class Check:
 
 def bootstrap(bench: Bench, rows: Sequence[Row]) -> Bootstrap:
     """Of the likelihood lift at matched damage."""
-    measured = measure_likelihood(rows, bench.loaded.name)
+    measured = measure_likelihood(likelihood_curves(rows, bench.loaded.name))
     return hierarchical_bootstrap(measured.effects, measured.neutral, seed=bench.seed)
 
 

@@ -24,7 +24,7 @@ from steer_bench.harness import ranks
 from steer_bench.harness.evaluation import Evaluation
 from steer_bench.harness.steered_lm import WeightsNeededError
 from steer_bench.records import Records
-from steer_bench.results.file import newest_samples
+from steer_bench.results.lmeval_samples import newest_samples
 
 logger = logging.getLogger(__name__)
 

@@ -35,8 +35,10 @@ from steer_bench.judge.ratings import (
     spoken,
 )
 from steer_bench.results.measures import JUDGED
+from steer_bench.results.provenance import AgreementLine, JudgeCheck, JudgeSummary
 from steer_bench.results.rows import INVALID, Row
 from steer_bench.results.samples import Sample
+from steer_bench.results.stats.agreement import agreement
 from steer_bench.vectors.store import UNSTEERED
 
 logger = logging.getLogger(__name__)
@@ -172,8 +174,8 @@ def with_ratings(rows: Sequence[Rated], by_target: Mapping[str, Ratings]) -> lis
     return replaced
 
 
-def judging_facts(run: Run, found: Mapping[str, Mapping[str, Ratings]]) -> dict[str, Any]:
-    """For the provenance: every judge of the run with its check, unscored and re-asked shares, and how far two agree."""
+def judge_summaries(run: Run, found: Mapping[str, Mapping[str, Ratings]]) -> tuple[JudgeSummary, ...]:
+    """Return every judge of the run with its check and its unscored and re-asked replies."""
     judges = []
     for name, by_target in sorted(found.items()):
         card = next(iter(by_target.values())).card
@@ -181,25 +183,22 @@ def judging_facts(run: Run, found: Mapping[str, Mapping[str, Ratings]]) -> dict[
         for ratings in by_target.values():
             for arm, count in ratings.card["reasked"].items():
                 reasked[arm] = reasked.get(arm, 0) + count
-        checked = saved_check(run, name)
+        unscored = sum(ratings.unscored for ratings in by_target.values())
+        total = sum(ratings.card["total"] for ratings in by_target.values())
+        check = saved_check(run, name)
         judges.append(
-            {
-                "id": name,
-                "name": card["name"],
-                "unscored": sum(ratings.unscored for ratings in by_target.values()),
-                "total": sum(ratings.card["total"] for ratings in by_target.values()),
-                **({"reasked": reasked} if reasked else {}),
-                **({"check": checked} if checked else {}),
-            }
+            JudgeSummary(id=name, name=card["name"], total=total, unscored=unscored, reasked=reasked, check=check)
         )
-    pairs = [line for first, second in combinations(sorted(found), 2) for line in _agreement(first, second, found)]
-    return {**({"judges": judges} if judges else {}), **({"agreement": pairs} if pairs else {})}
+    return tuple(judges)
 
 
-def _agreement(first: str, second: str, found: Mapping[str, Mapping[str, Ratings]]) -> Iterator[dict[str, Any]]:
+def judge_agreement(found: Mapping[str, Mapping[str, Ratings]]) -> tuple[AgreementLine, ...]:
+    """Return how far every two judges agree, on each aspect and the score."""
+    return tuple(line for one, other in combinations(sorted(found), 2) for line in _agreement(one, other, found))
+
+
+def _agreement(first: str, second: str, found: Mapping[str, Mapping[str, Ratings]]) -> Iterator[AgreementLine]:
     """Weighted kappa and Spearman of two judges, for each aspect and the score, over all targets both rated."""
-    from steer_bench.results.stats.agreement import agreement
-
     targets = sorted(found[first].keys() & found[second].keys())
     pairs = [
         (found[first][target].judgements[key], found[second][target].judgements[key])
@@ -209,7 +208,7 @@ def _agreement(first: str, second: str, found: Mapping[str, Mapping[str, Ratings
     for aspect in (*ASPECTS, "score"):
         sides = zip(*([one.score if aspect == "score" else one.ratings.get(aspect) for one in pair] for pair in pairs))  # noqa: B905
         both = [list(side) for side in sides] or [[], []]
-        yield {"judges": [first, second], "aspect": aspect, **agreement(*both)._asdict()}
+        yield AgreementLine(judges=(first, second), aspect=aspect, **agreement(*both)._asdict())
 
 
 def unscored_line(by_target: Mapping[str, Ratings], limit: float) -> str | None:
@@ -258,16 +257,16 @@ def check(run: Run, config: Config | None = None, *, limit: int | None = None, s
     return rows
 
 
-def saved_check(run: Run, judge: str) -> dict[str, Any]:
-    """What the leaderboard says of a judge's check; empty where it was not checked."""
+def saved_check(run: Run, judge: str) -> JudgeCheck | None:
+    """Return what the leaderboard says of a judge's check; None where it was not checked."""
     file = run.folder.path / FOLDER / judge / "check.json"
     if not file.is_file():
-        return {}
+        return None
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    facts: dict[str, Any] = {f"{row['aspect']} AUROC": row["auroc"] for row in rows if row["group"] == "all"}
-    n = sum(row["n"] for row in rows if row["group"] == "all")
-    missing = sum(row["unscored"] * row["n"] for row in rows if row["group"] == "all")
-    return {**{name: value for name, value in facts.items() if value is not None}, "n": n, "unscored": missing / n}
+    rows = [row for row in rows if row["group"] == "all"]
+    auroc = {row["aspect"]: row["auroc"] for row in rows if row["auroc"] is not None}
+    n = sum(row["n"] for row in rows)
+    return JudgeCheck(auroc=auroc, n=n, unscored=sum(row["unscored"] * row["n"] for row in rows) / n)
 
 
 @dataclass(frozen=True)

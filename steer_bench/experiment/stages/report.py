@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from steer_bench.experiment.completion import is_complete
+from steer_bench.experiment.data import FEW
 from steer_bench.experiment.run import MissingStageError, Run, versions
-from steer_bench.experiment.stages.judge import all_ratings, find_judge, judging_facts, saved_check, with_ratings
+from steer_bench.experiment.stages.judge import (
+    all_ratings,
+    find_judge,
+    judge_agreement,
+    judge_summaries,
+    saved_check,
+    with_ratings,
+)
 from steer_bench.files import read_yaml
+from steer_bench.judge.config import load_judge
+from steer_bench.judge.ratings import Ratings
+from steer_bench.results.file import Results, save_results
+from steer_bench.results.leaderboard import write_leaderboard
+from steer_bench.results.lmeval_samples import load_rows, load_samples
+from steer_bench.results.provenance import ArmInfo, JudgeInfo, Provenance
 from steer_bench.results.rows import Row
+from steer_bench.results.samples import Origin, Sample, Samples, origin, save_samples
+from steer_bench.results.stats.unapplied import arms_without_effect
+from steer_bench.vectors.store import load_card
 
 
 def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[Path]:
-    """RUN/results.json and RUN/samples.json from lm-eval's samples, and of them leaderboard.md, .html and the figures.
+    """Write RUN/results.json and RUN/samples.json from lm-eval's samples, and of them the leaderboard and its figures.
 
     `judge`: id (or its beginning) of the judge whose ratings are shown; default the experiment's own.
     """
-    from steer_bench.results.file import Results, load_rows, save_results
-    from steer_bench.results.leaderboard import write_leaderboard
-    from steer_bench.results.samples import Samples, load_samples, save_samples
-    from steer_bench.results.stats.details import unapplied
-
-    replies: list[Any] = []
-    rows, capability, complete, created = [], [], True, ""
+    replies: list[Sample] = []
+    rows: list[Row] = []
+    capability: list[Row] = []
+    complete = True
     for target in run.targets:
         folder = run.folder.evaluation(target)
         if not is_complete(folder):
@@ -38,7 +53,7 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
         rows.extend(found)
         replies.extend(load_samples(folder))
         capability.extend(_capability(run.folder.capability(target)))
-    still = unapplied(rows)
+    still = arms_without_effect(rows)
     if still:
         task, target, arm = still[0]
         raise ValueError(
@@ -48,20 +63,14 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
     ratings, shown = all_ratings(run), find_judge(run, judge)
     rows = with_ratings(rows, ratings.get(shown, {}))
     replies = with_ratings(replies, ratings.get(shown, {}))
-    created = read_yaml(run.folder.experiment)["resolved"]["created"]
-    provenance = _provenance(run, created, complete, len(rows) + len(capability)) | judging_facts(run, ratings)
-    if capability:
-        provenance["capability"] = {"tasks": sorted({row.task for row in capability})}
-    if shown in ratings:
-        card = next(iter(ratings[shown].values())).card
-        provenance["judge"] = {"name": card["name"], **card["judge"]}
-    if checked := saved_check(run, shown):
-        provenance["judge"]["check"] = checked
-    results = Results(provenance, (*rows, *capability))
-    save_results(run.folder.results, results)
+    provenance = _provenance(
+        run, ratings, _judge(run, shown, ratings), complete=complete, expected_rows=len(rows) + len(capability),
+        capability=tuple(sorted({row.task for row in capability})),
+    )  # fmt: skip
+    save_results(run.folder.results, Results(provenance, (*rows, *capability)))
     files = [run.folder.results, run.folder.samples]
-    judge = str(results.run["judge"]["name"])
-    save_samples(files[1], Samples(run.experiment.name, judge, tuple(replies), _origins(run), len(replies)))
+    name = provenance.judge.name if provenance.judge else ""
+    save_samples(files[1], Samples(run.experiment.name, name, tuple(replies), _origins(run), len(replies)))
     return [*files, *write_leaderboard(files[:1], run.folder.path, figures=figures, png=True)]
 
 
@@ -70,62 +79,73 @@ def _capability(file: Path) -> list[Row]:
     return [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def _origins(run: Run) -> dict[str, Any]:
+def _origins(run: Run) -> dict[str, Origin]:
     """What each measured concept's vector was learned from."""
-    from steer_bench.results.samples import origin
-
     learned = {key: run.data.vector_and_held_out_texts[key][0] for key in run.data.measured}
     return {key: origin(c.description, c.genre, c.positives, c.negatives) for key, c in learned.items()}
 
 
-def _imported(run: Run) -> dict[str, dict[str, str]]:
-    """Arms of imported vectors, as they are and through a map: each makes a claim, as a transfer does."""
-    names = [entry.name for entry in run.experiment.vectors]
-    mapped = {f"{a.name}-{name}": {"kind": a.kind, "method": a.method} for a in run.data.adapters for name in names}
-    return {name: {"kind": "transfer", "method": "imported"} for name in names} | mapped
+def _judge(run: Run, shown: str, ratings: Mapping[str, Mapping[str, Ratings]]) -> JudgeInfo:
+    """The judge whose ratings are shown: the one that rated the replies, else the experiment's."""
+    check = saved_check(run, shown)
+    if shown in ratings:
+        card = next(iter(ratings[shown].values())).card
+        return JudgeInfo(name=card["name"], config=card["judge"], check=check)
+    name = load_judge(run.experiment.judge, references={}).name
+    return JudgeInfo(name=name, config=dict(run.experiment.judge), check=check)
 
 
-def _provenance(run: Run, created: str, complete: bool, n_rows: int) -> dict[str, Any]:
+def _arms(run: Run, made: Iterable[str]) -> tuple[ArmInfo, ...]:
+    """What each of the arms is that were made, by the adapter or the imported vectors that made it."""
+    listed = {info.arm: info for info in _possible_arms(run)}
+    return tuple(listed[arm] for arm in dict.fromkeys(made))
+
+
+def _possible_arms(run: Run) -> Iterator[ArmInfo]:
+    imported = [entry.name for entry in run.experiment.vectors]
+    for adapter in run.data.adapters:
+        counts = (
+            adapter.options.get("n", FEW)
+            if adapter.method == "few-shot"
+            else range(1, adapter.options.get("seeds", 1) + 1)
+        )
+        for variant in ("", *map(str, counts), *imported):
+            name = f"{adapter.name}-{variant}" if variant else adapter.name
+            yield ArmInfo(arm=name, adapter=adapter.name, variant=variant, kind=adapter.kind, method=adapter.method)
+    for name in imported:  # each makes a claim, as a transfer does
+        yield ArmInfo(arm=name, adapter=name, kind="transfer", method="imported")
+
+
+def _provenance(run: Run, ratings: Mapping[str, Mapping[str, Ratings]], judge: JudgeInfo, **counted: Any) -> Provenance:
     """What a results file says of where its rows come from."""
-    from steer_bench.judge.config import load_judge
-    from steer_bench.vectors.store import load_card
-
-    cards = {target: load_card(run.folder.arms(target)) for target in run.targets}
-    models = {
-        config.name: {key: card[key] for key in ("revision", "layer", "d_model", "dtype", "scale")}
-        for config in run.experiment.models
-        for card in [load_card(run.folder.vectors(config.name))]
-    }
-    judge = load_judge(run.experiment.judge, references={})
-    return {
-        "name": run.experiment.name,
-        "created": created,
-        "versions": versions(),
-        "models": models,
-        "judge": {"name": judge.name, **run.experiment.judge},
-        "hashes": run.data.hashes,
-        "halves": run.data.halves,
-        "reliability": {
-            config.name: load_card(run.folder.vectors(config.name)).get("reliability")
-            for config in run.experiment.models
-        },
-        "damage_limit": run.experiment.damage_limit,
-        "equivalence_margin": run.experiment.equivalence_margin,
-        "splits": {name: sorted(getattr(run.data.splits, name)) for name in ("fit", "select", "test")},
-        "factors": {task: list(run.experiment.grid(task)) for task in run.experiment.tasks},
-        "limits": {task: limits.model_dump(exclude_none=True) for task, limits in run.experiment.tasks.items()},
-        "seeds": {"experiment": run.experiment.seed, "splits": run.experiment.splits.seed, "bootstrap": 0},
-        "positions": run.experiment.positions,
-        "chat": run.experiment.chat,
-        "prompts": run.data.prompts_hash,
-        "adapters": {
-            name: {"kind": a.kind, "method": a.method}
-            for a in run.data.adapters
-            for name in ([f"{a.name}-{n}" for n in run.data.few_shot_sizes] if a.method == "few-shot" else [a.name])
+    experiment = run.experiment
+    arms = [load_card(run.folder.arms(target)) for target in run.targets]
+    cards = {config.name: load_card(run.folder.vectors(config.name)) for config in experiment.models}
+    model_keys = ("revision", "layer", "d_model", "dtype", "scale")
+    return Provenance.model_validate(
+        {
+            "name": experiment.name,
+            "created": read_yaml(run.folder.experiment)["resolved"]["created"],
+            "versions": versions(),
+            "models": {name: {key: card[key] for key in model_keys} for name, card in cards.items()},
+            "judge": judge,
+            "judges": judge_summaries(run, ratings),
+            "agreement": judge_agreement(ratings),
+            "hashes": run.data.hashes,
+            "halves": run.data.halves,
+            "reliability": {name: card.get("reliability") for name, card in cards.items()},
+            "damage_limit": experiment.damage_limit,
+            "equivalence_margin": experiment.equivalence_margin,
+            "splits": {name: sorted(getattr(run.data.splits, name)) for name in ("fit", "select", "test")},
+            "factors": {task: experiment.grid(task) for task in experiment.tasks},
+            "limits": {task: limits.model_dump(exclude_none=True) for task, limits in experiment.tasks.items()},
+            "seeds": {"experiment": experiment.seed, "splits": experiment.splits.seed},
+            "positions": experiment.positions,
+            "chat": experiment.chat,
+            "prompts": run.data.prompts_hash,
+            "arms": _arms(run, [arm for card in arms for arm, _, _ in card["entries"]]),
+            "refused": [entry for card in arms for entry in card["refused"]],
+            "geometry": [line for card in arms for line in card["geometry"]],
+            **counted,
         }
-        | _imported(run),
-        "refused": [entry for card in cards.values() for entry in card["refused"]],
-        "geometry": [line for card in cards.values() for line in card["geometry"]],
-        "complete": complete,
-        "expected_rows": n_rows,
-    }
+    )

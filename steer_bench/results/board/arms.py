@@ -6,10 +6,11 @@ entries -> [arm tables]
 import re
 from collections.abc import Mapping, Sequence
 
-from steer_bench.results.board.entries import KINDS, Cell, Entry
+from steer_bench.results.board.entries import Cell, Entry
 from steer_bench.results.board.table import MISSING, Line, Table, Text, interval, number
 from steer_bench.results.measures import LIKELIHOOD, REPLIES, SUPPRESSION, in_order, measure_of
-from steer_bench.results.stats.blocks import UNSTEERED
+from steer_bench.results.provenance import KINDS
+from steer_bench.vectors.store import UNSTEERED
 
 CLAIMS = ("transfers", "equivalent to native")
 UNSCORED_GAP = 0.05

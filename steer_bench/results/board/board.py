@@ -38,7 +38,7 @@ def build_board(results: Iterable[Results]) -> Board:
     results = list(results)
     if not results:
         raise ValueError("no results; give at least one results file")
-    names = [str(result.run.get("name", "")) for result in results]
+    names = [result.run.name for result in results]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise ValueError(f"two results of the run {sorted(repeated)[0]!r}; give each run once")
@@ -82,21 +82,17 @@ def _matrix(found: Sequence[Entry]) -> Table | None:
 
 def _geometry(results: Sequence[Results]) -> Table | None:
     """Closeness of transferred to native vectors: a diagnostic, never a ranking."""
-    measured = [(str(r.run.get("name", "")), line) for r in results for line in r.run.get("geometry") or []]
+    measured = [(result.run.name, line) for result in results for line in result.run.geometry]
     if not measured:
         return None
     keys = ["cosine", "centred_cosine", "retrieval", "r2"]
-    if any(line.get("centred_ceiling") is not None for _, line in measured):
+    if any(line.centred_ceiling is not None for _, line in measured):
         keys += ["ceiling", "centred_ceiling"]
     several = len({name for name, _ in measured}) > 1
     lines = []
-    for name, line in sorted(
-        measured, key=lambda p: [str(p[1].get(k, "")) for k in ("target", "source", "arm")] + [p[0]]
-    ):
-        cells = [Text(str(line.get(key, ""))) for key in ("target", "source", "arm")] + (
-            [Text(name)] if several else []
-        )
-        cells += [Text(number(line.get(key), 3), line.get(key)) for key in keys]
+    for name, line in sorted(measured, key=lambda pair: (pair[1].target, pair[1].source, pair[1].arm, pair[0])):
+        cells = [Text(text) for text in (line.target, line.source, line.arm, *([name] if several else []))]
+        cells += [Text(number(value), value) for value in (getattr(line, key) for key in keys)]
         lines.append(Line(tuple(cells)))
     columns = ("target", "source", "arm", *(("run",) if several else ()), "cosine", "centred", "retrieval@1", "R2")
     columns += ("cosine at best", "centred at best") if len(keys) > 4 else ()
@@ -106,16 +102,16 @@ def _geometry(results: Sequence[Results]) -> Table | None:
 
 def _agreement(results: Sequence[Results]) -> Table | None:
     """How far two judges of one run agree, by aspect."""
-    measured = [(str(r.run.get("name", "")), line) for r in results for line in r.run.get("agreement") or []]
+    measured = [(result.run.name, line) for result in results for line in result.run.agreement]
     if not measured:
         return None
-    names = {str(one["id"]): str(one["name"]) for r in results for one in r.run.get("judges") or []}
+    names = {judge.id: judge.name for result in results for judge in result.run.judges}
     lines = []
     for run, line in measured:
-        first, second = (names.get(judge, judge) for judge in line["judges"])
-        texts = [Text(text) for text in (run, first, second, str(line["aspect"]))]
-        numbers = [Text(number(line[key], 2), line[key]) for key in ("kappa", "spearman")]
-        lines.append(Line((*texts, *numbers, Text(str(line["n"]), float(line["n"])))))
+        first, second = (names.get(judge, judge) for judge in line.judges)
+        texts = [Text(text) for text in (run, first, second, line.aspect)]
+        numbers = [Text(number(value, 2), value) for value in (line.kappa, line.spearman)]
+        lines.append(Line((*texts, *numbers, Text(str(line.n), float(line.n)))))
     columns = ("run", "judge", "other judge", "aspect", "weighted kappa", "Spearman", "replies")
     remark = (
         "Kappa (quadratic weights) is 1 where two judges give the same ratings and 0 where they agree as by chance."

@@ -12,12 +12,13 @@ from steer_bench.results.board.merging import differing, protocol_of, shorten
 from steer_bench.results.board.table import MISSING, Line, Table, Text, interval, number
 from steer_bench.results.file import Results
 from steer_bench.results.measures import LIKELIHOOD, in_order, measure_of
+from steer_bench.results.provenance import Provenance
 from steer_bench.results.rows import Rows
-from steer_bench.results.stats.blocks import UNSTEERED, Arm, block_of
+from steer_bench.results.stats.blocks import Arm, block_of
 from steer_bench.results.stats.bootstrap import Estimate, hierarchical_bootstrap
 from steer_bench.results.stats.effects import (
-    DAMAGE_LIMIT,
     Measured,
+    likelihood_curves,
     measure_generation,
     measure_likelihood,
 )
@@ -63,7 +64,7 @@ def compare(first: Results, second: Results) -> tuple[list[Difference], list[str
     if not found:
         why = f" ({'; '.join(remarks)})" if remarks else ""
         raise ValueError(
-            f"runs {first.run.get('name')!r} and {second.run.get('name')!r} share no target, arm and task with a common "
+            f"runs {first.run.name!r} and {second.run.name!r} share no target, arm and task with a common "
             f"concept and item{why}; give two runs of one target on the same prompts"
         )
     return _holm(found), remarks
@@ -72,7 +73,7 @@ def compare(first: Results, second: Results) -> tuple[list[Difference], list[str
 def comparison_table(first: Results, second: Results) -> Table:
     """`compare` as a table."""
     found, remarks = compare(first, second)
-    names = [str(result.run.get("name", "")) for result in (first, second)]
+    names = [result.run.name for result in (first, second)]
     names = names if names[0] != names[1] else ["first", "second"]
     columns = ("target", "task", "arm", "source", *names, "difference", "p", "n")
     lines = [
@@ -96,9 +97,7 @@ def comparison_table(first: Results, second: Results) -> Table:
         "bootstrap over concepts, then items; p by sign flips over concepts, Holm over all lines.",
         *remarks,
     ]
-    partial = [
-        name for name, result in zip(names, (first, second), strict=True) if not result.run.get("complete", False)
-    ]
+    partial = [name for name, result in zip(names, (first, second), strict=True) if not result.run.complete]
     told += [f"Partial: {name} did not finish; its numbers may change." for name in partial]
     return Table(f"{names[1]} against {names[0]}", columns, tuple(lines), tuple(told))
 
@@ -110,8 +109,7 @@ def _shared_tasks(first: Results, second: Results, target: str) -> list[str]:
 
 def _differences(first: Results, second: Results, target: str, task: str, remarks: list[str]) -> list[Difference]:
     sides = [result.rows.where(target=target, task=task) for result in (first, second)]
-    places, steered = [_places(rows) for rows in sides], [_arms(rows) for rows in sides]
-    arms = [arm for arm in sorted(steered[0] & steered[1]) if arm.name != UNSTEERED or task != LIKELIHOOD]
+    places = [_places(rows) for rows in sides]
     shared = set(places[0]) & set(places[1])
     dropped = len({*places[0], *places[1]}) - len(shared)
     if not shared:
@@ -121,14 +119,9 @@ def _differences(first: Results, second: Results, target: str, task: str, remark
             f"{target}: {measure_of(task).title}: {dropped} concept-item pairs that only one run measured are left out."
         )
     kept = [rows.take(np.array([place in shared for place in own])) for rows, own in zip(sides, places, strict=True)]
-    one, two = (
-        _measured(rows, task, target, float(result.run.get("damage_limit", DAMAGE_LIMIT)))
-        for rows, result in zip(kept, (first, second), strict=True)
-    )
+    one, two = (_measured(rows, task, target, result.run) for rows, result in zip(kept, (first, second), strict=True))
     found = []
-    for arm in arms:
-        if arm not in one.effects or arm not in two.effects or one.concepts != two.concepts:
-            continue
+    for arm in sorted(one.effects.keys() & two.effects.keys()) if one.concepts == two.concepts else ():
         values = {Arm("1", arm.name): one, Arm("2", arm.name): two}
         scores = {key: side.scores[arm] for key, side in values.items()}
         neutral = {key: side.neutral[arm] for key, side in values.items()} if task == LIKELIHOOD else None
@@ -151,14 +144,11 @@ def _places(rows: Rows) -> list[tuple[str, str, str]]:
     return list(zip(*(rows.texts[name].tolist() for name in ("concept", "item", "role")), strict=True))
 
 
-def _arms(rows: Rows) -> set[Arm]:
-    return set(map(Arm, rows.texts["source"].tolist(), rows.texts["arm"].tolist()))
-
-
-def _measured(rows: Rows, task: str, target: str, limit: float) -> Measured:
+def _measured(rows: Rows, task: str, target: str, run: Provenance) -> Measured:
     if task == LIKELIHOOD:
-        return measure_likelihood(rows, target, limit)
-    return measure_generation(block_of(rows, task, target))
+        curves = likelihood_curves(rows, target, pooled=run.pooled)
+        return measure_likelihood(curves, run.damage_limit)
+    return measure_generation(block_of(rows, task, target, run.pooled))
 
 
 def _holm(found: Sequence[Difference]) -> list[Difference]:

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from steer_bench.results.board.entries import capability_tasks
 from steer_bench.results.board.table import Line, Table, Text, number
 from steer_bench.results.file import Results
 from steer_bench.results.measures import PERPLEXITY, REPLIES
 from steer_bench.results.rows import RATING, Array, Rows
-from steer_bench.results.stats.blocks import UNSTEERED
+from steer_bench.vectors.store import UNSTEERED
 
 COLUMNS = {
     "ratio": ("perplexity ratio", 2),
@@ -29,7 +28,7 @@ GEOMETRIC = ("ratio", "perplexity")
 
 def costs_table(results: Sequence[Results]) -> Table | None:
     """Costs of every target, arm and factor, means over concepts and items; None where nothing but the score was measured."""
-    capability = tuple(dict.fromkeys(task for result in results for task in capability_tasks(result.run)))
+    capability = tuple(dict.fromkeys(task for result in results for task in result.run.capability))
     several, lines, invalid = len(results) > 1, [], 0
     for result in results:
         found: dict[tuple[str, str, str, float], dict[str, float]] = {}
@@ -43,7 +42,7 @@ def costs_table(results: Sequence[Results]) -> Table | None:
                 continue
             means |= {name: math.exp(means[name]) for name in GEOMETRIC if name in means}
             keys = [Text(target), Text(source or "-"), Text(arm), Text(number(factor, 2), factor)]
-            keys += [Text(str(result.run.get("name", "")))] if several else []
+            keys += [Text(result.run.name)] if several else []
             digits = {**{name: digits for name, (_, digits) in COLUMNS.items()}, **dict.fromkeys(capability, 2)}
             lines.append(
                 Line((*keys, *(Text(number(means.get(name), d), means.get(name)) for name, d in digits.items())))

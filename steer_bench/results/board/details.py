@@ -56,7 +56,7 @@ def specificity_table(results: Sequence[Results]) -> Table | None:
     lines = []
     for result in results:
         for target in result.rows.where(task=SPECIFICITY).texts["target"].present():
-            for arm, matrix in sorted(specificity(result.rows, target).items()):
+            for arm, matrix in sorted(specificity(result.rows, target, result.run.pooled).items()):
                 own, others = (float(values.mean()) for values in (matrix.own, matrix.others))
                 names = (target, arm.source or "-", arm.name)
                 cells = [Text(number(own), own), Text(number(others), others)]
@@ -76,15 +76,8 @@ def specificity_table(results: Sequence[Results]) -> Table | None:
 def refused_table(results: Sequence[Results]) -> Table | None:
     """Adapters that could not be had for a pair, with the reason."""
     lines = [
-        Line(
-            (
-                Text(str(entry.get("target") or "-")),
-                Text(entry["source"] or "-"),
-                Text(entry["arm"]),
-                Text(entry["reason"]),
-            )
-        )
+        Line(tuple(map(Text, (refused.target or "-", refused.source or "-", refused.arm, refused.reason))))
         for result in results
-        for entry in result.run.get("refused") or []
+        for refused in result.run.refused
     ]
     return Table("Refused", ("target", "source", "arm", "reason"), tuple(lines)) if lines else None

@@ -14,12 +14,12 @@ import numpy as np
 
 from steer_bench.results.file import Results
 from steer_bench.results.measures import HEADLINES, LIKELIHOOD, PERPLEXITY, measure_of
+from steer_bench.results.provenance import KINDS, Kind, Provenance
 from steer_bench.results.rows import Rows
-from steer_bench.results.stats.blocks import UNSTEERED, Arm, block_of, pooled_name
+from steer_bench.results.stats.blocks import Arm, block_of
 from steer_bench.results.stats.bootstrap import Bootstrap, Estimate, hierarchical_bootstrap
 from steer_bench.results.stats.details import Details, details
 from steer_bench.results.stats.effects import (
-    DAMAGE_LIMIT,
     Curve,
     Measured,
     cost_at,
@@ -27,10 +27,10 @@ from steer_bench.results.stats.effects import (
     measure_generation,
     measure_likelihood,
 )
-from steer_bench.results.stats.verdict import MARGIN, Verdict, verdicts
+from steer_bench.results.stats.verdict import Verdict, verdicts
+from steer_bench.vectors.store import UNSTEERED
 
-KINDS = ("unsteered", "baseline", "transfer", "control", "ceiling")
-_CONTROLS = ("random", "mean", "genre-mean", "wrong-concept", "shuffled-map", "nearest-concept")
+NATIVE = Arm("", "native")
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ class Entry:
     target: str
     source: str
     arm: str
-    kind: str
-    """One of KINDS."""
+    kind: Kind
     cells: Mapping[str, Cell]
     """By task."""
     headline: str
@@ -101,37 +100,6 @@ class Entry:
         return "" if cell is None or cell.verdict is None else cell.verdict.word
 
 
-def kind_of(run: Mapping, arm: str) -> str:
-    """What an arm is to the comparison: the run's own word, else by its name.
-
-    >>> kind_of({"adapters": {"identity": {"kind": "control"}}}, "identity")
-    'control'
-    >>> [kind_of({}, arm) for arm in ("unsteered", "native", "linear", "random-3", "prompt")]
-    ['unsteered', 'baseline', 'transfer', 'control', 'ceiling']
-    """
-    if arm == UNSTEERED:
-        return "unsteered"
-    stated = run.get("adapters", {}).get(arm, {}).get("kind")
-    if stated is not None:
-        if stated not in KINDS:
-            raise ValueError(f"arm {arm!r} has kind {stated!r} in run.adapters; it is one of {', '.join(KINDS[1:])}")
-        return stated
-    if arm == "native":
-        return "baseline"
-    if arm == "prompt":
-        return "ceiling"
-    return "control" if arm in _CONTROLS or arm.startswith("random-") else "transfer"
-
-
-def capability_tasks(run: Mapping) -> tuple[str, ...]:
-    """Tasks that are run for their cost: they have a column of the table of costs, and no score.
-
-    >>> capability_tasks({"capability": {"tasks": ["hellaswag"]}}), capability_tasks({})
-    (('hellaswag',), ())
-    """
-    return tuple((run.get("capability") or {}).get("tasks", ()))
-
-
 def headline_task(results: Results) -> str:
     """The task that gives the verdicts of a run."""
     tasks = results.rows.texts["task"].present()
@@ -139,24 +107,20 @@ def headline_task(results: Results) -> str:
 
 
 def entries(results: Results) -> list[Entry]:
-    """Every arm of every target of a run, sorted by target, source, kind and arm.
-
-    The run may set `damage_limit` (1.3), `equivalence_margin` (0.1, of native's effect) and `seeds.bootstrap` (0).
-    """
-    headline = headline_task(results)
+    """Return every arm of every target of a run, sorted by target, source, kind and arm."""
+    headline, run = headline_task(results), results.run
     found = []
     for target in results.rows.texts["target"].present():
         rows = results.rows.where(target=target)
-        lifts = likelihood_curves(rows, target)
-        costs = likelihood_curves(rows, target, PERPLEXITY)  # rules have no texts: only these
+        lifts = likelihood_curves(rows, target, pooled=run.pooled)
+        costs = likelihood_curves(rows, target, PERPLEXITY, run.pooled)  # rules have no texts: only these
         costs |= {arm: {**costs.get(arm, {}), **by_concept} for arm, by_concept in lifts.items()}
-        cells, curves = _cells(results.run, rows, target, lifts, costs), _curves(rows, lifts, costs)
+        cells, curves = _cells(run, rows, target, lifts, costs), _curves(rows, lifts, costs)
         for arm in {arm for by_arm in cells.values() for arm in by_arm}:
             mine = {task: by_arm[arm] for task, by_arm in cells.items() if arm in by_arm}
             drawn = {task: by_arm[arm] for task, by_arm in curves.items() if arm in by_arm}
-            kind = kind_of(results.run, arm.name)
-            name = str(results.run.get("name", ""))
-            found.append(Entry(name, target, arm.source, arm.name, kind, mine, headline, drawn))
+            kind = run.kind_of(arm.name)
+            found.append(Entry(run.name, target, arm.source, arm.name, kind, mine, headline, drawn))
     return sorted(found, key=lambda e: (e.target, e.source, KINDS.index(e.kind), e.arm))
 
 
@@ -201,23 +165,25 @@ def _mean_points(by_factor: Mapping[float, float], cost: Curve | None) -> Points
     return Points(factors, tuple(by_factor[factor] for factor in factors), known)
 
 
-def _cells(run: Mapping, rows: Rows, target: str, lifts: Curves, costs: Curves) -> dict[str, dict[Arm, Cell]]:
+def _cells(run: Provenance, rows: Rows, target: str, lifts: Curves, costs: Curves) -> dict[str, dict[Arm, Cell]]:
     """task -> arm -> cell, of one target."""
     cells = {}
-    limit = float(run.get("damage_limit", DAMAGE_LIMIT))
     reasons: dict[tuple[str, Arm], set[str]] = defaultdict(set)
+    pooled = run.pooled
     for row in rows.take(np.isnan(rows.numbers["value"])):
-        reasons[row.task, Arm(row.source, pooled_name(row.arm))].add(row.reason)
+        reasons[row.task, Arm(row.source, pooled.get(row.arm, row.arm))].add(row.reason)
     for task in rows.texts["task"].present():
-        if task in capability_tasks(run) or not measure_of(task).scores_arms:
+        if task in run.capability or not measure_of(task).scores_arms:
             continue
         if task == LIKELIHOOD:
-            measured, matched = measure_likelihood([], target, limit, curves=lifts), None
+            measured, matched = measure_likelihood(lifts, run.damage_limit), None
         else:
-            block = block_of(rows, task, target)
+            block = block_of(rows, task, target, pooled)
             measured = measure_generation(block, costs=costs)
             matched = (
-                measure_generation(block, costs=costs, limit=limit) if measure_of(task).replies and costs else None
+                measure_generation(block, costs=costs, limit=run.damage_limit)
+                if measure_of(task).replies and costs
+                else None
             )
         if measured.effects:
             made = _task_cells(run, measured, matched, is_lift=task == LIKELIHOOD)
@@ -228,19 +194,18 @@ def _cells(run: Mapping, rows: Rows, target: str, lifts: Curves, costs: Curves) 
     return cells
 
 
-def _task_cells(run: Mapping, measured: Measured, matched: Measured | None, *, is_lift: bool) -> dict[Arm, Cell]:
-    seed = int(run.get("seeds", {}).get("bootstrap", 0)) if isinstance(run.get("seeds"), Mapping) else 0
+def _task_cells(run: Provenance, measured: Measured, matched: Measured | None, *, is_lift: bool) -> dict[Arm, Cell]:
+    seed = run.seeds.bootstrap
     effects = hierarchical_bootstrap(measured.effects, measured.neutral, seed=seed)
     scores = effects if is_lift else hierarchical_bootstrap(measured.scores, seed=seed)
     within = None if matched is None else hierarchical_bootstrap(matched.scores, seed=seed)
     judged, passed = _verdicts(run, effects), effects.gated(measured.gate)
-    native = Arm("", "native")
-    beside = details(measured, effects)
+    beside = details(measured, effects, run.few_shot)
     nothing = Estimate(None, None, None, 0)
     return {
         arm: Cell(
             score=scores.effect(arm),
-            recovered=passed.recovered(arm, native) if native in effects.means else nothing,
+            recovered=passed.recovered(arm, NATIVE) if NATIVE in effects.means else nothing,
             scored=measured.scored[arm],
             total=measured.totals[arm],
             factor=_median(measured.factors[arm]),
@@ -255,18 +220,16 @@ def _task_cells(run: Mapping, measured: Measured, matched: Measured | None, *, i
     }
 
 
-def _verdicts(run: Mapping, bootstrap: Bootstrap) -> dict[Arm, Verdict]:
+def _verdicts(run: Provenance, bootstrap: Bootstrap) -> dict[Arm, Verdict]:
     """Verdicts of the transfer arms, and of native where it fails its own gate."""
-    kinds = {arm: kind_of(run, arm.name) for arm in bootstrap.means}
+    kinds = {arm: run.kind_of(arm.name) for arm in bootstrap.means}
     transfers = sorted(arm for arm, kind in kinds.items() if kind == "transfer")
     controls = sorted(arm for arm, kind in kinds.items() if kind == "control")
-    native = Arm("", "native")
-    margin = float(run.get("equivalence_margin", MARGIN))
-    judged = dict(verdicts(bootstrap, transfers, native, controls, margin))
-    if native in bootstrap.means:
-        gate = bootstrap.effect(native)
+    judged = dict(verdicts(bootstrap, transfers, NATIVE, controls, run.equivalence_margin))
+    if NATIVE in bootstrap.means:
+        gate = bootstrap.effect(NATIVE)
         if gate.n >= 2 and not gate.positive:
-            judged[native] = Verdict("native itself does not steer", "its interval is not above 0")
+            judged[NATIVE] = Verdict("native itself does not steer", "its interval is not above 0")
     return judged
 
 

@@ -4,12 +4,11 @@ provenance of every run -> [facts, notes]
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from steer_bench.results.board.table import inline
 from steer_bench.results.file import Results
 from steer_bench.results.measures import MEASURES
-from steer_bench.results.stats.effects import DAMAGE_LIMIT
+from steer_bench.results.provenance import JudgeCheck
 
 Facts = tuple[tuple[str, str], ...]
 
@@ -30,32 +29,26 @@ COLUMNS = {
 def facts_of(result: Results) -> Facts:
     """(label, text): what a run measured, with what, and when."""
     run = result.run
-    facts = [("created", str(run["created"]))] if run.get("created") else []
-    if not run.get("complete", False):
-        expected = run.get("expected_rows")
-        facts.append(("partial", f"{len(result.rows)} of {expected or 'an unknown number of'} rows"))
-    for name, model in sorted((run.get("models") or {}).items()):
-        parts = [
-            f"{key} {inline(model[key])}" for key in ("revision", "layer", "d_model", "dtype", "scale") if key in model
-        ]
-        facts.append(("model", f"{name}: {', '.join(parts)}"))
-    judge = run.get("judge") or {}
-    facts.append(("judge", str(judge.get("name") or "none")))
-    if judge:
-        facts.append(("judge's check", inline(_rounded(judge.get("check")) or "none: how well it rates is not known")))
-    splits = run.get("splits") or {}
-    facts.append(
-        ("concepts", ", ".join(f"{split} {_split(splits[split])}" for split in splits) or "no splits recorded")
-    )
-    facts.append(("factors", _factors(run.get("factors"))))
-    facts.append(("seeds", inline(run.get("seeds") or "none recorded")))
-    facts.append(("versions", inline(run.get("versions") or "none recorded")))
+    facts = [("created", run.created)] if run.created else []
+    if not run.complete:
+        facts.append(("partial", f"{len(result.rows)} of {run.expected_rows or 'an unknown number of'} rows"))
+    for name, model in sorted(run.models.items()):
+        facts.append(("model", f"{name}: {inline(model.model_dump(exclude_none=True))}"))
+    facts.append(("judge", run.judge.name if run.judge else "none"))
+    if run.judge:
+        facts.append(("judge's check", _check(run.judge.check)))
+    splits = run.splits.model_dump() if run.splits else {}
+    concepts = ", ".join(f"{split} {_split(ids)}" for split, ids in splits.items())
+    facts.append(("concepts", concepts or "no splits recorded"))
+    facts.append(("factors", _factors(run.factors)))
+    facts.append(("seeds", inline(run.seeds.model_dump())))
+    facts.append(("versions", inline(run.versions or "none recorded")))
     return tuple(facts)
 
 
 def notes_of(results: Sequence[Results]) -> tuple[str, ...]:
     """How to read the board, a paragraph each."""
-    limits = sorted({float(result.run.get("damage_limit", DAMAGE_LIMIT)) for result in results})
+    limits = sorted({result.run.damage_limit for result in results})
     limit = " or ".join(f"{value:g}" for value in limits)
     notes = [
         "Numbers are means over test concepts with a 95 % interval (paired bootstrap over concepts, then items). "
@@ -69,42 +62,39 @@ def notes_of(results: Sequence[Results]) -> tuple[str, ...]:
         "arms). Equivalent to native: also within the margin of native. The best arm that transfers is in bold; where none "
         "does, none is.",
     ]
-    proxies = sorted({n for n in (str((r.run.get("judge") or {}).get("name", "")) for r in results) if "proxy" in n})
+    proxies = sorted({run.judge.name for run in (r.run for r in results) if run.judge and "proxy" in run.judge.name})
     if proxies:
         notes.append(f"Ratings come from {', '.join(proxies)} for a language-model judge: read them as such.")
-    partial = [str(result.run.get("name", "")) for result in results if not result.run.get("complete", False)]
+    partial = [result.run.name for result in results if not result.run.complete]
     if partial:
         notes.append(f"Partial: {', '.join(partial)} did not finish; its numbers may change.")
     return tuple(notes)
 
 
-def _split(split: object) -> str:
-    """How many, and which where they are few.
+def _split(split: Sequence[str]) -> str:
+    """Return how many, and which where they are few.
 
-    >>> _split(["sea", "law"]), _split([f"c{i}" for i in range(60)]), _split(7)
-    ('2 (sea, law)', '60', '7')
+    >>> _split(["sea", "law"]), _split([f"c{i}" for i in range(60)])
+    ('2 (sea, law)', '60')
     """
-    if not isinstance(split, list | tuple):
-        return inline(split)
     return f"{len(split)} ({', '.join(map(inline, split))})" if 0 < len(split) <= 12 else str(len(split))
 
 
-def _factors(factors: object) -> str:
-    """Factor grids, tasks with the same grid named together.
+def _factors(factors: Mapping[str, Sequence[float]]) -> str:
+    """Return the factor grids, tasks with the same grid named together.
 
     >>> _factors({"a": [0.1, 0.2], "b": [0.4], "c": [0.1, 0.2]})
     'a, c: 0.1 0.2; b: 0.4'
     """
-    if not isinstance(factors, Mapping):
-        return inline(factors or "none recorded")
     tasks: dict[str, list[str]] = {}
     for task, grid in factors.items():
         tasks.setdefault(inline(grid), []).append(inline(task))
     return "; ".join(f"{', '.join(names)}: {grid}" for grid, names in tasks.items()) or "none recorded"
 
 
-def _rounded(check: Any) -> Any:
-    """A judge's check with its figures at three decimals."""
-    if isinstance(check, Mapping):
-        return {key: _rounded(value) for key, value in check.items()}
-    return round(check, 3) if isinstance(check, float) else check
+def _check(check: JudgeCheck | None) -> str:
+    """Return a judge's check with its figures at three decimals."""
+    if check is None:
+        return "none: how well it rates is not known"
+    found = {f"{aspect} AUROC": round(value, 3) for aspect, value in check.auroc.items()}
+    return inline({**found, "n": check.n, "unscored": round(check.unscored, 3)})

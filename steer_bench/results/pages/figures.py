@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from steer_bench.results.board.entries import Entry, Points, kind_of
+from steer_bench.results.board.entries import Entry, Points
 from steer_bench.results.file import Results
 from steer_bench.results.measures import DRAWN, HEADLINES, LIKELIHOOD, SPECIFICITY, measure_of
 from steer_bench.results.pages import plots
 from steer_bench.results.stats.blocks import nan_mean
 from steer_bench.results.stats.details import specificity
-from steer_bench.results.stats.effects import DAMAGE_LIMIT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +42,7 @@ def draw_figures(results: Sequence[Results], entries: Sequence[Entry], png: bool
     pairs = _pairs(entries, several)
     figures: dict[str, tuple[str, Figure]] = {}
     shown = f" (the first {MAX_PANELS} of {len(pairs)} pairs)" if len(pairs) > MAX_PANELS else ""
-    limit = max(float(result.run.get("damage_limit", DAMAGE_LIMIT)) for result in results)
+    limit = max(result.run.damage_limit for result in results)
     for task in DRAWN:
         frontier = _panels(pairs, task, _frontier)
         if frontier:
@@ -200,11 +199,9 @@ def _matrices(entries: Sequence[Entry]) -> list[plots.Matrix]:
 def _geometry(results: Sequence[Results], pairs: Sequence[tuple[str, list[Entry]]]) -> list[plots.ScatterPanel]:
     """Closeness to native over recovered fraction, a dot an arm; native itself is 1 and 1 by definition."""
     cosines = {
-        (str(result.run.get("name", "")), line.get("target"), line.get("source", ""), line.get("arm")): line.get(
-            "centred_cosine"
-        )
+        (result.run.name, line.target, line.source, line.arm): line.centred_cosine
         for result in results
-        for line in result.run.get("geometry") or []
+        for line in result.run.geometry
     }
     panels = []
     for title, here in pairs:
@@ -216,7 +213,7 @@ def _geometry(results: Sequence[Results], pairs: Sequence[tuple[str, list[Entry]
             )
             if cosine is None or cell is None or cell.recovered.value is None or entry.kind == "baseline":
                 continue
-            dots.append(plots.Spot(entry.arm, entry.kind, float(cosine), *cell.recovered[:3]))
+            dots.append(plots.Spot(entry.arm, entry.kind, cosine, *cell.recovered[:3]))
         if dots:
             panels.append(plots.ScatterPanel(title, tuple(dots)))
     return panels[:MAX_PANELS]
@@ -227,11 +224,11 @@ def _specificity(results: Sequence[Results], several: bool) -> list[plots.Matrix
     matrices = []
     for result in results:
         for target in result.rows.where(task=SPECIFICITY).texts["target"].present():
-            found = specificity(result.rows, target)
-            shown = [arm for arm in found if kind_of(result.run, arm.name) in ("baseline", "transfer")]
+            found = specificity(result.rows, target, result.run.pooled)
+            shown = [arm for arm in found if result.run.kind_of(arm.name) in ("baseline", "transfer")]
             for arm in sorted(shown, key=lambda arm: (arm.name != "native", arm)):
                 title = f"{arm.name} on {target}" + (f" from {arm.source}" if arm.source else "")
-                title += f" ({result.run.get('name', '')})" if several else ""
+                title += f" ({result.run.name})" if several else ""
                 names = found[arm].concepts
                 cells = tuple(tuple(v if np.isfinite(v) else None for v in line) for line in found[arm].matrix.tolist())
                 matrices.append(plots.Matrix(title, names, names, cells))

@@ -5,7 +5,7 @@
 Samples of a prompt are averaged first, then the seeds of a random control: they share the prompt and are no items of their own.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer_bench.results.rows import Array, Integers, Row, Rows, Selection, Texts
+from steer_bench.vectors.store import UNSTEERED
 
-UNSTEERED = "unsteered"
-SEEDED = ("random", "random-covariance")
-"""Controls that may have several seeds, an arm each."""
 SAMPLE_MARK = "#"
 """Between a prompt's id and the number of one of several sampled replies to it, in a row's item."""
+
+
+Pooled = Mapping[str, str]
+"""Arm -> the arm it is shown as: repeats with other seeds are one arm (`Provenance.pooled`)."""
 
 
 class Arm(NamedTuple):
@@ -26,16 +28,6 @@ class Arm(NamedTuple):
 
     source: str
     name: str
-
-
-def pooled_name(arm: str) -> str:
-    """The arm that a seed of a random control belongs to: statistics take the mean over seeds, item by item.
-
-    >>> pooled_name("random-3"), pooled_name("random-covariance-2"), pooled_name("few-shot-4"), pooled_name("random-covariance")
-    ('random', 'random-covariance', 'few-shot-4', 'random-covariance')
-    """
-    name, _, seed = arm.rpartition("-")
-    return name if name in SEEDED and seed.isdigit() else arm
 
 
 def nan_mean(values: Array, axis: int = -1) -> Array:
@@ -114,8 +106,8 @@ class Block:
         return Role(widths, values, asked, base, tokens, counts, base_counts)
 
 
-def block_of(rows: Iterable[Row], task: str, target: str) -> Block:
-    """The rows of a task and target as a block.
+def block_of(rows: Iterable[Row], task: str, target: str, pooled: Pooled | None = None) -> Block:
+    """Return the rows of a task and target as a block; `pooled` arms as one, the mean over them item by item.
 
     A row without a concept stands for each concept: a steered one where its arm has no row of that concept, an unsteered one
     where the concept has no row of its own on that item.
@@ -124,7 +116,7 @@ def block_of(rows: Iterable[Row], task: str, target: str) -> Block:
     texts = rows.texts
     prompts = Texts.of([name.partition(SAMPLE_MARK)[0] for name in texts["item"].names])
     roles = texts["role"]
-    arms, arm = _arms(texts["source"], texts["arm"])
+    arms, arm = _arms(texts["source"], texts["arm"], pooled or {})
     names = texts["concept"].present()
     concepts = tuple(name for name in names if name) or tuple(names)
     place = {name: index for index, name in enumerate(concepts)}
@@ -173,13 +165,13 @@ class Lines:
         return Lines(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
-def _arms(source: Texts, name: Texts) -> tuple[tuple[Arm, ...], Integers]:
+def _arms(source: Texts, name: Texts, pooled: Pooled) -> tuple[tuple[Arm, ...], Integers]:
     """The steered arms, sorted, and each row's place in them; -1 for unsteered."""
     pairs, inverse = np.unique(source.codes * len(name.names) + name.codes, return_inverse=True)
     found = [(source.names[pair // len(name.names)], name.names[pair % len(name.names)]) for pair in pairs.tolist()]
-    pooled = [None if name == UNSTEERED else Arm(source, pooled_name(name)) for source, name in found]
-    arms = sorted({arm for arm in pooled if arm is not None})
-    return tuple(arms), np.array([-1 if arm is None else arms.index(arm) for arm in pooled], dtype=np.int64)[inverse]
+    shown = [None if name == UNSTEERED else Arm(source, pooled.get(name, name)) for source, name in found]
+    arms = sorted({arm for arm in shown if arm is not None})
+    return tuple(arms), np.array([-1 if arm is None else arms.index(arm) for arm in shown], dtype=np.int64)[inverse]
 
 
 def _averaged(lines: Lines, further: Sequence[Integers]) -> Lines:

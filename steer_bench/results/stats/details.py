@@ -5,7 +5,6 @@ rows of the task `specificity` -> [matrix of vector by scored concept]
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,15 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from steer_bench.results.measures import MEASURES, SPECIFICITY
+from steer_bench.results.measures import SPECIFICITY
 from steer_bench.results.rows import Array, Row, Rows
-from steer_bench.results.stats.blocks import UNSTEERED, Arm, nan_mean, pooled_name
+from steer_bench.results.stats.blocks import Arm, Pooled, nan_mean
 from steer_bench.results.stats.bootstrap import Bootstrap, Estimate, hierarchical_bootstrap
 from steer_bench.results.stats.effects import Measured
 from steer_bench.results.stats.verdict import WRONG
+from steer_bench.vectors.store import UNSTEERED
 
 NATIVE = Arm("", "native")
-_FEW_SHOT = re.compile(r"few-shot-([0-9]+)")
 
 
 class AntiSteered(NamedTuple):
@@ -55,10 +54,10 @@ class Details:
     few_shot: FewShot
 
 
-def details(measured: Measured, bootstrap: Bootstrap) -> dict[Arm, Details]:
-    """The details of every arm but the unsteered one, from what was measured and its bootstrap."""
+def details(measured: Measured, bootstrap: Bootstrap, few_shot: Mapping[str, int]) -> dict[Arm, Details]:
+    """The details of every arm but the unsteered one, from what was measured and its bootstrap; `few_shot`: texts a side by arm."""
     null = next((arm for arm in bootstrap.means if arm.name == WRONG), None)
-    curve, passed = few_shot_curve(bootstrap), bootstrap.gated(measured.gate)
+    curve, passed = few_shot_curve(bootstrap, few_shot), bootstrap.gated(measured.gate)
     found = {}
     for arm in bootstrap.means:
         if arm.name == UNSTEERED:
@@ -66,8 +65,8 @@ def details(measured: Measured, bootstrap: Bootstrap) -> dict[Arm, Details]:
         specific = Estimate(None, None, None, 0)
         if null is not None and NATIVE in bootstrap.means and arm != null:
             specific = passed.recovered(arm, NATIVE, null=null)
-        own = _FEW_SHOT.fullmatch(arm.name)
-        equal = FewShot(float(own[1])) if own else few_shot_equal(curve, bootstrap.effect(arm).value)
+        own = few_shot.get(arm.name)
+        equal = FewShot(float(own)) if own else few_shot_equal(curve, bootstrap.effect(arm).value)
         found[arm] = Details(arm, anti_steered(measured, arm), specific, equal)
     return found
 
@@ -85,15 +84,10 @@ def anti_steered(measured: Measured, arm: Arm) -> AntiSteered:
     return AntiSteered(float((known < 0).mean()) if len(known) else None, len(known))
 
 
-def few_shot_curve(bootstrap: Bootstrap) -> dict[int, float]:
-    """n -> effect of the target's own vector from n texts a side."""
-    curve = {}
-    for arm in bootstrap.means:
-        match = _FEW_SHOT.fullmatch(arm.name)
-        value = bootstrap.effect(arm).value if match else None
-        if match and value is not None:
-            curve[int(match[1])] = value
-    return dict(sorted(curve.items()))
+def few_shot_curve(bootstrap: Bootstrap, few_shot: Mapping[str, int]) -> dict[int, float]:
+    """Return n -> effect of the target's own vector from n texts a side."""
+    effects = {few_shot[arm.name]: bootstrap.effect(arm).value for arm in bootstrap.means if arm.name in few_shot}
+    return {n: value for n, value in sorted(effects.items()) if value is not None}
 
 
 def few_shot_equal(curve: Mapping[int, float], effect: float | None) -> FewShot:
@@ -152,7 +146,7 @@ class Specificity:
         return float((self.matrix[whole].argmax(axis=1) == np.flatnonzero(whole)).mean())
 
 
-def specificity(rows: Iterable[Row], target: str) -> dict[Arm, Specificity]:
+def specificity(rows: Iterable[Row], target: str, pooled: Pooled | None = None) -> dict[Arm, Specificity]:
     """The matrix of every arm from the rows of the task `specificity`, whose role names the concept of the text."""
     steered: dict[Arm, dict[tuple[str, str], list[float]]] = {}
     plain: dict[str, float] = {}
@@ -162,7 +156,7 @@ def specificity(rows: Iterable[Row], target: str) -> dict[Arm, Specificity]:
             plain[row.item] = row.value
     for row in kept:
         if row.arm != UNSTEERED and row.item in plain and row.value is not None:
-            cells = steered.setdefault(Arm(row.source, pooled_name(row.arm)), {})
+            cells = steered.setdefault(Arm(row.source, (pooled or {}).get(row.arm, row.arm)), {})
             cells.setdefault((row.concept, scored_concept(row.item)), []).append(row.value - plain[row.item])
     concepts = tuple(sorted({concept for cells in steered.values() for pair in cells for concept in pair}))
     return {arm: Specificity(concepts, _matrix(cells, concepts)) for arm, cells in steered.items()}
@@ -180,27 +174,3 @@ def _matrix(cells: Mapping[tuple[str, str], Sequence[float]], concepts: Sequence
             for row in concepts
         ]
     ).reshape(len(concepts), len(concepts))
-
-
-def unapplied(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
-    """(task, target, arm) whose every steered value equals the unsteered one: the vector was not applied.
-
-    A steered model that is bit for bit the unsteered one is a fault of the evaluation, never a finding.
-    """
-    plain: dict[tuple[str, str, str, str], float | None] = {}
-    rows = list(rows)
-    for row in rows:
-        if row.arm == UNSTEERED:
-            plain[row.task, row.target, row.concept, row.item] = row.value
-    moved: dict[tuple[str, str, str], bool] = {}
-    for row in rows:
-        where = row.task, row.target
-        keys = [(*where, row.concept, row.item), (*where, "", row.item)]
-        base = next((plain[key] for key in keys if key in plain), None)
-        if row.task not in MEASURES or MEASURES[row.task].replies:  # a rating may well stay the same
-            continue
-        if row.arm == UNSTEERED or row.factor == 0 or row.value is None or base is None:
-            continue
-        arm = (*where, row.arm)
-        moved[arm] = moved.get(arm, False) or row.value != base
-    return sorted(arm for arm, has_moved in moved.items() if not has_moved)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from steer_bench.results.measures import LIKELIHOOD
 from steer_bench.results.rows import Array, Integers, Row
-from steer_bench.results.stats.blocks import UNSTEERED, Arm, Block, Role, block_of, nan_mean
+from steer_bench.results.stats.blocks import Arm, Block, Pooled, Role, block_of, nan_mean
+from steer_bench.vectors.store import UNSTEERED
 
 DAMAGE_LIMIT = 1.3
 """Arms are compared at the largest factor whose perplexity ratio on neutral text is at most this."""
@@ -162,9 +163,11 @@ class Measured:
     """(n_concepts,): concepts that native moves on the selection prompts; None where the task has no such prompts."""
 
 
-def likelihood_curves(rows: Iterable[Row], target: str, task: str = LIKELIHOOD) -> dict[Arm, dict[str, Curve]]:
+def likelihood_curves(
+    rows: Iterable[Row], target: str, task: str = LIKELIHOOD, pooled: Pooled | None = None
+) -> dict[Arm, dict[str, Curve]]:
     """Factor curves of every arm and concept, paired by item with the unsteered rows."""
-    block = block_of(rows, task, target)
+    block = block_of(rows, task, target, pooled)
     texts, neutral = block.role("concept"), block.role("neutral", shared=True)
     curves: dict[Arm, dict[str, Curve]] = {}
     for a, arm in enumerate(block.arms):
@@ -181,15 +184,8 @@ def likelihood_curves(rows: Iterable[Row], target: str, task: str = LIKELIHOOD) 
     return curves
 
 
-def measure_likelihood(
-    rows: Sequence[Row],
-    target: str,
-    limit: float = DAMAGE_LIMIT,
-    *,
-    curves: Mapping[Arm, Mapping[str, Curve]] | None = None,
-) -> Measured:
-    """Likelihood lift of every arm and concept at matched damage; the unsteered arm is 0 by definition."""
-    curves = likelihood_curves(rows, target) if curves is None else curves
+def measure_likelihood(curves: Mapping[Arm, Mapping[str, Curve]], limit: float = DAMAGE_LIMIT) -> Measured:
+    """Return the likelihood lift of every arm and concept at matched damage; the unsteered arm is 0 by definition."""
     concepts = tuple(sorted({concept for by_concept in curves.values() for concept in by_concept}))
     widths = {c: by[c].concept.shape[1] for by in curves.values() for c in by}
     n_items, n_neutral = max(widths.values(), default=0), max((c.neutral.shape[1] for c in _all(curves)), default=0)

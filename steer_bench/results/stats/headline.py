@@ -10,7 +10,7 @@ from steer_bench.results.measures import LIKELIHOOD, PERPLEXITY, SPECIFICITY
 from steer_bench.results.rows import Row
 from steer_bench.results.stats.blocks import block_of, nan_mean
 from steer_bench.results.stats.details import specificity
-from steer_bench.results.stats.effects import measure_generation, measure_likelihood
+from steer_bench.results.stats.effects import likelihood_curves, measure_generation, measure_likelihood
 from steer_bench.vectors.store import UNSTEERED
 
 
@@ -27,7 +27,7 @@ def headline(rows: Sequence[Row], *, measure: str, target: str) -> float:
         differences = [matrix.difference.value for matrix in specificity(rows, target).values()]
         return next((value for value in differences if value is not None), math.nan)
     if measure == LIKELIHOOD:
-        found = measure_likelihood(rows, target)
+        found = measure_likelihood(likelihood_curves(rows, target))
         per_concept = [nan_mean(found.effects[arm]) - nan_mean(found.neutral[arm]) for arm in found.effects]
     else:
         scores = measure_generation(block_of(rows, measure, target))

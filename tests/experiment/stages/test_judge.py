@@ -224,14 +224,14 @@ def test_a_second_judge_stands_beside_the_first_with_their_agreement(fake: Judge
     report.report(run, figures=False)
     results = load_results(run.folder.results)
     own, other = judge_id({"kind": "embedding"}), judge_id(at(fake))
-    assert [one["id"] for one in results.run["judges"]] == [own, other]
-    lines = {line["aspect"]: line for line in results.run["agreement"]}
+    assert [one.id for one in results.run.judges] == [own, other]
+    lines = {line.aspect: line for line in results.run.agreement}
     assert set(lines) == {*ASPECTS, "score"}
-    assert all(line["judges"] == [own, other] and line["n"] == ROWS for line in lines.values())
-    assert lines["fluency"]["spearman"] is None  # the fake says 2 to all: no order
+    assert all(line.judges == (own, other) and line.n == ROWS for line in lines.values())
+    assert lines["fluency"].spearman is None  # the fake says 2 to all: no order
     # by hand: kappa = 1 - mean (a - b)^2 / mean over all pairs (a - b)^2; with b always 2 both means are the same
-    assert lines["fluency"]["kappa"] == pytest.approx(0.0, abs=1e-9)
-    assert "embedding" in results.run["judge"]["name"]
+    assert lines["fluency"].kappa == pytest.approx(0.0, abs=1e-9)
+    assert "embedding" in results.run.judge.name
     page = (run.folder.path / "leaderboard.md").read_text()
     assert "Agreement of judges" in page
 
@@ -244,7 +244,7 @@ def test_the_report_shows_either_judge(fake: JudgeServer, copy: runs.Run) -> Non
     results = load_results(run.folder.results)
     rated = [row for row in results.rows if row.task == "concept_steering"]
     assert {row.value for row in rated} == {3 / (1 + 1 / 2 + 1 / 2)}
-    assert results.run["judge"]["name"] == "fake at 127.0.0.1"
+    assert results.run.judge.name == "fake at 127.0.0.1"
     report.report(run, figures=False)
     results = load_results(run.folder.results)
     assert {row.value for row in results.rows if row.task == "concept_steering"} == {
@@ -310,7 +310,7 @@ def test_j4_a_judge_that_stops_within_an_evaluation_costs_no_reply(
     assert done.returncode == 0, done.stderr
     assert len(fake.calls) == 1 + n_questions(run) - 5
     report.report(run, figures=False)
-    assert load_results(run.folder.results).run["judges"][0]["unscored"] == 0
+    assert load_results(run.folder.results).run.judges[0].unscored == 0
     files = b"".join(path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file())
     assert len(files) > 10_000
     assert CANARY.encode() not in files
@@ -430,6 +430,6 @@ def test_the_check_goes_into_the_provenance_and_onto_the_page(fake: JudgeServer,
     assert (found["concept"], found["fluency"]) == ("0.500", "1.000")
     judge.judge(run)
     report.report(run, figures=False)
-    check = load_results(run.folder.results).run["judge"]["check"]
-    assert (check["concept AUROC"], check["fluency AUROC"], check["unscored"]) == (0.5, 1.0, 0.0)
+    check = load_results(run.folder.results).run.judge.check
+    assert (check.auroc["concept"], check.auroc["fluency"], check.unscored) == (0.5, 1.0, 0.0)
     assert "fluency AUROC 1" in (run.folder.path / "leaderboard.md").read_text()

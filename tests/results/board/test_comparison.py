@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from steer_bench.results.board.comparison import compare
 from steer_bench.results.file import Results, save_results
 from steer_bench.results.leaderboard import comparison_table
+from steer_bench.results.provenance import ArmInfo, Provenance
 from steer_bench.results.rows import Row
 
 ITEMS = (("p1", "select"), ("p2", "score"), ("p3", "score"))
@@ -22,8 +24,8 @@ def results(name: str, native: float) -> Results:
         for arm, factor, value in (("unsteered", 0.0, 0.0), ("native", 0.4, native))
         for item, role in ITEMS
     ]
-    run = {"name": name, "complete": True, "adapters": {"native": {"kind": "baseline", "method": "native"}}}
-    return Results(run, tuple(rows))
+    info = ArmInfo(arm="native", adapter="native", kind="baseline", method="native")
+    return Results(Provenance(name=name, complete=True, arms=(info,)), rows)
 
 
 def test_the_difference_is_the_second_minus_the_first_with_the_exact_sign_flip_p():
@@ -37,9 +39,24 @@ def test_the_difference_is_the_second_minus_the_first_with_the_exact_sign_flip_p
 
 
 def test_runs_without_a_common_measurement_are_refused():
-    other = Results({"name": "other"}, tuple(Row(**{**vars(row), "target": "x"}) for row in results("a", 0.5).rows))
+    other = Results(Provenance(name="other"), (replace(row, target="x") for row in results("a", 0.5).rows))
     with pytest.raises(ValueError, match="share no target, arm and task"):
         comparison_table(results("one", 0.5), other)
+
+
+def test_seeds_of_a_random_control_are_compared_as_one_arm():
+    def seeded(value: float) -> Results:
+        found = results("r", value)
+        rows = [replace(row, arm=f"{row.arm}-{seed}") for row in found.rows if row.factor for seed in (1, 2)]
+        infos = (
+            ArmInfo(arm=f"native-{seed}", adapter="native", variant=str(seed), kind="control", method="random")
+            for seed in (1, 2)
+        )
+        run = found.run.model_copy(update={"arms": tuple(infos)})
+        return Results(run, [*(row for row in found.rows if not row.factor), *rows])
+
+    found, _ = compare(seeded(0.5), seeded(0.75))
+    assert [(line.arm, line.difference.value) for line in found] == [("native", 0.25), ("unsteered", 0.0)]
 
 
 def test_compare_and_the_formats_asked_for_by_command(tmp_path: Path):

@@ -13,6 +13,8 @@ from steer_bench.results.stats.details import FewShot, anti_steered, details, fe
 from steer_bench.results.stats.effects import Measured, likelihood_curves, measure_generation, measure_likelihood
 from steer_bench.results.stats.verdict import holm, tost
 
+SEEDS = {f"random-{seed}": "random" for seed in range(1, 6)}
+FEW_SHOT = {f"few-shot-{n}": n for n in (1, 2, 4, 8)}
 NATIVE, LINEAR, WRONG, RANDOM = Arm("", "native"), Arm("a", "linear"), Arm("", "wrong-concept"), Arm("", "random")
 
 
@@ -41,7 +43,7 @@ class TestRecovered:
         # Without wrong-concept: 1.8 / 2.4 = 0.75.
         boot = of_means(self.arms)
         assert boot.recovered(LINEAR, NATIVE).value == pytest.approx(0.75)
-        found = details(measured_of(self.arms), boot)
+        found = details(measured_of(self.arms), boot, {})
         assert found[LINEAR].specific.value == pytest.approx(1.5 / 2.1)
         assert found[NATIVE].specific.value == pytest.approx(1.0)
         assert found[WRONG].specific == (None, None, None, 0)  # of itself nothing can be said
@@ -59,7 +61,7 @@ class TestRecovered:
         assert boot.gated(gate).recovered(LINEAR, NATIVE, null=WRONG)[::3] == (pytest.approx(1 / 1.5), 2)
         assert boot.gated(gate).recovered(LINEAR, NATIVE)[::3] == (pytest.approx(1.1 / 1.6), 2)
         assert boot.gated(np.array([True, False, False])).recovered(LINEAR, NATIVE) == (None, None, None, 1)
-        assert details(measured_of(self.arms, [True, False, True]), boot)[LINEAR].specific.n == 2
+        assert details(measured_of(self.arms, [True, False, True]), boot, {})[LINEAR].specific.n == 2
 
     def test_a_native_no_better_than_a_wrong_concept_leaves_nothing_specific_to_recover(self):
         arms = {**self.arms, WRONG: [1.1, 0.7, 0.6]}  # native - wrong: -0.1, 0.1, 0
@@ -120,14 +122,14 @@ class TestFewShot:
         # effects 0.1 at n=1, 0.2 at 2, 0.4 at 8. 0.25 is a quarter of the way from log 2 to log 8: 2 * 4 ** 0.25 = 2.828427.
         arms = {Arm("", f"few-shot-{n}"): [effect, effect] for n, effect in ((8, 0.4), (1, 0.1), (2, 0.2))}
         arms |= {NATIVE: [0.5, 0.5], LINEAR: [0.3, 0.2]}
-        found = details(measured_of(arms), of_means(arms))
+        found = details(measured_of(arms), of_means(arms), FEW_SHOT)
         assert found[LINEAR].few_shot == (pytest.approx(2 * 4**0.25), "")
         assert str(found[LINEAR].few_shot) == "2.83"
         assert found[NATIVE].few_shot == (8.0, ">")  # more than any that was measured
 
     def test_a_few_shot_arm_is_its_own_n_though_a_smaller_one_did_better(self):
         arms = {NATIVE: [0.5, 0.5], Arm("", "few-shot-1"): [0.3, 0.3], Arm("", "few-shot-4"): [0.2, 0.2]}
-        found = details(measured_of(arms), of_means(arms))
+        found = details(measured_of(arms), of_means(arms), FEW_SHOT)
         assert [str(found[Arm("", f"few-shot-{n}")].few_shot) for n in (1, 4)] == ["1", "4"]
 
     def test_at_a_measured_n_it_is_that_n_and_where_the_curve_falls_the_first_crossing_counts(self):
@@ -185,7 +187,7 @@ class TestSpecificity:
 
     def test_seeds_of_random_are_one_matrix_of_their_means(self):
         first, second = self.matrix("random-1"), [text("random-2", r.concept, r.item, -3.0) for r in self.matrix()]
-        found = specificity([*self.plain, *first, *second], "t")
+        found = specificity([*self.plain, *first, *second], "t", SEEDS)
         assert list(found) == [RANDOM]
         # random-2 says -3 of every text: changes 0 (first text) and +1 (second), mean 0.5. Half of [0.4 0.1; -0.2 0.5] + 0.5:
         np.testing.assert_allclose(found[RANDOM].matrix, [[0.45, 0.3], [0.15, 0.5]])
@@ -208,13 +210,11 @@ class TestPooling:
 
     def test_the_mean_over_seeds_by_item(self):
         # concept text: mean of -1.9 -2.1 -2.2 -1.8 -2.5 is -2.1, change -0.1. Neutral: mean of 0.02 .. 0.10 is 0.06 lost.
-        curves = likelihood_curves(self.table(), "t")
+        curves = likelihood_curves(self.table(), "t", pooled=SEEDS)
         assert list(curves) == [RANDOM]
         np.testing.assert_allclose(curves[RANDOM]["c"].concept, [[-0.1]])
         np.testing.assert_allclose(curves[RANDOM]["c"].ratios, [math.exp(0.06)])
-        boot = hierarchical_bootstrap(
-            *(getattr(measure_likelihood(self.table(), "t"), f) for f in ("effects", "neutral"))
-        )
+        boot = hierarchical_bootstrap(*(getattr(measure_likelihood(curves), f) for f in ("effects", "neutral")))
         assert boot.effect(RANDOM)[::3] == (pytest.approx(-0.04), 1)  # one concept, however many seeds
 
     def test_a_seed_that_is_unscored_leaves_the_mean_of_the_others(self):
@@ -223,7 +223,7 @@ class TestPooling:
             for r in self.table()
         ]
         # mean of the four others: -2.0, change 0
-        np.testing.assert_allclose(likelihood_curves(rows, "t")[RANDOM]["c"].concept, [[0.0]], atol=1e-12)
+        np.testing.assert_allclose(likelihood_curves(rows, "t", pooled=SEEDS)[RANDOM]["c"].concept, [[0.0]], atol=1e-12)
 
 
 class TestEquivalence:

@@ -127,7 +127,7 @@ class TestCurve:
 class TestMeasure:
     def test_lift_at_matched_damage_is_the_one_put_in(self):
         # neutral -0.5 * factor: matched factor ln 1.3 / 0.5 = 0.52473, linear lift 0.9 of it = 0.47226
-        measured = measure_likelihood(make_rows(wobble=0.0, n_concepts=3), "target-model")
+        measured = measure_likelihood(likelihood_curves(make_rows(wobble=0.0, n_concepts=3), "target-model"))
         boot = hierarchical_bootstrap(measured.effects, measured.neutral)
         np.testing.assert_allclose(measured.factors[LINEAR], math.log(1.3) / 0.5, rtol=1e-9)
         np.testing.assert_allclose(measured.ratios[LINEAR], 1.3, rtol=1e-9)
@@ -136,7 +136,9 @@ class TestMeasure:
 
     def test_a_stronger_limit_compares_at_a_smaller_factor(self):
         rows = make_rows(n_concepts=2)
-        assert measure_likelihood(rows, "target-model", 1.1).factors[NATIVE][0] == pytest.approx(math.log(1.1) / 0.5)
+        assert measure_likelihood(likelihood_curves(rows, "target-model"), 1.1).factors[NATIVE][0] == pytest.approx(
+            math.log(1.1) / 0.5
+        )
 
     def test_an_arm_equal_for_all_concepts_may_have_its_rows_once(self):
         rows = [row for row in make_rows(n_concepts=3, wobble=0.0) if row.arm in ("unsteered", "native")]
@@ -155,7 +157,7 @@ class TestMeasure:
                 ("prompt", "n", "neutral", "c", -1.1),
             ]
         ]
-        measured = measure_likelihood(rows, "t")
+        measured = measure_likelihood(likelihood_curves(rows, "t"))
         prompt = Arm("", "prompt")
         assert measured.factors[prompt].tolist() == [0.0]
         # lift 0.5 - (-0.1) = 0.6 at a perplexity ratio of e^0.1
@@ -198,7 +200,9 @@ class TestMeasure:
                 for k in range(3)
                 for row in self.rated(arm, 0.2, "score", [k, None])
             ]
-        measured = measure_generation(block_of(rows, "concept_steering", "t"))
+        measured = measure_generation(
+            block_of(rows, "concept_steering", "t", {"random-1": "random", "random-2": "random"})
+        )
         # two prompts of three samples, and of three samples by two seeds; those of the second prompt have no value
         assert (measured.scored[NATIVE], measured.totals[NATIVE]) == (3, 6)
         assert (measured.scored[RANDOM], measured.totals[RANDOM]) == (6, 12)
@@ -273,7 +277,7 @@ class TestMeasure:
 
     def test_rows_of_another_target_do_not_enter(self):
         mine, other = make_rows(n_concepts=2), make_rows(n_concepts=2, target="other", cost=3.0, seed=9)
-        alone, mixed = (measure_likelihood(rows, "target-model") for rows in (mine, [*other, *mine]))
+        alone, mixed = (measure_likelihood(likelihood_curves(rows, "target-model")) for rows in (mine, [*other, *mine]))
         np.testing.assert_array_equal(alone.effects[NATIVE], mixed.effects[NATIVE])
 
 
@@ -518,7 +522,7 @@ class TestVerdict:
         assert found <= 2
 
     def test_a_real_effect_is_found(self):
-        measured = measure_likelihood(make_rows(n_concepts=10, wobble=0.3), "target-model")
+        measured = measure_likelihood(likelihood_curves(make_rows(n_concepts=10, wobble=0.3), "target-model"))
         boot = hierarchical_bootstrap(measured.effects, measured.neutral)
         arms = [LINEAR, Arm("source-model", "identity")]
         got = verdicts(boot, arms, NATIVE, [RANDOM, MEAN])
