@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from steer_bench.concepts.rules.declared import declared_rule
 from steer_bench.concepts.rules.table import RULES, named_rule
-from steer_bench.experiment.config import CollectErrors
 from steer_bench.experiment.data import Data
+from steer_bench.experiment.reading import CollectErrors
 from steer_bench.files import model_file_name
 from steer_bench.harness.ifeval import ifeval_rule
 from steer_bench.judge.config import load_judge

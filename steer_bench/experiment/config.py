@@ -1,61 +1,23 @@
-"""The experiment's YAML: read strictly, checked as a whole, every fault named with its key."""
+"""The keys of an experiment's YAML, with what each may hold; `reading` reads the file."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from steer_bench import shipped
 from steer_bench.concepts.rules.declared import declared_rule
-from steer_bench.files import KeyLines, read_yaml_lines, safe_name
 from steer_bench.harness.ifeval import ifeval_rule
-from steer_bench.names import hint
-from steer_bench.results.measures import DEFAULT_TASKS, GRID, MEASURES, RULES, SPECIFICITY, SUPPRESSION, TASKS
-
-_BY_FLAG = "load such a model with lm_eval's own flag --trust_remote_code (steer-bench lm-eval ...)"
-FLAGS = {"trust_remote_code": _BY_FLAG, "confirm_run_unsafe_code": "lm_eval has a flag --confirm_run_unsafe_code"}
-"""Keys that no YAML may hold -> the flag that there is."""
+from steer_bench.results.measures import DEFAULT_TASKS, GRID, MEASURES, SPECIFICITY
 
 
-class CollectErrors:
-    """The faults of a YAML file, each said once, with the place of its key in front."""
+class Strict(BaseModel):
+    """Unknown keys are errors."""
 
-    def __init__(self, lines: KeyLines) -> None:
-        self.lines = lines
-        self._found: dict[str, None] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._found)
-
-    def add(self, key: Sequence[object], said: str) -> None:
-        """Keep what is wrong with a key."""
-        self._found[f"{self.lines.of(key)}: {said}"] = None
-
-    @contextmanager
-    def at(self, *key: object) -> Iterator[None]:
-        """Keep a ValueError raised in the block, line by line, instead of letting it through."""
-        try:
-            yield
-        except ValueError as error:
-            for line in str(error).splitlines():
-                self.add(key, line)
-
-    def check(self) -> None:
-        """Raise one ValueError with everything found, one line per fault; do nothing where there is none."""
-        if self._found:
-            raise ValueError("\n".join(self._found))
-
-
-class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """A model of the experiment."""
 
     name: str
@@ -64,7 +26,7 @@ class ModelConfig(_Strict):
     """Decoder block, or relative depth in (0, 1)."""
 
 
-class ConceptConfig(_Strict):
+class ConceptConfig(Strict):
     """Where concepts come from."""
 
     source: str
@@ -77,7 +39,7 @@ class ConceptConfig(_Strict):
     """Pairs of concepts that may have the same vector."""
 
 
-class SplitConfig(_Strict):
+class SplitConfig(Strict):
     """Sizes (a count or a share) or lists of ids."""
 
     fit: int | float | list[str]
@@ -89,7 +51,7 @@ class SplitConfig(_Strict):
     overlap of their words keeps together."""
 
 
-class NeutralConfig(_Strict):
+class NeutralConfig(Strict):
     """Neutral texts."""
 
     map: str
@@ -100,7 +62,7 @@ class NeutralConfig(_Strict):
     """Whether the positives of the fit concepts are map texts too: texts of the tested kind, about other things."""
 
 
-class TaskConfig(_Strict):
+class TaskConfig(Strict):
     """Limits of one task."""
 
     max_concepts: int | None = Field(default=None, ge=1)
@@ -116,7 +78,7 @@ class TaskConfig(_Strict):
     """Replies a prompt; needs a temperature."""
 
 
-class ResourceConfig(_Strict):
+class ResourceConfig(Strict):
     """What one task of a kind asks of a cluster."""
 
     num_cpus: float = Field(default=1, ge=0)
@@ -124,7 +86,7 @@ class ResourceConfig(_Strict):
     """None: one for a task with a model where the cluster has GPUs, none for others."""
 
 
-class ClusterConfig(_Strict):
+class ClusterConfig(Strict):
     """How a run spreads over a cluster (`--engine ray`). Changes no number, so it may change between two starts of a run."""
 
     workers: int | None = Field(default=None, ge=1)
@@ -138,7 +100,7 @@ class ClusterConfig(_Strict):
     """Also merging and writing; give it a GPU for a local judge."""
 
 
-class CapabilityConfig(_Strict):
+class CapabilityConfig(Strict):
     """Any lm-eval tasks, run under chosen arms: what steering costs beside perplexity. `capability: [hellaswag]` is short for it."""
 
     tasks: list[str] = Field(min_length=1)
@@ -153,7 +115,7 @@ class CapabilityConfig(_Strict):
     """Questions a task."""
 
 
-class ImportConfig(_Strict):
+class ImportConfig(Strict):
     """Vectors made elsewhere, as an arm of the model they are of and, through every linear map, of the models it is a source for."""
 
     file: str
@@ -169,8 +131,8 @@ class ImportConfig(_Strict):
     """What the one vector of a file without ids is of."""
 
 
-class Experiment(_Strict):
-    """One YAML. Unknown keys are errors."""
+class Experiment(Strict):
+    """One experiment: the keys of its YAML."""
 
     name: str
     models: list[ModelConfig] = Field(min_length=1)
@@ -203,7 +165,7 @@ class Experiment(_Strict):
     judge: dict[str, Any] = {"kind": "embedding"}
     chat: bool = True
     positions: Literal["text", "generated", "all"] = "text"
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str | None = None
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
     damage_limit: float = Field(default=1.3, gt=1)
@@ -255,160 +217,3 @@ class Experiment(_Strict):
     def layer(self, model: str) -> int | float:
         """The layer of a model as it is given: an index or a relative depth."""
         return next(config.layer for config in self.models if config.name == model)
-
-
-def load_experiment(path: Path) -> Experiment:
-    """Read and check an experiment. Raises one ValueError with all faults, a line each: FILE:LINE, key, what is wrong."""
-    experiment, errors = read_experiment(path)
-    errors.check()
-    return experiment
-
-
-def read_experiment(path: Path) -> tuple[Experiment, CollectErrors]:
-    """Read an experiment and collect its faults; it then lacks what is faulty.
-
-    Raises ValueError where nothing usable is left.
-    """
-    content, lines = read_yaml_lines(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: an experiment is a mapping of keys; see steer_bench/experiments/quickstart.yaml")
-    content = {key: value for key, value in content.items() if key != "resolved"}
-    errors = CollectErrors(lines)
-    try:
-        experiment = Experiment.model_validate(content)
-    except ValidationError as error:
-        wrong = error.errors()
-        for fault in wrong:
-            errors.add(fault["loc"], _explained(fault))
-        sound = _without(content, [fault["loc"] for fault in wrong])
-        if sound is None:
-            errors.check()
-        assert sound is not None
-        experiment = sound
-    for key, said in _faults(experiment):
-        errors.add(key, said)
-    return experiment, errors
-
-
-def _without(content: dict[Any, Any], locs: Sequence[tuple[Any, ...]]) -> Experiment | None:
-    """The experiment with its faulty keys left out, to find what else is wrong; None where they can not be left out."""
-    kept = copy.deepcopy(content)
-    for loc in locs:
-        *path, last = loc
-        inner: Any = kept
-        for part in path:
-            inner = inner[part] if isinstance(inner, dict) and part in inner else None
-        if isinstance(inner, dict):
-            inner.pop(last, None)
-        elif loc:
-            kept.pop(loc[0], None)
-    try:
-        return Experiment.model_validate(kept)
-    except ValidationError:
-        return None
-
-
-def _explained(fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "missing":
-        return f"{key}: this key is missing"
-    if fault["type"] != "extra_forbidden":
-        found = repr(fault["input"])
-        return f"{key}: {fault['msg']} (found {found if len(found) <= 80 else found[:77] + '...'})"
-    last = str(fault["loc"][-1])
-    if last in FLAGS:
-        return f"{key}: no file can switch this on, for it runs code that comes with a model; {FLAGS[last]}"
-    known = set(Experiment.model_fields) if len(fault["loc"]) == 1 else set()
-    inner: tuple[type[_Strict], ...] = (
-        ModelConfig,
-        ConceptConfig,
-        SplitConfig,
-        NeutralConfig,
-        TaskConfig,
-        ClusterConfig,
-        ResourceConfig,
-        CapabilityConfig,
-        ImportConfig,
-    )
-    for model in inner if len(fault["loc"]) > 1 else ():
-        known |= set(model.model_fields)
-    near = hint(last, known - {last}, otherwise="")
-    return f"{key}: unknown key" + (f"; {near}" if near else "")
-
-
-def _faults(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What types do not say: (key, what is wrong)."""
-    try:
-        safe_name(experiment.name)
-    except ValueError as error:
-        yield ("name",), f"name: {error}"
-    names = [model.name for model in experiment.models]
-    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-        yield ("models",), f"models: {name!r} is given twice"
-    if not experiment.directed:
-        yield ("pairs",), "pairs: no pair of models, so no target to measure; give two models, or [[source, target]]"
-    for pair in experiment.directed:
-        for name in pair:
-            if name not in names:
-                yield ("pairs",), f"pairs: {name!r} is not one of the models; {hint(name, names)}"
-    grids = experiment.factors if isinstance(experiment.factors, dict) else {}
-    for key, task in [*(("tasks", task) for task in experiment.tasks), *(("factors", task) for task in grids)]:
-        if task not in TASKS:
-            yield (key, task), f"{key}: unknown task {task!r}; {hint(task, TASKS)}"
-    for task in experiment.tasks:
-        grid = experiment.grid(task) if task in TASKS else (1.0,)
-        if not grid or any(not 0 < factor < float("inf") for factor in grid):
-            yield (
-                ("factors", task),
-                f"factors of {task}: {list(grid)}; give factors above 0 (unsteered, factor 0, is always measured)",
-            )
-    for task, limits in experiment.tasks.items():
-        if (limits.n_samples or 1) > 1 and not limits.temperature:
-            yield (
-                ("tasks", task, "n_samples"),
-                f"tasks.{task}: n_samples {limits.n_samples} at temperature 0 gives equal replies; set a temperature",
-            )
-    if "native" not in experiment.adapters:
-        yield ("adapters",), "adapters: 'native' is missing; it is the baseline that every transfer is measured against"
-    if RULES in experiment.tasks and not experiment.rules:
-        yield (
-            ("tasks", RULES),
-            f"tasks: {RULES} needs rules; give rules: [all-lower-case, ...] or leave the task out",
-        )
-    if SUPPRESSION in experiment.tasks and not experiment.suppress:
-        yield (
-            ("tasks", SUPPRESSION),
-            f"tasks: {SUPPRESSION} needs rules to suppress; give suppress: [numbered-list, ...] or leave the task out",
-        )
-    if experiment.suppress and SUPPRESSION not in experiment.tasks:
-        yield ("suppress",), f"suppress: nothing measures it; add {SUPPRESSION} to the tasks"
-    yield from _import_faults(experiment)
-    if experiment.dtype != "auto" and experiment.dtype not in ("float32", "bfloat16", "float16"):
-        yield ("dtype",), f"dtype: {experiment.dtype!r}; there are auto, float32, bfloat16, float16"
-
-
-def _import_faults(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Imported vectors and capability arms that belong to nothing in the experiment."""
-    names = [model.name for model in experiment.models]
-    arms = [Path(given if isinstance(given, str) else next(iter(given), "")).stem for given in experiment.adapters]
-    for entry in experiment.vectors:
-        if entry.model not in names:
-            yield ("vectors",), f"vectors: {entry.file} is of {entry.model!r}, which is not one of the models"
-        if entry.name in arms or [other.name for other in experiment.vectors].count(entry.name) > 1:
-            yield ("vectors",), f"vectors: {entry.name!r} is the name of another arm; give it one of its own"
-    known = (*arms, *(entry.name for entry in experiment.vectors))
-    for arm in (experiment.capability.arms or []) if experiment.capability else []:
-        if not any(arm == name or arm.startswith(f"{name}-") for name in known):  # few-shot-8, linear-published
-            yield ("capability", "arms"), f"capability.arms: {arm!r} is not one of the adapters; {hint(arm, known)}"
-
-
-def find_experiment(name: str) -> Path:
-    """A shipped experiment by name, or the path of a YAML. Raises ValueError with a suggestion."""
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        return path
-    known = {file.stem: file for file in shipped("experiments").glob("*.yaml")}
-    if name in known:
-        return known[name]
-    near = hint(name, known, otherwise=f"shipped experiments: {', '.join(sorted(known))}")
-    raise ValueError(f"no experiment or run {name!r}; give a YAML file, a run folder or a shipped name; {near}")

@@ -14,9 +14,10 @@ import yaml
 
 from steer_bench import __version__
 from steer_bench.experiment.checks import check
-from steer_bench.experiment.config import Experiment, find_experiment, load_experiment, read_experiment
+from steer_bench.experiment.config import Experiment
 from steer_bench.experiment.data import Data
 from steer_bench.experiment.folder import Folder
+from steer_bench.experiment.reading import find_experiment, load_experiment, read_experiment
 from steer_bench.files import safe_name, write_whole
 
 

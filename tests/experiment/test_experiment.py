@@ -10,12 +10,13 @@ import pytest
 import yaml
 from steered import sharpened
 from tiny import save_tiny, tiny_gemma2, tiny_gemma3, tiny_llama, tiny_qwen2, tiny_tokenizer
+from transformers import PreTrainedModel
 
 from steer_bench import shipped
 from steer_bench.concepts.load import load_concepts, load_texts
-from steer_bench.experiment import config
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.engines import STAGES
+from steer_bench.experiment.reading import load_experiment
 from steer_bench.experiment.stages import report
 from steer_bench.experiment.stages.extract import reliabilities
 from steer_bench.models.activations import mean_activations
@@ -120,8 +121,9 @@ def test_a_finished_run_is_left_as_it_is_and_reported_to_the_same_bytes(finished
     def never(*_args, **_kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("steer_bench.models.load.load_model", never)
-    monkeypatch.setattr("steer_bench.harness.steered_lm.SteeredLM.__init__", never)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", never)  # whoever loads one, and from wherever it is imported
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        load_model(run.targets[0], dtype="float32", device="cpu")
     again = runs.open_run(str(seed_yaml), run.folder.path)
     for name in ("extract", "fit", "evaluate"):
         STAGES[name](again)
@@ -192,7 +194,7 @@ def test_no_file_can_allow_code_of_others_and_the_flag_is_named(key, inside, tmp
     (content["models"][0] if inside else content)[key] = True
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=rf"{key}: no file can switch this on.*--{key}"):
-        config.load_experiment(tmp_path / "bad.yaml")
+        load_experiment(tmp_path / "bad.yaml")
 
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir", "!!python/name:os.mkdir", "!function os.mkdir"])
@@ -200,7 +202,7 @@ def test_no_yaml_of_ours_builds_or_calls_anything(tag, tmp_path):
     made = tmp_path / "made"
     (tmp_path / "bad.yaml").write_text(f"name: {tag} ['{made}']\n")
     with pytest.raises(ValueError, match=r"bad\.yaml"):
-        config.load_experiment(tmp_path / "bad.yaml")
+        load_experiment(tmp_path / "bad.yaml")
     assert not made.exists()
 
 

@@ -11,7 +11,7 @@ from steered import make_arms
 
 from steer_bench import shipped
 from steer_bench.concepts.load import load_concepts, load_prompts, load_texts
-from steer_bench.experiment.config import load_experiment
+from steer_bench.experiment.reading import load_experiment
 from steer_bench.experiment.run import open_run
 from steer_bench.harness.protocol import Protocol
 from steer_bench.results.file import Results, load_results, save_results
