@@ -121,7 +121,9 @@ def test_a_finished_run_is_left_as_it_is_and_reported_to_the_same_bytes(finished
     def never(*_args, **_kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(PreTrainedModel, "from_pretrained", never)  # whoever loads one, and from wherever it is imported
+    monkeypatch.setattr(
+        PreTrainedModel, "from_pretrained", never
+    )  # whoever loads one, and from wherever it is imported
     with pytest.raises(AssertionError, match="a model was loaded"):
         load_model(run.targets[0], dtype="float32", device="cpu")
     again = runs.open_run(str(seed_yaml), run.folder.path)
