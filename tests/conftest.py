@@ -1,6 +1,8 @@
 """What every test needs: no network, few threads, and a clear reason where a test can not run here."""
 
 import os
+import signal
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are faster on one thread; `real` tests take two
@@ -10,14 +12,20 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import pytest
+from filelock import FileLock
 
-from steer_bench.models.load import check_model
-from steer_bench.models.offline import OFFLINE_MODELS
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # started in the background: the commands we start would not hear Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item):
     """Skip tests of the offline models where a wheel is missing, and tests of a GPU where there is none."""
     if item.get_closest_marker("real"):
+        from steer_bench.models.load import check_model
+        from steer_bench.models.offline import OFFLINE_MODELS
+
         for name in OFFLINE_MODELS:
             try:
                 check_model(name)
@@ -42,3 +50,42 @@ def _threads(request):
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """Make a folder once per test run, whichever worker comes first: `once(name, make)`, where make(folder) fills it."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+
+    def folder(name, make):
+        made = shared / "once" / name
+        made.mkdir(parents=True, exist_ok=True)
+        with FileLock(made.with_suffix(".lock")):
+            if not made.with_suffix(".done").exists():
+                make(made)
+                made.with_suffix(".done").touch()
+        return made
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(once) -> Path:
+    """The folder of a finished run on two tiny models. Copy it before you change it (small_run.copy_run)."""
+    from children import command
+    from small_run import small_experiment
+
+    from steer_bench.models.load import check_model
+
+    try:
+        check_model("minilm-l6-v2")
+    except ValueError as error:
+        pytest.skip(str(error))
+
+    def make(folder):
+        experiment = small_experiment(folder)
+        done = command("-m", "steer_bench", "run", str(experiment), "--out", str(folder / "run"), "--no-figures")
+        assert done.returncode == 0, done.stderr
+
+    return once("small", make) / "run"

@@ -16,8 +16,6 @@ from small_run import ROOT, copy_run, records, small_experiment
 from steer_bench.cli.engines import check_engine, open_engine
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.engines import STAGES
-from steer_bench.experiment.stages import evaluate, extract, fit, report
-from steer_bench.models.load import check_model
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra [ray]: pip install 'steer-bench[ray]'")
 SLOWED = """
@@ -36,25 +34,14 @@ Records.add = add
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    try:
-        check_model("minilm-l6-v2")
-    except ValueError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("small")
+def fitted(small_run, tmp_path_factory):
     cluster = {"workers": 2, "shards": 6, "evaluate": {"num_cpus": 1}}
-    run = runs.open_run(str(small_experiment(folder, cluster=cluster)), folder / "run")
-    extract.extract(run)
-    fit.fit(run)
-    return run
+    return runs.open_run(str(copy_run(small_run, tmp_path_factory.mktemp("fitted") / "run", cluster=cluster)))
 
 
 @pytest.fixture(scope="module")
-def alone(fitted, tmp_path_factory):
-    run = again(fitted, tmp_path_factory.mktemp("alone") / "run")
-    evaluate.evaluate(run)
-    report.report(run, figures=False)
-    return run
+def alone(small_run):
+    return runs.open_run(str(small_run))
 
 
 def again(run, to):

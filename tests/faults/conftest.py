@@ -13,19 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from fakes.judge_server import JudgeServer, ok
 from fault_child import CANARY, Child, Plan, start
 from pytest_httpserver import HTTPServer
-from steered import sharpened
-from tiny import save_tiny, tiny_llama, tiny_tokenizer
+from small_run import small_experiment, small_models
+from tiny import tiny_llama
 
-from steer_bench.concepts.load import load_concepts
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.stages import extract, fit
 from steer_bench.judge.prompts import PROBE
-
-DATA = Path(__file__).parents[2] / "tasks" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -47,37 +43,25 @@ def prepared(judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
     os.environ["STEER_JUDGE_API_KEY"] = CANARY
     os.environ["NO_PROXY"] = "127.0.0.1"
     folder = tmp_path_factory.mktemp("prepared")
-    texts = [text for concept in load_concepts(DATA / "concepts.jsonl")[:4] for text in concept.positives]
-    names = [
-        save_tiny(
-            folder / name, sharpened(tiny_llama(width, seed=width)), tiny_tokenizer(texts, vocab_size=448 + width)
-        )
-        for name, width in (("source", 32), ("target", 48))
-    ]
-    content = {
-        "name": "faults",
-        "models": [{"name": name, "layer": 2} for name in names],
-        "pairs": [names],
-        "concepts": {"source": "concepts.jsonl", "limit": 6, "held_out": 4},
-        "splits": {"fit": 3, "test": 2},
-        "rules": ["question"],
-        "rule_texts": 8,
-        "neutral": {"map": "neutral_map.jsonl", "map_limit": 20, "perplexity": "neutral.jsonl"},
-        "adapters": ["native", "identity", "linear", "random"],
-        "factors": [0.2, 0.4],
-        "tasks": {
+    names = small_models(folder, {"source": (tiny_llama, 32, False), "target": (tiny_llama, 48, False)})
+    path = small_experiment(
+        folder,
+        names,
+        name="faults",
+        pairs=[names],
+        concepts={"source": "concepts.jsonl", "limit": 6, "held_out": 4},
+        rule_texts=8,
+        adapters=["native", "identity", "linear", "random"],
+        tasks={
             "concept_likelihood": {"max_texts": 2, "max_neutral": 3, "max_words": 8},
             "steered_perplexity": {"max_neutral": 2, "max_words": 8},
             "concept_steering": {"max_concepts": 1, "max_prompts": 1, "max_new_tokens": 4},
             "rule_following": {"max_prompts": 1, "max_new_tokens": 4},
         },
-        "judge": {"kind": "openai", "base_url": judge.base_url, "model": "fake", "concurrency": 1},
-        "dtype": "float32",
-        "device": "cpu",
-        "batch_size": 8,
-    }
-    (folder / "faults.yaml").write_text(yaml.safe_dump(content))
-    run = runs.open_run(str(folder / "faults.yaml"), folder / "run")
+        judge={"kind": "openai", "base_url": judge.base_url, "model": "fake", "concurrency": 1},
+        batch_size=8,
+    )
+    run = runs.open_run(str(path), folder / "run")
     extract.extract(run)
     fit.fit(run)
     return run.folder.path

@@ -212,7 +212,7 @@ def test_nothing_of_ours_loads_a_pickle_but_convert_and_no_yaml_is_loaded_unsafe
     """Read from the code itself, so that a new module can not."""
     package, seen = Path(steer_bench.__file__).parent, []
     for file in sorted(package.rglob("*.py")):
-        is_convert = file.parent == package / "convert"
+        is_convert = package / "vectors" / "formats" in file.parents
         for node in ast.walk(ast.parse(file.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

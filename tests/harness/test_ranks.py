@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_run import DATA, accelerate, command, copy_run, records, small_experiment, torchrun
+from small_run import DATA, accelerate, command, copy_run, records, torchrun
 from steered import PROMPTS, TEXTS, likelihoods, make_arms, replies, rolling, steer, steered_lm, tiny_pair
 from tiny import save_tiny
 
@@ -17,7 +17,6 @@ from steer_bench.experiment.stages import evaluate, extract, fit, report
 from steer_bench.harness import ranks
 from steer_bench.harness.steered_lm import SteeredLM
 from steer_bench.models.device import ELSEWHERE, ON_CPU
-from steer_bench.models.load import check_model
 from steer_bench.records import Records, ShardRecords
 
 TASKS = Path(__file__).parents[2] / "tasks"
@@ -25,30 +24,15 @@ LIMITS = {"max_texts": 2, "max_neutral": 2, "max_concepts": 1, "max_words": 8, "
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
+def fitted(small_run, tmp_path_factory):
     """A run up to its arms."""
-    check_judge()
-    folder = tmp_path_factory.mktemp("small")
-    run = runs.open_run(str(small_experiment(folder)), folder / "run")
-    extract.extract(run)
-    fit.fit(run)
-    return run
+    return runs.open_run(str(copy_run(small_run, tmp_path_factory.mktemp("fitted") / "run")))
 
 
 @pytest.fixture(scope="module")
-def alone(fitted, tmp_path_factory):
+def alone(small_run):
     """The same run evaluated and reported in one process."""
-    run = again(fitted, tmp_path_factory.mktemp("alone") / "run")
-    evaluate.evaluate(run)
-    report.report(run, figures=False)
-    return run
-
-
-def check_judge():
-    try:
-        check_model("minilm-l6-v2")
-    except ValueError as error:
-        pytest.skip(str(error))
+    return runs.open_run(str(small_run))
 
 
 def again(run, to):
@@ -317,12 +301,8 @@ def offline(tmp_path_factory):
         pytest.param("--engine ray", marks=pytest.mark.slow),
     ],
 )
-def test_ranks_and_ray_on_the_offline_models_give_the_bytes_of_one_process(request, offline, tmp_path, way):
+def test_ranks_and_ray_on_the_offline_models_give_the_bytes_of_one_process(offline, tmp_path, way):
     """In bfloat16 where the machine computes it."""
-    if way != "--processes 2" and "slow" not in request.config.getoption("-m"):
-        pytest.skip(
-            "minutes more, and the same on tiny models is tested above; pytest -m slow tests/harness/test_ranks.py runs it"
-        )
     if "ray" in way:
         pytest.importorskip("ray", reason="needs the extra [ray]: pip install 'steer-bench[ray]'")
     run, one = offline

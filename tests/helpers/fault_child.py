@@ -1,13 +1,8 @@
-"""What runs in a child process: a command of steer-bench, with a fault at a chosen moment.
-
-Children are forked from a server process that has imported torch and lm_eval once, so that one takes about a second.
-"""
+"""What runs in a child process: a command of steer-bench, with a fault at a chosen moment."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import multiprocessing
 import os
 import resource
 import signal
@@ -19,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from children import fork, redirect, surroundings
+
 CLONE_NEWNET = 0x40000000
 CANARY = "sk-canary-7c41e09b5d"
 """A judge's key, which must stand in no file."""
-HERE = Path(__file__).resolve().parent
 
 
 @dataclass
@@ -70,13 +66,10 @@ class Moments:
             time.sleep(self.plan.pause[2])
 
 
-def run(plan: Plan, out: str) -> None:
+def run(plan: Plan, out: str, environment: dict[str, str]) -> None:
     """In the child: patch, run, leave with the command's exit code."""
-    with open(out, "w", buffering=1) as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-    os.environ.update(plan.environment)
+    redirect(out, out)
+    os.environ.update(environment)
     log = os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     _patch(Moments(plan), lambda line: os.write(log, f"{line}\n".encode()))
     if plan.limit is not None:
@@ -93,7 +86,6 @@ def _patch(moments: Moments, note: Callable[[str], Any]) -> None:
     from lm_eval.loggers import EvaluationTracker
 
     from steer_bench import records
-    from steer_bench.results.file import file as results
 
     class Connection:
         """Stands in for a sqlite connection, and knows when a transaction is about to be committed."""
@@ -137,7 +129,7 @@ def _patch(moments: Moments, note: Callable[[str], Any]) -> None:
         moments.come("samples")
 
     records.Records.add = noted_add  # type: ignore[method-assign]
-    results.os.replace = noted_replace  # type: ignore[attr-defined,assignment]
+    os.replace = noted_replace  # type: ignore[assignment]
     EvaluationTracker.save_results_samples = noted_write
 
 
@@ -164,16 +156,4 @@ class Child:
 
 def start(plan: Plan, out: Path) -> Child:
     """Fork a child that runs the plan."""
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        dict.fromkeys([str(HERE), str(HERE.parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    )
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fault_child"])
-    process = context.Process(target=run, args=(plan, str(out)), daemon=True)
-    process.start()
-    return Child(process, out)
-
-
-if multiprocessing.current_process().name == "MainProcess" and "multiprocessing.forkserver" in " ".join(sys.orig_argv):
-    with contextlib.suppress(ImportError):  # in the server: imported once, for all children
-        pass
+    return Child(fork(run, plan, str(out), surroundings(plan.environment), daemon=True), out)

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import socket
 import sqlite3
-import subprocess
-import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
+import torch
 import yaml
+from children import ROOT, command, fresh
 from steered import sharpened
 from tiny import save_tiny, tiny_gemma3, tiny_llama, tiny_tokenizer
 
 from steer_bench.concepts.load import load_concepts
 
-ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tasks" / "data"
+MODELS = {"llama": (tiny_llama, 48, False), "gemma": (tiny_gemma3, 32, True)}
+"""How a tiny model is built, its width, and whether its tokenizer adds a BOS."""
 
 
-def small_experiment(folder: Path, **changes: Any) -> Path:
-    """The YAML of an experiment on two tiny models, which are made in the folder."""
+def small_models(
+    folder: Path, builds: Mapping[str, tuple[Callable[..., Any], int, bool]] = MODELS, blank: int = 0
+) -> list[str]:
+    """Make the tiny models in the folder and return their names; the first `blank` tokens are never written."""
     texts = [text for concept in load_concepts(DATA / "concepts.jsonl")[:4] for text in concept.positives]
     names = []
-    for i, (name, build, width) in enumerate((("llama", tiny_llama, 48), ("gemma", tiny_gemma3, 32))):
-        tokenizer = tiny_tokenizer(texts[i:], bos=name == "gemma", vocab_size=480 + 8 * i)
-        names.append(save_tiny(folder / name, sharpened(build(width, seed=i)), tokenizer))
+    for i, (name, (build, width, bos)) in enumerate(builds.items()):
+        model = sharpened(build(width, seed=i))
+        with torch.no_grad():
+            model.get_output_embeddings().weight[:blank].zero_()
+        tokenizer = tiny_tokenizer(texts[i:], bos=bos, vocab_size=480 + 8 * i)
+        names.append(save_tiny(folder / name, model, tokenizer))
+    return names
+
+
+def small_experiment(folder: Path, models: Sequence[str] | None = None, **changes: Any) -> Path:
+    """Return the YAML of an experiment on two tiny models, which are made in the folder if none are given."""
     content: dict[str, Any] = {
         "name": "small",
-        "models": [{"name": name, "layer": 2} for name in names],
+        "models": [{"name": name, "layer": 2} for name in models or small_models(folder)],
         "concepts": {"source": "concepts.jsonl", "limit": 6, "held_out": 3},
         "splits": {"fit": 3, "test": 2},
         "rules": ["question"],
@@ -53,23 +67,31 @@ def small_experiment(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def command(*words: str, env: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 300) -> Any:
-    """A command in a child process, as a user starts it: `command("-m", "steer_bench", ...)`."""
-    paths = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-    full = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **(env or {})}
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=full, cwd=cwd, timeout=timeout)
+def ranks(n: int, *words: str, timeout: float = 300) -> CompletedProcess[str]:
+    """Run a module in n ranks as torchrun does, each a child of the server; the first that fails, or rank 0."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+    def rank(i: int) -> CompletedProcess[str]:
+        return command("-m", *words, env={**shared, "RANK": str(i), "LOCAL_RANK": str(i)}, timeout=timeout)
+
+    with ThreadPoolExecutor(n) as pool:
+        done = list(pool.map(rank, range(n)))
+    return next((one for one in done if one.returncode), done[0])
 
 
-def torchrun(ranks: int, *words: str, **options: Any) -> Any:
-    """A module in several ranks of this machine."""
-    return command("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", *words, **options)
+def torchrun(n: int, *words: str, **options: Any) -> CompletedProcess[str]:
+    """Run a module in n ranks of this machine, under torchrun itself."""
+    return fresh("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}", "-m", *words, **options)
 
 
-def accelerate(ranks: int, *words: str, **options: Any) -> Any:
-    """The same as `accelerate launch` does it; for CPUs alone (--cpu) it would start one process."""
+def accelerate(n: int, *words: str, **options: Any) -> CompletedProcess[str]:
+    """Run a module in n ranks under `accelerate launch`; for CPUs alone (--cpu) it would start one process."""
     plain = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
-    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(ranks), *plain)
-    return command(*launch, "-m", *words, **options)
+    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(n), *plain)
+    return fresh(*launch, "-m", *words, **options)
 
 
 def records(run: Path) -> dict[str, str]:
@@ -78,9 +100,11 @@ def records(run: Path) -> dict[str, str]:
         return dict(database.execute("SELECT key, value FROM records WHERE value NOT LIKE '{\"ratings\"%'"))
 
 
-def copy_run(run: Path, to: Path) -> Path:
-    """The run as it stands before its evaluation: vectors, maps and arms."""
-    shutil.copytree(
-        run, to, ignore=shutil.ignore_patterns("evaluation", "records.sqlite*", "leaderboard*", "results.json")
-    )
+def copy_run(run: Path, to: Path, **changes: Any) -> Path:
+    """Copy a run as it stands before its evaluation: vectors, maps and arms; and change keys of its experiment."""
+    made_later = ("evaluation", "judgements", "records.sqlite*", "leaderboard*", "results.json")
+    shutil.copytree(run, to, ignore=shutil.ignore_patterns(*made_later))
+    if changes:
+        file = to / "experiment.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changes))
     return to
