@@ -21,7 +21,7 @@ MOST_NODES = 100_000
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Give a path to write to, beside `path`; what stands there at the end takes its place, whole or not at all."""
+    """Yield a path beside `path` to write to; at the end the file takes the place of `path`, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".write-", suffix=".tmp")
@@ -38,19 +38,19 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write a file whole or leave the old one."""
+    """Write a file whole, or leave the old one."""
     with written_whole(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file, as hex."""
+    """Return the SHA-256 of a file, as hex."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def digest(*parts: Any) -> str:
-    """16 hex digits that change with any of the parts."""
+    """Return 16 hex digits that change with any of the parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -63,7 +63,7 @@ def safe_name(text: str) -> str:
     name = text.replace("/", "__")
     if not NAME.fullmatch(name):
         raise ValueError(
-            f"{text!r} can not be a file name; use 1 to 100 of A-Z a-z 0-9 . _ - (and /), starting with a letter or digit"
+            f"{text!r} cannot be a file name; use 1 to 100 of A-Z a-z 0-9 . _ - (and /), starting with a letter or digit"
         )
     return name
 
@@ -72,7 +72,7 @@ def check_id(value: str) -> str:
     """Return `value` if it can be an id, and so a file name. Raises ValueError otherwise."""
     if not NAME.fullmatch(value):
         raise ValueError(
-            f"id {value!r} can not be a file name; use 1 to 100 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
+            f"id {value!r} cannot be a file name; use 1 to 100 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
         )
     return value
 
@@ -131,7 +131,7 @@ class KeyLines:
                 self._note(place, value)
 
     def of(self, loc: Sequence[object]) -> str:
-        """`FILE:LINE` of a key, or of the nearest one above it that is there; `FILE` for the whole."""
+        """Return `FILE:LINE` of a key, or of the nearest one above it that is there; `FILE` for the whole."""
         words = tuple(map(str, loc))
         while words and words not in self._lines:
             words = words[:-1]
@@ -139,7 +139,7 @@ class KeyLines:
 
 
 def read_yaml_lines(path: Path) -> tuple[Any, KeyLines]:
-    """YAML by the safe loader, duplicate keys refused, and where its keys stand. Raises ValueError naming the file."""
+    """Read YAML strictly and where its keys stand. Raises ValueError naming the file, and the line of a key given twice."""
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=_NoDuplicateKeys)
@@ -154,16 +154,16 @@ def read_yaml_lines(path: Path) -> tuple[Any, KeyLines]:
         # PyYAML's own constructors raise any of these on odd dates, tags and numbers
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     except OSError as error:
-        raise ValueError(f"{path}: can not be read ({error.strerror}); check the path") from error
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
 def read_yaml(path: Path) -> Any:
-    """YAML by the safe loader, duplicate keys refused. Raises ValueError naming the file."""
+    """Read YAML by the safe loader. Raises ValueError naming the file, and the line of a key given twice."""
     return read_yaml_lines(path)[0]
 
 
 def _nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
-    """Every node as often as it is reached, so that aliases count."""
+    """Yield every node as often as it is reached, so that aliases count."""
     waiting = [root] if root is not None else []
     while waiting:
         node = waiting.pop()

@@ -56,6 +56,6 @@ def fault_sentence(fault: ErrorDetails, keys: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
-    """Names for a message, cut where there are many."""
+    """Return the names for a message, cut where there are many."""
     names = list(names)
     return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")

@@ -50,7 +50,7 @@ class Concept:
 
     @property
     def has_rule(self) -> bool:
-        """Whether replies are checked by a rule, followed or suppressed: no text of it stands in a split."""
+        """Whether a rule checks the replies, followed or suppressed; such a concept is in no split."""
         return self.kind != "topic"
 
 
@@ -65,18 +65,18 @@ class Prompt:
 
 
 def check_text(text: str, name: str) -> None:
-    """ValueError if `text`, called `name` in the message, is empty or no Unicode."""
+    """Raise ValueError if `text`, called `name` in the message, is empty or not Unicode."""
     if not text.strip():
         raise ValueError(f"{name} is an empty text")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"{name} holds half a surrogate pair, which is no Unicode text")
+        raise ValueError(f"{name} holds half a surrogate pair, which is not Unicode text")
 
 
 def text_key(text: str) -> str:
-    """What makes two texts the same: all but white space."""
+    """Return what makes two texts the same: everything but white space."""
     return " ".join(text.split())
 
 
 def short(text: str) -> str:
-    """`text` quoted, and cut where it is long, for messages."""
+    """Return `text` quoted, and cut where it is long, for messages."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

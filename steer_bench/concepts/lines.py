@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from steer_bench.concepts.concept import check_text, short, text_key
 from steer_bench.files import check_id
@@ -16,31 +16,29 @@ class Record(NamedTuple):
 
     place: str
     """"FILE, line N"."""
-    value: dict[str, Any]
+    value: dict[str, object]
 
 
-def read_unique(path: Path, keys: tuple[str, ...], text: str) -> list[Record]:
-    """Records of exactly the given string keys; no id and no `text` twice."""
-    records = []
+def read_unique(path: Path, keys: tuple[str, ...], text: str) -> list[tuple[str, dict[str, str]]]:
+    """Read (place, fields) of objects with exactly the given string keys. Raises ValueError for an id or `text` given twice."""
+    rows = []
     ids, texts = SeenAt("id"), SeenAt(text)
-    for record in read_lines(path):
-        place, value = record
+    for place, value in read_lines(path):
         check_keys(place, value, keys)
-        for key in keys:
-            string(place, value, key)
+        fields = {key: string(place, value, key) for key in keys}
         with At(place):
-            check_id(value["id"])
-            check_text(value[text], text)
-        ids.add(value["id"], place, key=value["id"].lower())
-        texts.add(value[text], place, key=text_key(value[text]))
-        records.append(record)
-    if not records:
-        raise ValueError(f"{path}: no line in it; give one JSON object with {', '.join(keys)} a line")
-    return records
+            check_id(fields["id"])
+            check_text(fields[text], text)
+        ids.add(fields["id"], place, key=fields["id"].lower())
+        texts.add(fields[text], place, key=text_key(fields[text]))
+        rows.append((place, fields))
+    if not rows:
+        raise ValueError(f"{path}: no line in it; give one JSON object with {', '.join(keys)} per line")
+    return rows
 
 
 class At:
-    """Puts the place in front of a ValueError raised inside."""
+    """Context that puts a place in front of a ValueError raised inside."""
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -54,11 +52,11 @@ class At:
 
 
 class SeenAt:
-    """Where each value was first seen; refuses the second, naming both places."""
+    """Remembers where each value was first seen, and refuses it the second time, naming both places."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.first: dict[Any, tuple[str, str]] = {}
+        self.first: dict[object, tuple[str, str]] = {}
 
     def add(self, value: str, place: str, *, key: object) -> None:
         """Note `value` as seen at `place`; values of one `key` count as the same."""
@@ -73,7 +71,7 @@ class SeenAt:
 
 
 def read_lines(path: Path) -> Iterator[Record]:
-    """The JSON objects of a file, one a line; blank lines are skipped."""
+    """Yield the JSON objects of a file, one per line; blank lines are skipped."""
     for number, line in enumerate(_decode(path).split("\n"), start=1):
         place = f"{path}, line {number}"
         if not line.strip():
@@ -83,7 +81,7 @@ def read_lines(path: Path) -> Iterator[Record]:
         except RecursionError:
             raise ValueError(f"{place}: not JSON that can be read (nested too deeply)") from None
         except ValueError as error:
-            raise ValueError(f"{place}: not JSON ({error}); give one JSON object a line") from None
+            raise ValueError(f"{place}: not JSON ({error}); give one JSON object per line") from None
         if not isinstance(value, dict):
             raise ValueError(f"{place}: a {type_name(value)} instead of an object {{...}}")
         yield Record(place, value)
@@ -93,7 +91,7 @@ def _decode(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: can not be read ({error.strerror}); check the path") from None
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -103,7 +101,7 @@ def _decode(path: Path) -> str:
         ) from None
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     for key, count in Counter(key for key, _ in pairs).items():
         if count > 1:
             raise ValueError(f"key {key!r} stands {count} times")
@@ -111,17 +109,17 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def type_name(value: object) -> str:
-    """JSON's word for the type of `value`."""
+    """Return JSON's word for the type of `value`."""
     names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
     return names.get(type(value), "null" if value is None else type(value).__name__)
 
 
-def check_keys(place: str, value: Mapping[str, Any], known: Sequence[str], required: Sequence[str] = ()) -> None:
-    """ValueError for a key that is not `known`, or a `required` one (all known, if none is named) that is missing."""
+def check_keys(place: str, value: Mapping[str, object], known: Sequence[str], required: Sequence[str] = ()) -> None:
+    """Raise ValueError for a key that is not `known`, or a `required` one (all known if none is named) that is missing."""
     for key in value:
         if key not in known:
             raise ValueError(f"{place}: unknown key {short(key)}; {hint(key, known)}")
@@ -130,18 +128,20 @@ def check_keys(place: str, value: Mapping[str, Any], known: Sequence[str], requi
             raise ValueError(f"{place}: the key {key!r} is missing")
 
 
-def string(place: str, value: Mapping[str, Any], key: str) -> str:
-    """`value[key]`, which has to be a string."""
-    if not isinstance(value[key], str):
-        raise ValueError(f"{place}: {key} is a {type_name(value[key])}; it has to be a string")
-    return value[key]
+def string(place: str, value: Mapping[str, object], key: str) -> str:
+    """Return `value[key]`. Raises ValueError if it is not a string."""
+    return _string(place, key, value[key])
 
 
-def strings(place: str, value: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """`value[key]`, which has to be a list of strings."""
-    if not isinstance(value[key], list):
-        raise ValueError(f"{place}: {key} is a {type_name(value[key])}; it has to be a list of strings")
-    for i, text in enumerate(value[key]):
-        if not isinstance(text, str):
-            raise ValueError(f"{place}: {key}[{i}] is a {type_name(text)}; it has to be a string")
-    return tuple(value[key])
+def strings(place: str, value: Mapping[str, object], key: str) -> tuple[str, ...]:
+    """Return `value[key]`. Raises ValueError if it is not a list of strings."""
+    found = value[key]
+    if not isinstance(found, list):
+        raise ValueError(f"{place}: {key} is a {type_name(found)}; it has to be a list of strings")
+    return tuple(_string(place, f"{key}[{i}]", text) for i, text in enumerate(found))
+
+
+def _string(place: str, name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{place}: {name} is a {type_name(value)}; it has to be a string")
+    return value

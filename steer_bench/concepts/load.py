@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from steer_bench.concepts.concept import ROLES, Concept, Prompt, short, text_key
 from steer_bench.concepts.lines import (
@@ -29,12 +29,12 @@ _AXBENCH_COLUMNS = ("output", "output_concept", "concept_genre", "category", "co
 
 
 def load_concepts(source: str | Path, *, limit: int | None = None) -> list[Concept]:
-    """The concepts of a JSON Lines file, an AxBench folder, a parquet file or "hf:owner/name[:config or subfolder]".
+    """Load concepts from JSON Lines, an AxBench folder, a parquet file or "hf:owner/name[:config or subfolder]".
 
-    JSON Lines: {"id", "description", "genre" (default "text"), "positives": [...], "negatives": [...]} a line, or without
+    JSON Lines: {"id", "description", "genre" (default "text"), "positives": [...], "negatives": [...]} per line, or without
     "negatives" where a line {"genre", "negatives"} gives the ones shared by that genre. A rule adds "kind": "rule" and
     "rule": its name. Published data (AxBench's rows) is taken as it is: repeated and empty texts are left out and logged.
-    `limit` keeps the first concepts; the whole source is checked either way. ValueError names the file and the line.
+    `limit` keeps the first concepts; the whole source is checked either way. Raises ValueError naming the file and the line.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it has to be at least 1")
@@ -47,17 +47,17 @@ def load_concepts(source: str | Path, *, limit: int | None = None) -> list[Conce
     else:
         concepts = from_records(list(read_lines(path)))
     if not concepts:
-        raise ValueError(f"{source}: no concept in it; give one JSON object a line, or another source")
+        raise ValueError(f"{source}: no concept in it; give one JSON object per line, or another source")
     return concepts[:limit]
 
 
 def load_texts(path: str | Path) -> list[str]:
-    """The texts of a JSON Lines file of {"id", "text"}, in order; ids and texts may stand once."""
+    """Return the texts of a JSON Lines file of {"id", "text"}, in order. Each id and text may stand once."""
     return [record["text"] for _, record in read_unique(Path(path), ("id", "text"), "text")]
 
 
 def load_prompts(path: str | Path) -> list[Prompt]:
-    """The prompts of a JSON Lines file of {"id", "instruction", "role"}; role is "select" or "score"."""
+    """Return the prompts of a JSON Lines file of {"id", "instruction", "role"}; role is "select" or "score"."""
     prompts = []
     for place, record in read_unique(Path(path), ("id", "instruction", "role"), "instruction"):
         if record["role"] not in ROLES:
@@ -67,7 +67,7 @@ def load_prompts(path: str | Path) -> list[Prompt]:
 
 
 def from_records(records: Sequence[Record]) -> list[Concept]:
-    """Concepts of our own shape; a record without id and positives gives the negatives shared by a genre."""
+    """Return concepts from records; one without id and positives gives the negatives that a genre shares."""
     shared: dict[str, tuple[str, ...]] = {}
     genres, ids = SeenAt("the shared negatives of genre"), SeenAt("id")
     for place, value in records:
@@ -88,11 +88,11 @@ def from_records(records: Sequence[Record]) -> list[Concept]:
     return concepts
 
 
-def _is_shared(value: Mapping[str, Any]) -> bool:
+def _is_shared(value: Mapping[str, object]) -> bool:
     return bool(value) and value.keys() <= {"genre", "negatives"}
 
 
-def _concept(place: str, value: Mapping[str, Any], shared: Mapping[str, tuple[str, ...]]) -> Concept:
+def _concept(place: str, value: Mapping[str, object], shared: Mapping[str, tuple[str, ...]]) -> Concept:
     check_keys(place, value, _CONCEPT_KEYS, required=("id", "description", "positives"))
     fields = {key: string(place, value, key) for key in value if key not in ("positives", "negatives")}
     genre = fields.setdefault("genre", "text")
@@ -107,7 +107,7 @@ def _concept(place: str, value: Mapping[str, Any], shared: Mapping[str, tuple[st
 
 
 def _load_axbench(folder: Path) -> list[Concept]:
-    """train_data.parquet with the descriptions and genres of metadata.jsonl beside it."""
+    """Read train_data.parquet with the descriptions and genres of metadata.jsonl beside it."""
     table, metadata = folder / "train_data.parquet", folder / "metadata.jsonl"
     for path in (table, metadata):
         if not path.is_file():
@@ -128,18 +128,18 @@ def _load_axbench(folder: Path) -> list[Concept]:
     return _from_rows(_read_parquet(table), str(table), folder.resolve().name or "axbench", described)
 
 
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
+def _read_parquet(path: Path) -> list[dict[str, object]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: can not be read as parquet ({_first_line(error)}); check the file") from None
+        raise ValueError(f"{path}: cannot be read as parquet ({_first_line(error)}); check the file") from None
 
 
 def _load_hub(source: str) -> list[Concept]:
-    """`hf:owner/name[:config or subfolder]`, split "train" or the only one."""
+    """Read `hf:owner/name[:config or subfolder]`: the split "train", or the only one."""
     import datasets
 
     name, _, config = source.removeprefix("hf:").partition(":")
@@ -152,7 +152,7 @@ def _load_hub(source: str) -> list[Concept]:
             loaded = datasets.load_dataset(name, data_dir=config)
     except Exception as error:  # the hub's errors have no common type
         raise ValueError(
-            f"{source}: can not load the data set {name!r} ({_first_line(error)}); check the name, the network, "
+            f"{source}: cannot load the data set {name!r} ({_first_line(error)}); check the name, the network, "
             "and whether HF_HUB_OFFLINE is set"
         ) from None
     split = "train" if "train" in loaded else next(iter(loaded)) if len(loaded) == 1 else None
@@ -166,26 +166,55 @@ def _first_line(error: Exception) -> str:
 
 
 def _from_rows(
-    rows: Sequence[Mapping[str, Any]], source: str, prefix: str, described: Mapping[int, tuple[str, str]] | None = None
+    rows: Sequence[Mapping[str, object]],
+    source: str,
+    prefix: str,
+    described: Mapping[int, tuple[str, str]] | None = None,
 ) -> list[Concept]:
-    """Concepts of a table: AxBench's columns, or ours where it has a column "positives".
+    """Return the concepts of a table with AxBench's columns, or with ours where there is a column "positives".
 
     AxBench: positives are the `output` of a concept_id's rows of category positive; negatives are the `output` of the
     rows with concept_id -1 and the same genre. `described`: concept_id -> (description, genre), from the metadata.
     """
     columns = set(rows[0]) if rows else set()
     if "positives" in columns:
-        return from_records(
-            [
-                Record(f"{source}, row {i}", {key: value for key, value in row.items() if value is not None})
-                for i, row in enumerate(rows)
-            ]
-        )
+        given = ({key: value for key, value in row.items() if value is not None} for row in rows)
+        return from_records([Record(f"{source}, row {i}", row) for i, row in enumerate(given)])
     if missing := [name for name in _AXBENCH_COLUMNS if name not in columns]:
         raise ValueError(f"{source}: the column {missing[0]!r} is missing; AxBench's are {', '.join(_AXBENCH_COLUMNS)}")
-    positives: dict[int, list[str]] = {}
-    negatives: dict[str, list[str]] = {}
-    from_rows: dict[int, tuple[str, str]] = {}
+    texts = _axbench_texts(rows, source)
+    described = texts.described if described is None else described
+    if unknown := sorted(texts.positives.keys() ^ described.keys()):
+        where = (
+            "the table but not in metadata.jsonl"
+            if unknown[0] in texts.positives
+            else "metadata.jsonl but not in the table"
+        )
+        raise ValueError(f"{source}: concept_id {unknown[0]} is in {where}; the two files do not belong together")
+    concepts = []
+    for number in sorted(described):
+        description, genre = described[number]
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", prefix)[:90].strip("._-") or "axbench"
+        with At(f"{source}, concept_id {number}"):
+            if genre not in texts.negatives:
+                raise ValueError(f"no negatives (rows with concept_id -1) of its genre {genre!r}")
+            own = _unique(texts.positives[number], (), f"{source}, concept_id {number}, positives")
+            others = _unique(texts.negatives[genre], own, f"{source}, concept_id {number}, negatives")
+            concepts.append(Concept(f"{name}-{number}", description, genre, own, others))
+    return concepts
+
+
+class _Texts(NamedTuple):
+    positives: dict[int, list[str]]
+    """By concept_id."""
+    negatives: dict[str, list[str]]
+    """By genre."""
+    described: dict[int, tuple[str, str]]
+    """concept_id -> (description, genre), as the rows say it."""
+
+
+def _axbench_texts(rows: Sequence[Mapping[str, object]], source: str) -> _Texts:
+    texts = _Texts({}, {}, {})
     for i, row in enumerate(rows):
         place = f"{source}, row {i}"
         number = row["concept_id"]
@@ -195,35 +224,19 @@ def _from_rows(
             string(place, row, key) for key in ("output", "concept_genre", "output_concept", "category")
         )
         if number == -1:
-            negatives.setdefault(genre, []).append(text)
+            texts.negatives.setdefault(genre, []).append(text)
         elif category == "positive":
-            if from_rows.setdefault(number, (concept, genre))[0] != concept:
+            if texts.described.setdefault(number, (concept, genre))[0] != concept:
                 raise ValueError(
-                    f"{place}: concept_id {number} is {short(concept)} here and {short(from_rows[number][0])} above: "
+                    f"{place}: concept_id {number} is {short(concept)} here and {short(texts.described[number][0])} above: "
                     "several data sets in one; name a subfolder, as in hf:pyvene/axbench-concept500:2b/l20"
                 )
-            positives.setdefault(number, []).append(text)
-    described = from_rows if described is None else described
-    if unknown := sorted(positives.keys() ^ described.keys()):
-        where = (
-            "the table but not in metadata.jsonl" if unknown[0] in positives else "metadata.jsonl but not in the table"
-        )
-        raise ValueError(f"{source}: concept_id {unknown[0]} is in {where}; the two files do not belong together")
-    concepts = []
-    for number in sorted(described):
-        description, genre = described[number]
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", prefix)[:90].strip("._-") or "axbench"
-        with At(f"{source}, concept_id {number}"):
-            if genre not in negatives:
-                raise ValueError(f"no negatives (rows with concept_id -1) of its genre {genre!r}")
-            own = _unique(positives[number], (), f"{source}, concept_id {number}, positives")
-            others = _unique(negatives[genre], own, f"{source}, concept_id {number}, negatives")
-            concepts.append(Concept(f"{name}-{number}", description, genre, own, others))
-    return concepts
+            texts.positives.setdefault(number, []).append(text)
+    return texts
 
 
 def _unique(texts: Sequence[str], taken: Sequence[str], place: str) -> tuple[str, ...]:
-    """`texts` without empty ones, repeats and those already `taken`; what is left out is logged."""
+    """Return `texts` without empty ones, repeats and those already `taken`; log how many are left out."""
     seen = {text_key(text) for text in taken} | {""}
     kept = []
     for text in texts:

@@ -1,4 +1,4 @@
-"""Splits: which concepts fit the maps, which choose options, which are tested; and which texts make a vector.
+"""Splits: which concepts fit the maps, choose options or are tested, and which texts make a vector.
 
 Decided by the texts and a seed alone: the same on every machine, in whatever order the concepts come.
 """
@@ -46,7 +46,7 @@ class Splits:
 
     @property
     def hash(self) -> str:
-        """16 hex digits of the three sets; the order within a split does not count."""
+        """16 hex digits of the three sets, whatever the order within a split."""
         return digest(sorted(self.fit), sorted(self.select), sorted(self.test))
 
 
@@ -55,7 +55,7 @@ def _words(description: str) -> frozenset[str]:
 
 
 def _rank(texts: Iterable[str], *label: object) -> list[str]:
-    """`texts` in an order that depends on `label` and each text alone, so that adding texts reorders none."""
+    """Return `texts` in an order that depends on `label` and each text alone, so that adding texts reorders none."""
     prefix = "\0".join(map(str, label))
     return sorted(texts, key=lambda text: (hashlib.sha256(f"{prefix}\0{text}".encode()).digest(), text))
 
@@ -70,12 +70,12 @@ def split_concepts(
     pinned: Mapping[str, Sequence[str]] | None = None,
     kin: Iterable[tuple[str, str]] = (),
 ) -> Splits:
-    """Splits of the given sizes (an int counts concepts, a float is a share), alike in genres, near-duplicates together.
+    """Split concepts into sets of the given sizes, alike in genres, with near-duplicates together.
 
-    `pinned` gives ids by split, {"fit": [...], ...}; they count into its size, and a size left out is exactly what is
-    pinned. What is asked for less than there is stays unused. Near-duplicates (`near_duplicates`, `kin`) are never torn apart,
-    but where `pinned` itself does so by description alone: then their unpinned kin stays unused. The same concepts and
-    seed give the same splits in whatever order the concepts come.
+    An int counts concepts, a float is a share; what no split asks for stays unused. `pinned` gives ids by split, {"fit": [...],
+    ...}; they count into its size, and a size left out is exactly what is pinned. Near-duplicates (`near_duplicates`, `kin`)
+    are never torn apart, except where `pinned` itself does so by description alone: then their unpinned kin stays unused. The
+    same concepts and seed give the same splits, in whatever order the concepts come. Raises ValueError where they do not fit.
     """
     pinned = dict(pinned or {})
     if unknown := [name for name in pinned if name not in SPLITS]:
@@ -132,7 +132,7 @@ def split_concepts(
 
 
 def _sizes(asked: Mapping[str, int | float | None], pinned: Mapping[str, int], n: int) -> dict[str, int]:
-    """Concepts by split, "unused" included: shares are rounded by largest remainder, so that shares of 1 use them all."""
+    """Return sizes by split, "unused" included; shares are rounded by largest remainder, so shares of 1 use all concepts."""
     sizes: dict[str, int] = {}
     shares: dict[str, float] = {}
     for name, value in asked.items():
@@ -159,7 +159,7 @@ def _sizes(asked: Mapping[str, int | float | None], pinned: Mapping[str, int], n
 
 
 def near_duplicates(concepts: Sequence[Concept], kin: Iterable[tuple[str, str]] = ()) -> list[list[str]]:
-    """Ids grouped so that near-duplicates stand together; single concepts are groups of one. Sorted.
+    """Group ids so that near-duplicates stand together, in sorted order; single concepts are groups of one.
 
     Two concepts are near-duplicates if their descriptions' sets of words (lower case, without stop words) have a Jaccard
     index of at least NEAR_DUPLICATE, if they share a positive text, or if they are a pair of `kin`. Groups are the connected
@@ -201,7 +201,7 @@ def near_duplicates(concepts: Sequence[Concept], kin: Iterable[tuple[str, str]] 
 
 
 def check_splits(splits: Splits, concepts: Sequence[Concept]) -> None:
-    """ValueError if a split names an unknown concept, or a positive text stands in concepts of two splits."""
+    """Raise ValueError if a split names an unknown concept, or a positive text stands in concepts of two splits."""
     known = {concept.id: concept for concept in concepts}
     if len(known) < len(concepts):
         twice = Counter(concept.id for concept in concepts).most_common(1)[0][0]
@@ -220,13 +220,8 @@ def check_splits(splits: Splits, concepts: Sequence[Concept]) -> None:
                     )
 
 
-def _some(names: Iterable[str]) -> str:
-    first = sorted(names)[:3]
-    return ", ".join(first) + ", ..."
-
-
 def held_out(concept: Concept, n: int, seed: int) -> tuple[Concept, Concept]:
-    """(texts for the vector, `n` held-out texts of each side): disjoint, in the file's order.
+    """Return (texts for the vector, `n` held-out texts of each side): disjoint, in the file's order.
 
     Which texts are held out depends on the seed and each text alone, so negatives shared by a genre are held out alike
     in all its concepts.
@@ -236,7 +231,7 @@ def held_out(concept: Concept, n: int, seed: int) -> tuple[Concept, Concept]:
     for side in ("positives", "negatives"):
         if (have := len(getattr(concept, side))) <= n:
             raise ValueError(
-                f"concept {concept.id!r} has {have} {side}, so {n} can not be held out and one be left; "
+                f"concept {concept.id!r} has {have} {side}, so {n} cannot be held out with one left over; "
                 "hold out fewer or give more texts"
             )
 
@@ -248,7 +243,7 @@ def held_out(concept: Concept, n: int, seed: int) -> tuple[Concept, Concept]:
 
 
 def halves(concept: Concept, seed: int = 0) -> tuple[Concept, Concept]:
-    """Two disjoint halves of each side, for the source's and the target's own vector; an odd text goes to the first."""
+    """Return two disjoint halves of each side, for the source's and the target's vector; an odd text goes to the first."""
     for side in ("positives", "negatives"):
         if len(getattr(concept, side)) < 2:
             raise ValueError(f"concept {concept.id!r} has one text in {side}, so no two halves; give more texts")
@@ -260,16 +255,14 @@ def halves(concept: Concept, seed: int = 0) -> tuple[Concept, Concept]:
 
 
 def _divide(concept: Concept, choose: Callable[[Sequence[str]], set[str]]) -> tuple[Concept, Concept]:
-    """(the chosen texts of each side, the others)."""
+    """Return (the chosen texts of each side, the others)."""
     positives, negatives = choose(concept.positives), choose(concept.negatives)
-    chosen = replace(
-        concept,
-        positives=tuple(text for text in concept.positives if text in positives),
-        negatives=tuple(text for text in concept.negatives if text in negatives),
-    )
-    others = replace(
-        concept,
-        positives=tuple(text for text in concept.positives if text not in positives),
-        negatives=tuple(text for text in concept.negatives if text not in negatives),
-    )
-    return chosen, others
+
+    def part(is_chosen: bool) -> Concept:
+        return replace(
+            concept,
+            positives=tuple(text for text in concept.positives if (text in positives) == is_chosen),
+            negatives=tuple(text for text in concept.negatives if (text in negatives) == is_chosen),
+        )
+
+    return part(True), part(False)

@@ -56,7 +56,7 @@ class ArmAtFactor:
 
     @property
     def label(self) -> str:
-        """How lm-eval's table names the arm: `linear<gemma-3-270m` is an arm with its source."""
+        """Name of the arm in lm-eval's table: `linear<gemma-3-270m` is an arm with its source."""
         return f"{self.arm}<{self.source}" if self.source else self.arm
 
     def doc(self, item: str, role: str, text: str) -> Doc:

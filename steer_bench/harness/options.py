@@ -68,7 +68,7 @@ class TaskOptions(BaseModel):
 
     @property
     def generation_kwargs(self) -> dict[str, object]:
-        """What the options say of length and sampling. Raises ValueError for several samples that would all be equal."""
+        """Length and sampling of replies, as far as the options say. Raises ValueError for several samples that would all be equal."""
         if (self.n_samples or 1) > 1 and not self.temperature:
             raise ValueError(f"n_samples={self.n_samples} at temperature 0 gives equal replies; set a temperature")
         length: dict[str, object] = {} if self.max_new_tokens is None else {"max_gen_toks": self.max_new_tokens}

@@ -60,7 +60,7 @@ def _options(block: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> Ta
 
 
 class SteerTask(ConfigurableTask):
-    """A task whose rows say how the model is steered. On a model that cannot steer it fails: it must not return a number."""
+    """A task whose rows say how the model is steered. It fails on a model that cannot steer, which must give no number."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class SteerTask(ConfigurableTask):
         super().build_all_requests(tokenizer_name=f"{tokenizer_name}-rows{rows}", world_size=world_size, **kwargs)
 
     def apply_filters(self) -> list[Instance] | None:
-        """As lm-eval; then all replies of a judged task are rated at once (they are on disk by now)."""
+        """Filter as lm-eval does, then rate all replies of a judged task at once (they are on disk by now)."""
         for instance in self._instances:  # lm-eval lets ranks with fewer rows ask their last request again
             del instance.resps[instance.repeats :]
         done = super().apply_filters()

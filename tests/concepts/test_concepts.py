@@ -85,10 +85,10 @@ def test_limit_keeps_the_first_and_still_checks_the_rest(tmp_path):
     [
         ({"id": "sea"}, r"line 2: id 'sea' is already used in .*c\.jsonl, line 1"),
         ({"id": "SEA"}, r"line 2: id 'SEA' is nearly the same as 'sea' in .*c\.jsonl, line 1"),
-        ({"id": "../x"}, r"line 2: id '\.\./x' can not be a file name"),
-        ({"id": ""}, "line 2: id '' can not be a file name"),
-        ({"id": "x" * 101}, "line 2: id .* can not be a file name"),
-        ({"id": "x\n"}, "line 2: id .* can not be a file name"),
+        ({"id": "../x"}, r"line 2: id '\.\./x' cannot be a file name"),
+        ({"id": ""}, "line 2: id '' cannot be a file name"),
+        ({"id": "x" * 101}, "line 2: id .* cannot be a file name"),
+        ({"id": "x\n"}, "line 2: id .* cannot be a file name"),
         ({"id": 7}, "line 2: id is a number; it has to be a string"),
         ({"description": None}, "line 2: description is a null; it has to be a string"),
         ({"description": " "}, "line 2: description is an empty text"),
@@ -121,7 +121,7 @@ def test_a_faulty_line_is_refused_naming_file_and_line(tmp_path, change, message
         (b"{", "line 2: not JSON"),
         (b"[1]", "line 2: a list instead of an object"),
         (b'{"id": "a", "id": "b"}', "line 2: not JSON .key 'id' stands 2 times"),
-        (b'{"id": NaN}', "line 2: not JSON .NaN is no JSON"),
+        (b'{"id": NaN}', "line 2: not JSON .NaN is not JSON"),
         (b"9" * 5000, "line 2: "),
         (b"[" * 100_000, "line 2: not JSON that can be read"),
         (b"{}", "line 2: the key 'id' is missing"),
@@ -343,7 +343,7 @@ def test_a_hub_name_offline_is_one_line_naming_it_and_the_switch(tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ValueError: hf:pyvene/axbench-concept500:2b/l20: can not load the data set")
+    assert last.startswith("ValueError: hf:pyvene/axbench-concept500:2b/l20: cannot load the data set")
     assert "HF_HUB_OFFLINE" in last
 
 
@@ -382,7 +382,7 @@ def test_a_prompt_with_another_role_is_refused(tmp_path):
     "bad", ["", "..", "../x", "/etc", ".hidden", "a b", "a\\b", "a\0", "a\n", "ü", "x" * 101, "-rf"]
 )
 def test_safe_name_refuses_what_could_leave_the_folder(bad):
-    with pytest.raises(ValueError, match="can not be a file name"):
+    with pytest.raises(ValueError, match="cannot be a file name"):
         safe_name(bad)
 
 

@@ -47,7 +47,7 @@ class Cleaned(NamedTuple):
 
 
 def clean(reply: str, *, words: tuple[int, int] = (25, 60)) -> Cleaned:
-    """The reply's first whole sentences, at most words[1] words of them, in one ASCII paragraph without preamble or markdown.
+    """Cut a reply to its first whole sentences, at most words[1] words, in one ASCII paragraph without preamble or markdown.
 
     >>> clean("Sure! Here is a passage:\\n\\n**Gulls** cried over the quay. The boat", words=(3, 60))
     Cleaned(text='Gulls cried over the quay.', reason='')
@@ -103,7 +103,7 @@ def _judged(text: str, least: int) -> tuple[str, str]:
 
 
 def loops(text: str) -> bool:
-    """Whether the text repeats itself.
+    """Return whether the text repeats itself.
 
     That is a sentence twice, "X and X", three sentences of one start, a long word too often, or a tenth of the word
     triples seen before.
@@ -122,7 +122,7 @@ def loops(text: str) -> bool:
 
 
 def stem(word: str) -> str:
-    """A word without the commonest English endings: "cooking", "cooks" and "cook" are one."""
+    """Strip the commonest English endings off a word: "cooking", "cooks" and "cook" become one."""
     word = word.lower().removesuffix("'s")
     for ending in ("ing", "ers", "er", "ies", "es", "ed", "s", "y"):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
@@ -134,6 +134,6 @@ _PLAIN = frozenset({"about", "and", "are", "for", "from", "into", "its", "such",
 
 
 def keyword_overlap(text: str, concept: str) -> bool:
-    """Whether a word of the concept's description, whatever its ending, stands in the text."""
+    """Return whether a word of the concept's description, whatever its ending, stands in the text."""
     wanted = {stem(word) for word in re.findall(r"\w+", concept) if len(word) > 2 and word.lower() not in _PLAIN}
     return bool(wanted & {stem(word) for word in re.findall(r"\w+", text)})

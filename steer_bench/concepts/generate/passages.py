@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from steer_bench import shipped
 from steer_bench.concepts.generate.cleaning import clean, keyword_overlap
@@ -83,7 +82,7 @@ def generate_concepts(
     genre: str = "text",
     keeps_concept: Callable[[str, str], bool] = keyword_overlap,
     counts: Counter[str] | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """Yield lines for `load_concepts`: the genre's shared negatives, then one line per concept (id -> description).
 
     A positive that misses its concept is dropped ("missed"), as is a negative that shows one of them ("shows a concept"), both
@@ -140,7 +139,7 @@ def generate_neutral(
 
 
 class _Collector:
-    """Asks until there are enough cleaned texts. No two texts of one collector open with the same words."""
+    """Asks a writer until there are enough clean texts. No two texts of one collector open with the same words."""
 
     def __init__(self, writer: Writer, writing: Writing, counts: Counter[str]) -> None:
         self._writer, self._writing, self._counts = writer, writing, counts
@@ -205,7 +204,7 @@ def load_subjects(path: str | Path | None = None) -> list[str]:
     place = Path(path) if path is not None else shipped("tasks") / "data" / "subjects.txt"
     subjects = [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not subjects:
-        raise ValueError(f"{place}: no subject in it; give one a line")
+        raise ValueError(f"{place}: no subject in it; give one per line")
     return subjects
 
 
@@ -222,7 +221,7 @@ def load_topics(path: str | Path | None = None) -> dict[str, frozenset[str]]:
     return topics
 
 
-def save_lines(lines: Iterable[Mapping[str, Any]], path: str | Path) -> int:
+def save_lines(lines: Iterable[Mapping[str, object]], path: str | Path) -> int:
     """Write JSON Lines, whole or not at all, and return how many."""
     count = 0
     with written_whole(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:

@@ -10,7 +10,7 @@ class Writer(Protocol):
     """Answers prompts by sampling."""
 
     def write(self, prompts: Sequence[str], *, max_new_tokens: int, temperature: float, seed: int) -> list[str]:
-        """One reply a prompt, in order; the same arguments give the same replies where the backend can promise it."""
+        """Return one reply per prompt, in order; equal arguments give equal replies where the backend can promise it."""
         ...
 
 
@@ -75,7 +75,7 @@ class OpenAIWriter:
         self.timeout, self.retries = timeout, retries
 
     def write(self, prompts: Sequence[str], *, max_new_tokens: int, temperature: float, seed: int) -> list[str]:
-        """Replies; a request that fails for good is a ValueError naming the endpoint, a filtered reply is empty."""
+        """Return the replies, "" for a filtered one. Raises ValueError naming the endpoint where a request fails for good."""
         import asyncio
 
         # A thread of its own, so that it also works where an event loop is running (notebooks).

@@ -60,7 +60,7 @@ _FENCED = re.compile(r"\A```[A-Za-z]*\s*\n([\s\S]*?)\n?```\Z")
 
 
 def contains(reply: str, *, pattern: re.Pattern[str], least: int = 1) -> bool:
-    """Whether the pattern is found at least `least` times.
+    """Return whether the pattern is found at least `least` times.
 
     >>> contains("Write to amy@example.org.", pattern=EMAIL), contains("Write to amy.", pattern=EMAIL)
     (True, False)
@@ -71,7 +71,7 @@ def contains(reply: str, *, pattern: re.Pattern[str], least: int = 1) -> bool:
 
 
 def lacks(reply: str, *, pattern: re.Pattern[str]) -> bool:
-    """Whether the pattern is nowhere.
+    """Return whether the pattern is nowhere.
 
     >>> lacks("Cats and dogs", pattern=COMMA), lacks("Cats, dogs", pattern=COMMA)
     (True, False)
@@ -80,7 +80,7 @@ def lacks(reply: str, *, pattern: re.Pattern[str]) -> bool:
 
 
 def has_word(reply: str, *, word: str, least: int = 1) -> bool:
-    """Whether the word stands there, in any case, at least `least` times, also as a plural with s.
+    """Return whether the word stands there, in any case, at least `least` times, also as a plural with s.
 
     >>> has_word("Oceans rise.", word="ocean"), has_word("The Oceanside", word="ocean")
     (True, False)
@@ -89,7 +89,7 @@ def has_word(reply: str, *, word: str, least: int = 1) -> bool:
 
 
 def starts_with(reply: str, *, phrase: str) -> bool:
-    """Whether the reply opens with the phrase, in any case; quotes and emphasis before it do not matter.
+    """Return whether the reply opens with the phrase, in any case; quotes and emphasis before it do not matter.
 
     >>> starts_with("**Once upon a time**, there was", phrase="Once upon a time")
     True
@@ -98,7 +98,7 @@ def starts_with(reply: str, *, phrase: str) -> bool:
 
 
 def ends_with(reply: str, *, phrase: str) -> bool:
-    """Whether the reply closes with the phrase, in any case; marks, quotes and emphasis after it do not matter.
+    """Return whether the reply closes with the phrase, in any case; marks, quotes and emphasis after it do not matter.
 
     >>> ends_with("So be it. **THE END!**", phrase="the end."), ends_with("The end is near.", phrase="the end.")
     (True, False)
@@ -108,7 +108,7 @@ def ends_with(reply: str, *, phrase: str) -> bool:
 
 
 def is_upper(reply: str) -> bool:
-    """Whether all letters are capitals, and there is one.
+    """Return whether all letters are capitals, and there is one.
 
     >>> is_upper("IN 1969!"), is_upper("IN May"), is_upper("1969")
     (True, False, False)
@@ -117,7 +117,7 @@ def is_upper(reply: str) -> bool:
 
 
 def is_lower(reply: str) -> bool:
-    """Whether no letter is a capital, and there is a letter that could be.
+    """Return whether no letter is a capital, and there is a letter that could be.
 
     >>> is_lower("in 1969!"), is_lower("In may"), is_lower("1969")
     (True, False, False)
@@ -126,7 +126,7 @@ def is_lower(reply: str) -> bool:
 
 
 def is_capitalised(reply: str) -> bool:
-    """Whether every word that starts with a letter starts with a capital.
+    """Return whether every word that starts with a letter starts with a capital.
 
     >>> is_capitalised("The 3 Wise Men"), is_capitalised("The wise Men")
     (True, False)
@@ -136,7 +136,7 @@ def is_capitalised(reply: str) -> bool:
 
 
 def has_last_letter(reply: str, *, letter: str) -> bool:
-    """Whether the last letter of the reply is this one.
+    """Return whether the last letter of the reply is this one.
 
     >>> has_last_letter("The END. (2)", letter="d"), has_last_letter("42", letter="d")
     (True, False)
@@ -145,7 +145,7 @@ def has_last_letter(reply: str, *, letter: str) -> bool:
 
 
 def sentences_end_in(reply: str, *, marks: str) -> bool:
-    """Whether every sentence ends in one of the marks.
+    """Return whether every sentence ends in one of the marks.
 
     >>> sentences_end_in('Yes! "No!"', marks="!"), sentences_end_in("Yes! No.", marks="!")
     (True, False)
@@ -155,7 +155,7 @@ def sentences_end_in(reply: str, *, marks: str) -> bool:
 
 
 def last_sentence_ends_in(reply: str, *, marks: str) -> bool:
-    """Whether the last sentence ends in one of the marks.
+    """Return whether the last sentence ends in one of the marks.
 
     >>> last_sentence_ends_in("I do. Do you?", marks="?"), last_sentence_ends_in("Do you? I do.", marks="?")
     (True, False)
@@ -164,7 +164,7 @@ def last_sentence_ends_in(reply: str, *, marks: str) -> bool:
 
 
 def has_double_breaks(reply: str) -> bool:
-    r"""Whether an empty line stands between any two sentences, and there are two.
+    r"""Return whether an empty line stands between any two sentences, and there are two.
 
     >>> has_double_breaks("One.\n\nTwo."), has_double_breaks("One.\n\nTwo. Three."), has_double_breaks("One.")
     (True, False, False)
@@ -175,7 +175,7 @@ def has_double_breaks(reply: str) -> bool:
 
 
 def has_sentences(reply: str, *, count: int) -> bool:
-    """Whether the reply has exactly this many sentences.
+    """Return whether the reply has exactly this many sentences.
 
     >>> has_sentences("One. Two. Three.", count=3), has_sentences("One. Two.", count=3)
     (True, False)
@@ -184,7 +184,7 @@ def has_sentences(reply: str, *, count: int) -> bool:
 
 
 def has_paragraphs(reply: str, *, count: int) -> bool:
-    r"""Whether the reply has exactly this many paragraphs, set apart by empty lines.
+    r"""Return whether the reply has exactly this many paragraphs, set apart by empty lines.
 
     >>> has_paragraphs("One.\n\nTwo.", count=2), has_paragraphs("One.\nTwo.", count=2)
     (True, False)
@@ -193,7 +193,7 @@ def has_paragraphs(reply: str, *, count: int) -> bool:
 
 
 def has_words(reply: str, *, least: int = 1, most: int | None = None) -> bool:
-    """Whether the number of words lies within the limits, both included.
+    """Return whether the number of words lies within the limits, both included.
 
     >>> has_words("one two three", most=3), has_words("one two three", most=2), has_words("one", least=2)
     (True, False, False)
@@ -203,7 +203,7 @@ def has_words(reply: str, *, least: int = 1, most: int | None = None) -> bool:
 
 
 def is_numbered(reply: str) -> bool:
-    r"""Whether the reply holds a numbered list: lines 1., 2., … in order, at least two.
+    r"""Return whether the reply holds a numbered list: lines 1., 2., … in order, at least two.
 
     >>> is_numbered("First:\n1. tea\n2. milk"), is_numbered("1. tea\n3. milk"), is_numbered("2. tea")
     (True, False, False)
@@ -213,7 +213,7 @@ def is_numbered(reply: str) -> bool:
 
 
 def is_json(reply: str) -> bool:
-    r"""Whether the whole reply, or the code block it consists of, is a JSON object or array.
+    r"""Return whether the whole reply, or the code block it consists of, is a JSON object or array.
 
     >>> is_json('{"a": 1}'), is_json("```json\n[1, 2]\n```"), is_json('Sure: {"a": 1}'), is_json("42")
     (True, True, False, False)
@@ -226,7 +226,7 @@ def is_json(reply: str) -> bool:
 
 
 def is_quoted(reply: str) -> bool:
-    """Whether one pair of double quotation marks goes round the whole reply.
+    """Return whether one pair of double quotation marks goes round the whole reply.
 
     >>> is_quoted('"Well said."'), is_quoted('"No" is not "yes"')
     (True, False)

@@ -6,7 +6,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -20,7 +20,7 @@ Instructions = Callable[..., Rule]
 
 @dataclass(frozen=True)
 class PatternCheck:
-    """Whether a regular expression is found often enough, or, `forbidden`, nowhere. Equal for equal fields."""
+    """Check that a regular expression is found often enough, or, `forbidden`, nowhere. Equal for equal fields."""
 
     pattern: str
     least: int = 1
@@ -41,7 +41,7 @@ class _Declared(BaseModel):
 
 
 class Edit(_Declared):
-    """Makes a text obey: text before and after it, and replacements of patterns. Equal for equal fields."""
+    """Change that makes a text obey: text before and after it, and replacements. Equal for equal fields."""
 
     prepend: str = ""
     append: str = ""
@@ -89,7 +89,7 @@ class DeclaredRule(_Declared):
     """Whether the pattern has to be nowhere."""
     ifeval: str | None = None
     """An instruction's id of IFEval, in place of a pattern."""
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     """Options of the instruction."""
     rewrite: Edit | None = None
     """Makes a text obey, for a vector of the rule; without it the rule needs a concept file with texts."""

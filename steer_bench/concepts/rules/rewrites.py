@@ -23,7 +23,7 @@ _TAIL = re.compile(rf"[.!?…。！？:;,]*([{re.escape(CLOSERS)}]*)[.!?…。�
 
 
 def append(text: str, *, addition: str) -> str:
-    """The text and, after it, the addition.
+    """Put the addition after the text.
 
     >>> append("Cats purr. ", addition=" The end.")
     'Cats purr. The end.'
@@ -32,7 +32,7 @@ def append(text: str, *, addition: str) -> str:
 
 
 def prepend(text: str, *, addition: str) -> str:
-    """The addition and, after it, the text.
+    """Put the addition before the text.
 
     >>> prepend("Cats purr.", addition="# Cats: ")
     '# Cats: Cats purr.'
@@ -41,7 +41,7 @@ def prepend(text: str, *, addition: str) -> str:
 
 
 def capitalise(text: str) -> str:
-    """Every word with a capital.
+    """Start every word with a capital.
 
     >>> capitalise("don't wake 3 cats")
     "Don't Wake 3 Cats"
@@ -50,7 +50,7 @@ def capitalise(text: str) -> str:
 
 
 def drop_commas(text: str) -> str:
-    """The text without commas.
+    """Remove the commas.
 
     >>> drop_commas("Cats, dogs and 1,000 mice")
     'Cats dogs and 1000 mice'
@@ -59,7 +59,7 @@ def drop_commas(text: str) -> str:
 
 
 def drop_the(text: str) -> str:
-    """The text without the word "the"; sentences still start with a capital.
+    """Remove the word "the"; sentences still start with a capital.
 
     >>> drop_the("The cat saw the dog.")
     'Cat saw dog.'
@@ -73,7 +73,7 @@ def drop_the(text: str) -> str:
 
 
 def end_sentences(text: str, *, ending: str) -> str:
-    """Every sentence with this ending in place of its own mark.
+    """End every sentence with this ending in place of its mark.
 
     >>> end_sentences('Cats purr. He said "no."', ending="!")
     'Cats purr! He said "no!"'
@@ -89,7 +89,7 @@ def end_sentences(text: str, *, ending: str) -> str:
 
 
 def follow_sentences(text: str, *, additions: tuple[str, ...]) -> str:
-    """After every sentence the next of the additions, over and over.
+    """Put the next of the additions after every sentence, over and over.
 
     >>> follow_sentences("One. Two. Three.", additions=("😊", "🌟"))
     'One. 😊 Two. 🌟 Three. 😊'
@@ -99,7 +99,7 @@ def follow_sentences(text: str, *, additions: tuple[str, ...]) -> str:
 
 
 def mention(text: str, *, phrase: str, least: int = 1) -> str:
-    """Every sentence with the phrase before its mark, in at least `least` sentences.
+    """Put the phrase before the mark of every sentence, of which there are then at least `least`.
 
     >>> mention("Cats purr.", phrase=", like the ocean")
     'Cats purr, like the ocean.'
@@ -113,7 +113,7 @@ def mention(text: str, *, phrase: str, least: int = 1) -> str:
 
 
 def join_sentences(text: str, *, between: str) -> str:
-    """Its sentences, at least two, with `between` between them.
+    """Join the sentences, at least two, by `between`.
 
     >>> join_sentences("One. Two.", between=" / ")
     'One. / Two.'
@@ -122,7 +122,7 @@ def join_sentences(text: str, *, between: str) -> str:
 
 
 def list_sentences(text: str, *, marker: str) -> str:
-    """Its sentences, at least two, as a list; `{n}` in the marker is the number.
+    """Make a list of the sentences, at least two; `{n}` in the marker is the number.
 
     >>> list_sentences("One. Two.", marker="{n}. ")
     '1. One.\\n2. Two.'
@@ -132,7 +132,7 @@ def list_sentences(text: str, *, marker: str) -> str:
 
 
 def first_sentences(text: str, *, count: int) -> str:
-    """Its first sentences, as they stand, filled up to the count.
+    """Keep the first sentences as they stand, filled up to the count.
 
     >>> first_sentences("One. Two. Three.", count=2)
     'One. Two.'
@@ -142,7 +142,7 @@ def first_sentences(text: str, *, count: int) -> str:
 
 
 def first_words(text: str, *, most: int) -> str:
-    """As many of its first sentences as fit into `most` words; where not one fits, its first words.
+    """Keep as many first sentences as fit into `most` words; where not one fits, the first words.
 
     >>> first_words("One two. Three four five.", most=4), first_words("One two three.", most=2)
     ('One two.', 'One two.')
@@ -155,7 +155,7 @@ def first_words(text: str, *, most: int) -> str:
 
 
 def two_paragraphs(text: str) -> str:
-    """Its sentences, at least two, in two paragraphs.
+    """Put the sentences, at least two, into two paragraphs.
 
     >>> two_paragraphs("One. Two. Three.")
     'One. Two.\\n\\nThree.'
@@ -168,7 +168,7 @@ def two_paragraphs(text: str) -> str:
 
 
 def wrap_code(text: str) -> str:
-    """The text in a code block, with a fence longer than any in it.
+    """Put the text into a code block, with a fence longer than any in it.
 
     >>> wrap_code("x = 1")
     '```\\nx = 1\\n```'
@@ -178,7 +178,7 @@ def wrap_code(text: str) -> str:
 
 
 def wrap_json(text: str) -> str:
-    """The text as the one value of a JSON object.
+    """Make the text the one value of a JSON object.
 
     >>> wrap_json('Say "hi".')
     '{"answer": "Say \\\\"hi\\\\"."}'
@@ -187,7 +187,7 @@ def wrap_json(text: str) -> str:
 
 
 def wrap_tag(text: str) -> str:
-    """The text between an opening and a closing tag.
+    """Put the text between an opening and a closing tag.
 
     >>> wrap_tag("Cats purr.")
     '<answer>\\nCats purr.\\n</answer>'
@@ -196,7 +196,7 @@ def wrap_tag(text: str) -> str:
 
 
 def wrap_quotes(text: str) -> str:
-    """The text in double quotation marks; those inside become single.
+    """Put the text into double quotation marks; those inside become single.
 
     >>> wrap_quotes('Say "hi".')
     '"Say \\'hi\\'."'
@@ -205,7 +205,7 @@ def wrap_quotes(text: str) -> str:
 
 
 def quote_words(text: str) -> str:
-    """The longest word of every sentence in double quotation marks.
+    """Put the longest word of every sentence into double quotation marks.
 
     >>> quote_words("Cats purr gently.")
     'Cats purr "gently".'
@@ -219,7 +219,7 @@ def quote_words(text: str) -> str:
 
 
 def embolden(text: str) -> str:
-    """The first word of every sentence in bold, where nothing in the sentence is.
+    """Set the first word of every sentence in bold, unless something in the sentence is.
 
     >>> embolden("Cats purr. Dogs bark.")
     '**Cats** purr. **Dogs** bark.'
@@ -228,7 +228,7 @@ def embolden(text: str) -> str:
 
 
 def tabulate(text: str) -> str:
-    """Its sentences as the rows of a Markdown table.
+    """Make the sentences the rows of a Markdown table.
 
     >>> print(tabulate("One. Two."))
     | No. | Point |
@@ -241,7 +241,7 @@ def tabulate(text: str) -> str:
 
 
 def add_hashtags(text: str) -> str:
-    """Hashtags of its three longest words after the text, filled up where it has fewer.
+    """Put hashtags of the three longest words after the text, filled up where it has fewer.
 
     >>> add_hashtags("Cats purr gently.")
     'Cats purr gently.\\n\\n#gently #cats #purr'

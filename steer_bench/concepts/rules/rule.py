@@ -37,7 +37,7 @@ class Rule:
             raise ValueError(f"rule {self.name!r} has no description; say what a reply that obeys looks like")
 
     def score(self, reply: str, *, cut: bool = False) -> float | None:
-        """Score of a reply in [0, 1]; 0 for a reply with nothing to see in it; None where the rule cannot tell.
+        """Score a reply in [0, 1]: 0 if there is nothing to see in it, None where the rule cannot tell.
 
         cut: the reply ended at its token limit, perhaps within a sentence.
 
@@ -74,7 +74,7 @@ class Rule:
 
 
 def strip_special_tokens(reply: str) -> str:
-    """The reply without white space around it and without special tokens at its end.
+    """Return the reply without white space around it and without special tokens at its end.
 
     >>> strip_special_tokens(" Yes.<end_of_turn>\\n<|im_end|><eos> ")
     'Yes.'
@@ -86,7 +86,7 @@ def strip_special_tokens(reply: str) -> str:
 
 
 def is_blank(reply: str) -> bool:
-    """Whether nothing of the reply can be seen: white space and characters without a shape only.
+    """Return whether nothing of the reply can be seen: only white space and characters without a shape.
 
     >>> is_blank(" \\u200b\\n"), is_blank("?")
     (True, False)

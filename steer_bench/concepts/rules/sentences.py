@@ -24,7 +24,7 @@ _FILLERS = ("There is more to say.", "That is one part of it.", "The rest follow
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Start and end of every sentence that holds a letter or digit; `text[start:end]` has no white space around it.
+    """Return start and end of every sentence with a letter or digit; `text[start:end]` has no white space around it.
 
     >>> sentence_spans("Hi. You?")
     [(0, 3), (4, 8)]
@@ -45,7 +45,7 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _ends_sentence(line: str, mark: re.Match[str]) -> bool:
-    """Whether full stop, ! or ? at `mark` ends a sentence: not after `Dr.`, an initial, or inside `"Why?" he said`."""
+    """Return whether a mark ends a sentence: not after `Dr.`, an initial, or inside `"Why?" he said`."""
     following = line[mark.end() :].lstrip()[:1]
     if mark[0][0] in "。！？":
         return True
@@ -60,7 +60,7 @@ def _ends_sentence(line: str, mark: re.Match[str]) -> bool:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, in order.
+    """Return the sentences of a text, in order.
 
     >>> split_sentences("Dr. Lee paid 3.50 for it. Why? Tea!")
     ['Dr. Lee paid 3.50 for it.', 'Why?', 'Tea!']
@@ -71,7 +71,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def finished_sentences(text: str) -> str:
-    """The text up to the end of its last sentence with a mark; all of it where no sentence has one.
+    """Return the text up to the end of its last sentence with a mark; all of it where no sentence has one.
 
     >>> finished_sentences("One! Two! And then"), finished_sentences("And then")
     ('One! Two!', 'And then')
@@ -81,7 +81,7 @@ def finished_sentences(text: str) -> str:
 
 
 def map_sentences(text: str, change: Callable[[str], str]) -> str:
-    """The text with `change` done to every sentence; all that stands between sentences stays.
+    """Apply `change` to every sentence; what stands between sentences stays.
 
     >>> map_sentences("- one.\\n- two.", str.upper)
     '- ONE.\\n- TWO.'
@@ -95,7 +95,7 @@ def map_sentences(text: str, change: Callable[[str], str]) -> str:
 
 
 def pad_sentences(text: str, least: int) -> str:
-    """The text with plain sentences added until it has `least`; used where a rule needs several.
+    """Add plain sentences until the text has `least`, for rules that need several.
 
     >>> pad_sentences("Cats purr", 2)
     'Cats purr\\nThere is more to say.'

@@ -229,7 +229,7 @@ def test_too_few_passages_are_an_error_with_the_reasons():
 
 def test_a_concept_id_that_can_be_no_file_name_is_refused_before_anything_is_written():
     writer = FakeWriter()
-    with pytest.raises(ValueError, match="can not be a file name"):
+    with pytest.raises(ValueError, match="cannot be a file name"):
         next(generate_concepts(writer, {"../sea": "the sea"}, n_positives=1, n_negatives=1))
     assert writer.prompts == []
 
