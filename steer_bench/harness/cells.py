@@ -19,7 +19,7 @@ from steer_bench.harness.options import TaskOptions
 from steer_bench.harness.protocol import Protocol
 from steer_bench.names import known
 from steer_bench.results.measures import LIKELIHOOD, MEASURES, PERPLEXITY, REPLIES, SPECIFICITY
-from steer_bench.results.stats.blocks import SAMPLE_MARK
+from steer_bench.results.stats.grid import SAMPLE_MARK
 from steer_bench.vectors.store import UNSTEERED, load_card
 
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from steer_bench.files import write_whole
 from steer_bench.results.board.board import Board, build_board
 from steer_bench.results.board.comparison import Difference, compare, comparison_table
-from steer_bench.results.board.entries import Cell, Entry, Points, entries, headline_task
+from steer_bench.results.board.entries import ArmEntry, ArmResult, Points, entries, headline_task
 from steer_bench.results.board.merging import check_same_protocol
 from steer_bench.results.board.table import Line, Table, Text, interval, number
 from steer_bench.results.file import Results, load_results
 from steer_bench.results.pages import html as page
 from steer_bench.results.pages import text as render
 from steer_bench.results.pages.text import table_to_text
-from steer_bench.results.samples import Samples, samples_beside, thin
+from steer_bench.results.samples import Samples, sample_for_page, samples_beside
 
 if TYPE_CHECKING:
     from steer_bench.results.pages.figures import Drawn
@@ -32,10 +32,10 @@ FORMATS = ("md", "html", "csv", "tex")
 
 __all__ = [
     "FORMATS",
+    "ArmEntry",
+    "ArmResult",
     "Board",
-    "Cell",
     "Difference",
-    "Entry",
     "Line",
     "Points",
     "Table",
@@ -74,7 +74,7 @@ def to_latex(results: Iterable[Results]) -> str:
 
 def to_html(results: Iterable[Results], samples: Sequence[Samples] = ()) -> str:
     """One self-contained page of one or many runs, without figures."""
-    return page.to_html(build_board(results), samples=thin(samples))
+    return page.to_html(build_board(results), samples=sample_for_page(samples))
 
 
 def write_leaderboard(
@@ -106,7 +106,7 @@ def write_leaderboard(
         "html": lambda: page.to_html(
             board,
             {d.caption: d.svg for d in drawn.values()},
-            thin([s for p in results_paths if (s := samples_beside(p))]),
+            sample_for_page([s for p in results_paths if (s := samples_beside(p))]),
         ),
         "csv": lambda: render.to_csv(board),
         "tex": lambda: render.to_latex(board),

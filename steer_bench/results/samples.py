@@ -109,7 +109,7 @@ def origin(description: str, genre: str, texts: Sequence[str], negatives: Sequen
     return Origin(description, genre, some, others)
 
 
-def thin(runs: Sequence[Samples], limit: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES) -> list[Samples]:
+def sample_for_page(runs: Sequence[Samples], limit: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES) -> list[Samples]:
     """At most `limit` samples and `max_bytes` of text over all runs.
 
     Whole prompts are kept, with the replies of all arms and factors, drawn by a hash of their names and evenly over

@@ -16,7 +16,7 @@ from steered import PROMPTS, ask, make_arms, steer, steered_lm, tiny_pair
 
 from steer_bench.models.steered.sampling import GumbelNoise, row_seed, samplers
 from steer_bench.results.rows import Row
-from steer_bench.results.stats.blocks import block_of
+from steer_bench.results.stats.grid import value_grid
 
 SAMPLED = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
 
@@ -107,7 +107,7 @@ def test_samples_of_a_prompt_are_one_item_of_the_statistics() -> None:
         return Row("concept_steering", "t", "", "native", "sea", 0.2, item, "score", value)
 
     rows = [row("p1#0", 1.0), row("p1#1", 2.0), row("p1#2", None), row("p2#0", None), row("p3", 0.5)]
-    found = block_of(rows, "concept_steering", "t").role("score")
+    found = value_grid(rows, "concept_steering", "t").role("score")
     np.testing.assert_array_equal(found.values, [[[[1.5, math.nan, 0.5]]]])
     assert found.counts.tolist() == [[[[3, 5]]]]  # three of five replies have a value
 

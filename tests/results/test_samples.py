@@ -14,9 +14,9 @@ from steer_bench.results.samples import (
     cut,
     load_document,
     origin,
+    sample_for_page,
     samples_beside,
     save_samples,
-    thin,
     to_document,
 )
 
@@ -39,13 +39,13 @@ def test_texts_that_repeat_are_written_once(tmp_path):
 
 def test_few_samples_stay_all():
     samples = make_samples()
-    assert thin([samples]) == [samples]
+    assert sample_for_page([samples]) == [samples]
     assert samples.rule == ""
 
 
 def test_many_samples_are_thinned_to_whole_prompts_evenly_over_concepts_and_the_rule_says_so():
     samples = make_samples(n_concepts=5, n_prompts=20)  # 16 replies a prompt
-    (kept,) = thin([samples], limit=500)
+    (kept,) = sample_for_page([samples], limit=500)
     assert len(kept.samples) == 496  # 31 whole prompts of 16
     prompts: dict[str, set[str]] = {}
     for sample in kept.samples:
@@ -53,17 +53,17 @@ def test_many_samples_are_thinned_to_whole_prompts_evenly_over_concepts_and_the_
     assert sorted(map(len, prompts.values())) == [6, 6, 6, 6, 7]
     assert kept.total == len(samples.samples) == 1600
     assert kept.rule.startswith("whole prompts with the replies of all arms")
-    assert thin([samples], limit=500) == [kept]
+    assert sample_for_page([samples], limit=500) == [kept]
     shuffled = replace(samples, samples=samples.samples[::-1])
-    assert {s.group for s in thin([shuffled], limit=500)[0].samples} == {s.group for s in kept.samples}
+    assert {s.group for s in sample_for_page([shuffled], limit=500)[0].samples} == {s.group for s in kept.samples}
 
 
 def test_two_runs_share_the_room_and_text_counts_too():
     runs = [make_samples("a", n_prompts=20), make_samples("b", n_prompts=20, seed=1)]
-    thinned = thin(runs, limit=320)
+    thinned = sample_for_page(runs, limit=320)
     assert [len(one.samples) for one in thinned] == [160, 160]
     size = sum(len(s.reply) + sum(map(len, s.words.values())) + 60 for s in runs[0].samples)
-    (kept,) = thin([runs[0]], max_bytes=size // 2)
+    (kept,) = sample_for_page([runs[0]], max_bytes=size // 2)
     assert 0.4 * 960 < len(kept.samples) <= 0.5 * 960 + 16
 
 
@@ -150,4 +150,4 @@ def test_a_foreign_or_broken_file_is_refused_by_name(tmp_path, change, message):
 def test_an_empty_run_has_an_empty_document():
     empty = Samples("toy", "none", (), {}, 0)
     assert to_document(empty)["reply"] == []
-    assert thin([empty]) == [empty]
+    assert sample_for_page([empty]) == [empty]

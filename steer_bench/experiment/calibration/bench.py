@@ -20,7 +20,7 @@ from steer_bench.models.activations import centred_norm, mean_activations
 from steer_bench.models.blocks import d_model
 from steer_bench.models.load import Loaded
 from steer_bench.models.tokens import tokenize
-from steer_bench.results.stats.blocks import Arm as ArmKey
+from steer_bench.results.stats.grid import ArmKey
 from steer_bench.transfer.fits import Side
 from steer_bench.transfer.maps import TransferMap
 

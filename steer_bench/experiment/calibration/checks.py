@@ -12,9 +12,9 @@ from steer_bench.experiment.calibration.bench import NATIVE, NULL, RANDOM, SAME,
 from steer_bench.experiment.calibration.scoring import is_dead, is_null
 from steer_bench.experiment.calibration.twin import Twin
 from steer_bench.results.rows import Row
-from steer_bench.results.stats.blocks import Arm as ArmKey
 from steer_bench.results.stats.bootstrap import Bootstrap, Estimate, hierarchical_bootstrap
 from steer_bench.results.stats.effects import likelihood_curves, measure_likelihood
+from steer_bench.results.stats.grid import ArmKey
 from steer_bench.results.stats.verdict import verdicts
 from steer_bench.transfer.fits import transfer
 from steer_bench.transfer.maps import truncate_or_pad

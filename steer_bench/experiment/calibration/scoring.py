@@ -9,7 +9,7 @@ from steer_bench.experiment.calibration.bench import DEAD, NATIVE, NULL, RANDOM,
 from steer_bench.models.load import Loaded
 from steer_bench.results.measures import LIKELIHOOD
 from steer_bench.results.rows import Row
-from steer_bench.results.stats.blocks import Arm as ArmKey
+from steer_bench.results.stats.grid import ArmKey
 from steer_bench.transfer.controls import random as random_directions
 from steer_bench.transfer.controls import wrong_concept
 from steer_bench.transfer.fits import transfer

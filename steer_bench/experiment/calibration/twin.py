@@ -15,7 +15,7 @@ from steer_bench.experiment.calibration.twins import rotated_twin
 from steer_bench.models.load import Loaded
 from steer_bench.models.tokens import encode
 from steer_bench.results.rows import Row
-from steer_bench.results.stats.blocks import Arm as ArmKey
+from steer_bench.results.stats.grid import ArmKey
 from steer_bench.transfer.adapters import load_adapter
 from steer_bench.transfer.fits import FITS, Fit, Pair, Side, transfer
 from steer_bench.transfer.moments import MomentAccumulator, paired

@@ -6,7 +6,7 @@ entries -> [arm tables]
 import re
 from collections.abc import Mapping, Sequence
 
-from steer_bench.results.board.entries import Cell, Entry
+from steer_bench.results.board.entries import ArmEntry, ArmResult
 from steer_bench.results.board.table import MISSING, Line, Table, Text, interval, number
 from steer_bench.results.measures import LIKELIHOOD, REPLIES, SUPPRESSION, in_order, measure_of
 from steer_bench.results.provenance import KINDS
@@ -29,7 +29,7 @@ def natural(name: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
-def arm_tables(found: Sequence[Entry], *, several: bool) -> list[Table]:
+def arm_tables(found: Sequence[ArmEntry], *, several: bool) -> list[Table]:
     """A table a target (and run, where there are several), sorted by target."""
     places = {id(entry): place for place, entry in enumerate(found)}
     tables = []
@@ -47,7 +47,7 @@ def arm_tables(found: Sequence[Entry], *, several: bool) -> list[Table]:
     return tables
 
 
-def recovered_text(entry: Entry, task: str) -> Text:
+def recovered_text(entry: ArmEntry, task: str) -> Text:
     """An arm's recovered fraction on a task."""
     cell = entry.cells.get(task)
     if cell is None or entry.arm == UNSTEERED:
@@ -57,7 +57,7 @@ def recovered_text(entry: Entry, task: str) -> Text:
     return Text(interval(cell.recovered), cell.recovered.value)
 
 
-def _arm_table(title: str, lines: Sequence[Entry], with_source: bool, places: Mapping[int, int]) -> Table:
+def _arm_table(title: str, lines: Sequence[ArmEntry], with_source: bool, places: Mapping[int, int]) -> Table:
     tasks = in_order(task for entry in lines for task in entry.cells)
     recovered = [task for task in tasks if any(_has_recovered(entry, task) for entry in lines)]
     judged = next((task for task in REPLIES if task in tasks), None)
@@ -87,35 +87,35 @@ def _arm_table(title: str, lines: Sequence[Entry], with_source: bool, places: Ma
     return Table(title, (*columns, "n", "unscored"), tuple(rows), tuple(_remarks(lines, tasks, recovered)))
 
 
-def _has_recovered(entry: Entry, task: str) -> bool:
+def _has_recovered(entry: ArmEntry, task: str) -> bool:
     cell = entry.cells.get(task)
     return bool(measure_of(task).heading) and cell is not None and cell.recovered.value is not None
 
 
-def _best(lines: Sequence[Entry], headline: str) -> Entry | None:
+def _best(lines: Sequence[ArmEntry], headline: str) -> ArmEntry | None:
     """The transfer arm with the largest effect on the headline task, of those that may claim to transfer."""
     claims = [entry for entry in lines if entry.kind == "transfer" and entry.verdict in CLAIMS]
     return max(claims, key=lambda entry: (entry.cells[headline].score.value or 0.0, entry.arm), default=None)
 
 
-def _score(cell: Cell | None) -> Text:
+def _score(cell: ArmResult | None) -> Text:
     return NOTHING if cell is None else Text(interval(cell.score), cell.score.value)
 
 
-def _cost(entry: Entry, task: str) -> Text:
+def _cost(entry: ArmEntry, task: str) -> Text:
     cell = entry.cells.get(task)
     if cell is None or entry.arm == UNSTEERED:
         return NOTHING
     return Text(f"{number(cell.ratio, 2)} at {number(cell.factor, 2)}", cell.ratio)
 
 
-def _has_matched(entry: Entry, task: str) -> bool:
+def _has_matched(entry: ArmEntry, task: str) -> bool:
     """Whether a steered arm has a score at matched damage."""
     cell = entry.cells.get(task)
     return entry.arm != UNSTEERED and cell is not None and cell.matched is not None and cell.matched.value is not None
 
 
-def _matched(entry: Entry, task: str) -> Text:
+def _matched(entry: ArmEntry, task: str) -> Text:
     """The score at matched damage, and the factor it was reached with."""
     cell = entry.cells.get(task)
     if cell is None or cell.matched is None or entry.arm == UNSTEERED:
@@ -125,13 +125,13 @@ def _matched(entry: Entry, task: str) -> Text:
     return Text(f"{interval(cell.matched)} at {number(cell.matched_factor, 2)}", cell.matched.value)
 
 
-def _counts(entry: Entry, tasks: Sequence[str]) -> Text:
+def _counts(entry: ArmEntry, tasks: Sequence[str]) -> Text:
     """Concepts behind each task's number, once where they agree."""
     counts = [entry.cells[task].score.n for task in tasks if task in entry.cells]
     return Text("/".join(map(str, counts if len(set(counts)) > 1 else counts[:1])), float(min(counts)))
 
 
-def _unscored(entry: Entry, tasks: Sequence[str]) -> Text:
+def _unscored(entry: ArmEntry, tasks: Sequence[str]) -> Text:
     """Unscored values, on which task where there are several, and why."""
     cells = [(task, entry.cells[task]) for task in tasks if task in entry.cells]
     texts = [
@@ -144,7 +144,7 @@ def _unscored(entry: Entry, tasks: Sequence[str]) -> Text:
     return Text(", ".join(texts) or "0", float(sum(cell.unscored for _, cell in cells)))
 
 
-def _remarks(lines: Sequence[Entry], tasks: Sequence[str], recovered: Sequence[str]) -> list[str]:
+def _remarks(lines: Sequence[ArmEntry], tasks: Sequence[str], recovered: Sequence[str]) -> list[str]:
     remarks = []
     several = len({entry.source for entry in lines} - {""}) > 1
     for entry in lines:
@@ -174,5 +174,5 @@ def _remarks(lines: Sequence[Entry], tasks: Sequence[str], recovered: Sequence[s
     return remarks
 
 
-def _total(entry: Entry, task: str) -> int:
+def _total(entry: ArmEntry, task: str) -> int:
     return entry.cells[task].total if task in entry.cells else 0

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from steer_bench.results.board.arms import arm_tables, recovered_text
+from steer_bench.results.board.behind_scores import behind_scores_table
 from steer_bench.results.board.costs import costs_table
-from steer_bench.results.board.details import details_table, refused_table, specificity_table
-from steer_bench.results.board.entries import Entry, entries
+from steer_bench.results.board.entries import ArmEntry, entries
 from steer_bench.results.board.header import COLUMNS, Facts, facts_of, notes_of
 from steer_bench.results.board.merging import check_same_protocol
-from steer_bench.results.board.table import Line, Table, Text, number
+from steer_bench.results.board.run_tables import agreement_table, geometry_table, refused_table
+from steer_bench.results.board.specificity import specificity_table
+from steer_bench.results.board.table import Line, Table, Text
 from steer_bench.results.file import Results
 from steer_bench.results.measures import measure_of
 
@@ -30,7 +32,7 @@ class Board:
     """Short headings, and what they mean."""
     notes: tuple[str, ...]
     """How to read it, a paragraph each."""
-    entries: tuple[Entry, ...] = field(default=(), repr=False)
+    entries: tuple[ArmEntry, ...] = field(default=(), repr=False)
 
 
 def build_board(results: Iterable[Results]) -> Board:
@@ -46,8 +48,15 @@ def build_board(results: Iterable[Results]) -> Board:
     found = [entry for result in results for entry in entries(result)]
     tables = arm_tables(found, several=len(results) > 1)
     used = {column for table in tables for column in table.columns}
-    beside = (details_table(found), specificity_table(results), refused_table(results))
-    further = (_matrix(found), costs_table(results), *beside, _geometry(results), _agreement(results))
+    further = (
+        _matrix(found),
+        costs_table(results),
+        behind_scores_table(found),
+        specificity_table(results),
+        refused_table(results),
+        geometry_table(results),
+        agreement_table(results),
+    )
     return Board(
         facts=tuple((name, facts_of(result)) for name, result in zip(names, results, strict=True)),
         tables=(*tables, *(table for table in further if table is not None)),
@@ -57,7 +66,7 @@ def build_board(results: Iterable[Results]) -> Board:
     )
 
 
-def _matrix(found: Sequence[Entry]) -> Table | None:
+def _matrix(found: Sequence[ArmEntry]) -> Table | None:
     """Recovered fraction of every transfer arm, every source by every target."""
     claims = [entry for entry in found if entry.kind == "transfer" and entry.source and entry.headline]
     if not claims:
@@ -78,42 +87,3 @@ def _matrix(found: Sequence[Entry]) -> Table | None:
     unmeasured = any(cell.text == "-" for line in lines for cell in line.cells)
     remarks = ("-: this pair was not measured.",) if unmeasured else ()
     return Table(title, ("arm", "source", *targets), tuple(lines), remarks)
-
-
-def _geometry(results: Sequence[Results]) -> Table | None:
-    """Closeness of transferred to native vectors: a diagnostic, never a ranking."""
-    measured = [(result.run.name, line) for result in results for line in result.run.geometry]
-    if not measured:
-        return None
-    keys = ["cosine", "centred_cosine", "retrieval", "r2"]
-    if any(line.centred_ceiling is not None for _, line in measured):
-        keys += ["ceiling", "centred_ceiling"]
-    several = len({name for name, _ in measured}) > 1
-    lines = []
-    for name, line in sorted(measured, key=lambda pair: (pair[1].target, pair[1].source, pair[1].arm, pair[0])):
-        cells = [Text(text) for text in (line.target, line.source, line.arm, *([name] if several else []))]
-        cells += [Text(number(value), value) for value in (getattr(line, key) for key in keys)]
-        lines.append(Line(tuple(cells)))
-    columns = ("target", "source", "arm", *(("run",) if several else ()), "cosine", "centred", "retrieval@1", "R2")
-    columns += ("cosine at best", "centred at best") if len(keys) > 4 else ()
-    remark = "Geometry is a diagnostic beside behaviour: the target's mean vector alone reaches a high raw cosine."
-    return Table("Geometry of the vectors, against native", columns, tuple(lines), (remark,))
-
-
-def _agreement(results: Sequence[Results]) -> Table | None:
-    """How far two judges of one run agree, by aspect."""
-    measured = [(result.run.name, line) for result in results for line in result.run.agreement]
-    if not measured:
-        return None
-    names = {judge.id: judge.name for result in results for judge in result.run.judges}
-    lines = []
-    for run, line in measured:
-        first, second = (names.get(judge, judge) for judge in line.judges)
-        texts = [Text(text) for text in (run, first, second, line.aspect)]
-        numbers = [Text(number(value, 2), value) for value in (line.kappa, line.spearman)]
-        lines.append(Line((*texts, *numbers, Text(str(line.n), float(line.n)))))
-    columns = ("run", "judge", "other judge", "aspect", "weighted kappa", "Spearman", "replies")
-    remark = (
-        "Kappa (quadratic weights) is 1 where two judges give the same ratings and 0 where they agree as by chance."
-    )
-    return Table("Agreement of judges", columns, tuple(lines), (remark,))

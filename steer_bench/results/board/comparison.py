@@ -14,14 +14,14 @@ from steer_bench.results.file import Results
 from steer_bench.results.measures import LIKELIHOOD, in_order, measure_of
 from steer_bench.results.provenance import Provenance
 from steer_bench.results.rows import Rows
-from steer_bench.results.stats.blocks import Arm, block_of
 from steer_bench.results.stats.bootstrap import Estimate, hierarchical_bootstrap
 from steer_bench.results.stats.effects import (
-    Measured,
+    TaskEffects,
     likelihood_curves,
     measure_generation,
     measure_likelihood,
 )
+from steer_bench.results.stats.grid import ArmKey, value_grid
 from steer_bench.results.stats.verdict import holm, sign_flip_p
 
 
@@ -122,7 +122,7 @@ def _differences(first: Results, second: Results, target: str, task: str, remark
     one, two = (_measured(rows, task, target, result.run) for rows, result in zip(kept, (first, second), strict=True))
     found = []
     for arm in sorted(one.effects.keys() & two.effects.keys()) if one.concepts == two.concepts else ():
-        values = {Arm("1", arm.name): one, Arm("2", arm.name): two}
+        values = {ArmKey("1", arm.name): one, ArmKey("2", arm.name): two}
         scores = {key: side.scores[arm] for key, side in values.items()}
         neutral = {key: side.neutral[arm] for key, side in values.items()} if task == LIKELIHOOD else None
         bootstrap = hierarchical_bootstrap(scores, neutral, seed=0)
@@ -144,11 +144,11 @@ def _places(rows: Rows) -> list[tuple[str, str, str]]:
     return list(zip(*(rows.texts[name].tolist() for name in ("concept", "item", "role")), strict=True))
 
 
-def _measured(rows: Rows, task: str, target: str, run: Provenance) -> Measured:
+def _measured(rows: Rows, task: str, target: str, run: Provenance) -> TaskEffects:
     if task == LIKELIHOOD:
         curves = likelihood_curves(rows, target, pooled=run.pooled)
         return measure_likelihood(curves, run.damage_limit)
-    return measure_generation(block_of(rows, task, target, run.pooled))
+    return measure_generation(value_grid(rows, task, target, run.pooled))
 
 
 def _holm(found: Sequence[Difference]) -> list[Difference]:

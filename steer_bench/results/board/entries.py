@@ -16,25 +16,23 @@ from steer_bench.results.file import Results
 from steer_bench.results.measures import HEADLINES, LIKELIHOOD, PERPLEXITY, measure_of
 from steer_bench.results.provenance import KINDS, Kind, Provenance
 from steer_bench.results.rows import Rows
-from steer_bench.results.stats.blocks import Arm, block_of
+from steer_bench.results.stats.behind_score import BehindScore, behind_scores
 from steer_bench.results.stats.bootstrap import Bootstrap, Estimate, hierarchical_bootstrap
-from steer_bench.results.stats.details import Details, details
 from steer_bench.results.stats.effects import (
     Curve,
-    Measured,
+    TaskEffects,
     cost_at,
     likelihood_curves,
     measure_generation,
     measure_likelihood,
 )
+from steer_bench.results.stats.grid import NATIVE, ArmKey, value_grid
 from steer_bench.results.stats.verdict import Verdict, verdicts
 from steer_bench.vectors.store import UNSTEERED
 
-NATIVE = Arm("", "native")
-
 
 @dataclass(frozen=True)
-class Cell:
+class ArmResult:
     """One arm on one task."""
 
     score: Estimate
@@ -50,7 +48,7 @@ class Cell:
     """Perplexity ratio on neutral text at those factors, geometric mean over concepts; None where it was not measured at all of them."""
     verdict: Verdict | None
     """None for arms that make no claim (unsteered, controls, native where it steers)."""
-    details: Details | None = None
+    behind: BehindScore | None = None
     """Anti-steered share, specific recovered fraction, few-shot equivalent; None for the unsteered arm."""
     gated_out: int = 0
     """Concepts that native does not move on the selection prompts: they are in no recovered fraction."""
@@ -78,7 +76,7 @@ class Points(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Entry:
+class ArmEntry:
     """One line of a leaderboard."""
 
     run: str
@@ -86,7 +84,7 @@ class Entry:
     source: str
     arm: str
     kind: Kind
-    cells: Mapping[str, Cell]
+    cells: Mapping[str, ArmResult]
     """By task."""
     headline: str
     """The task the verdict is about."""
@@ -106,7 +104,7 @@ def headline_task(results: Results) -> str:
     return next((task for task in HEADLINES if task in tasks), "")
 
 
-def entries(results: Results) -> list[Entry]:
+def entries(results: Results) -> list[ArmEntry]:
     """Return every arm of every target of a run, sorted by target, source, kind and arm."""
     headline, run = headline_task(results), results.run
     found = []
@@ -120,28 +118,28 @@ def entries(results: Results) -> list[Entry]:
             mine = {task: by_arm[arm] for task, by_arm in cells.items() if arm in by_arm}
             drawn = {task: by_arm[arm] for task, by_arm in curves.items() if arm in by_arm}
             kind = run.kind_of(arm.name)
-            found.append(Entry(run.name, target, arm.source, arm.name, kind, mine, headline, drawn))
+            found.append(ArmEntry(run.name, target, arm.source, arm.name, kind, mine, headline, drawn))
     return sorted(found, key=lambda e: (e.target, e.source, KINDS.index(e.kind), e.arm))
 
 
-Curves = Mapping[Arm, Mapping[str, Curve]]
+Curves = Mapping[ArmKey, Mapping[str, Curve]]
 """arm -> concept -> curve"""
 
 
-def _curves(rows: Rows, lifts: Curves, costs: Curves) -> dict[str, dict[Arm, dict[str, Points]]]:
+def _curves(rows: Rows, lifts: Curves, costs: Curves) -> dict[str, dict[ArmKey, dict[str, Points]]]:
     """task -> arm -> concept -> points, of one target."""
-    curves: dict[str, dict[Arm, dict[str, Points]]] = {}
+    curves: dict[str, dict[ArmKey, dict[str, Points]]] = {}
     if lifts:
         curves[LIKELIHOOD] = {arm: {c: _lift_points(curve) for c, curve in by.items()} for arm, by in lifts.items()}
-    values: dict[str, dict[Arm, dict[str, dict[float, float]]]] = defaultdict(
+    values: dict[str, dict[ArmKey, dict[str, dict[float, float]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(dict))
     )
     selection = rows.where(role="select")
     by = ("task", "source", "arm", "concept", "factor")
     for task, source, arm, concept, factor, mean in selection.means(selection.numbers["value"], by):
-        values[task][Arm(source, arm)][concept][factor] = mean
+        values[task][ArmKey(source, arm)][concept][factor] = mean
     for task, by_arm in values.items():
-        base = by_arm.pop(Arm("", UNSTEERED), {})
+        base = by_arm.pop(ArmKey("", UNSTEERED), {})
         curves[task] = {
             arm: {
                 concept: _mean_points({**base.get(concept, {}), **means}, costs.get(arm, {}).get(concept))
@@ -165,20 +163,22 @@ def _mean_points(by_factor: Mapping[float, float], cost: Curve | None) -> Points
     return Points(factors, tuple(by_factor[factor] for factor in factors), known)
 
 
-def _cells(run: Provenance, rows: Rows, target: str, lifts: Curves, costs: Curves) -> dict[str, dict[Arm, Cell]]:
+def _cells(
+    run: Provenance, rows: Rows, target: str, lifts: Curves, costs: Curves
+) -> dict[str, dict[ArmKey, ArmResult]]:
     """task -> arm -> cell, of one target."""
     cells = {}
-    reasons: dict[tuple[str, Arm], set[str]] = defaultdict(set)
+    reasons: dict[tuple[str, ArmKey], set[str]] = defaultdict(set)
     pooled = run.pooled
     for row in rows.take(np.isnan(rows.numbers["value"])):
-        reasons[row.task, Arm(row.source, pooled.get(row.arm, row.arm))].add(row.reason)
+        reasons[row.task, ArmKey(row.source, pooled.get(row.arm, row.arm))].add(row.reason)
     for task in rows.texts["task"].present():
         if task in run.capability or not measure_of(task).scores_arms:
             continue
         if task == LIKELIHOOD:
             measured, matched = measure_likelihood(lifts, run.damage_limit), None
         else:
-            block = block_of(rows, task, target, pooled)
+            block = value_grid(rows, task, target, pooled)
             measured = measure_generation(block, costs=costs)
             matched = (
                 measure_generation(block, costs=costs, limit=run.damage_limit)
@@ -194,16 +194,18 @@ def _cells(run: Provenance, rows: Rows, target: str, lifts: Curves, costs: Curve
     return cells
 
 
-def _task_cells(run: Provenance, measured: Measured, matched: Measured | None, *, is_lift: bool) -> dict[Arm, Cell]:
+def _task_cells(
+    run: Provenance, measured: TaskEffects, matched: TaskEffects | None, *, is_lift: bool
+) -> dict[ArmKey, ArmResult]:
     seed = run.seeds.bootstrap
     effects = hierarchical_bootstrap(measured.effects, measured.neutral, seed=seed)
     scores = effects if is_lift else hierarchical_bootstrap(measured.scores, seed=seed)
     within = None if matched is None else hierarchical_bootstrap(matched.scores, seed=seed)
     judged, passed = _verdicts(run, effects), effects.gated(measured.gate)
-    beside = details(measured, effects, run.few_shot)
+    behind = behind_scores(measured, effects, run.few_shot)
     nothing = Estimate(None, None, None, 0)
     return {
-        arm: Cell(
+        arm: ArmResult(
             score=scores.effect(arm),
             recovered=passed.recovered(arm, NATIVE) if NATIVE in effects.means else nothing,
             scored=measured.scored[arm],
@@ -211,7 +213,7 @@ def _task_cells(run: Provenance, measured: Measured, matched: Measured | None, *
             factor=_median(measured.factors[arm]),
             ratio=_geometric_mean(measured.ratios[arm][np.isfinite(measured.factors[arm])]),
             verdict=judged.get(arm),
-            details=beside.get(arm),
+            behind=behind.get(arm),
             gated_out=0 if measured.gate is None else int((~measured.gate).sum()),
             matched=None if within is None else within.effect(arm),
             matched_factor=None if matched is None else _median(matched.factors[arm]),
@@ -220,7 +222,7 @@ def _task_cells(run: Provenance, measured: Measured, matched: Measured | None, *
     }
 
 
-def _verdicts(run: Provenance, bootstrap: Bootstrap) -> dict[Arm, Verdict]:
+def _verdicts(run: Provenance, bootstrap: Bootstrap) -> dict[ArmKey, Verdict]:
     """Verdicts of the transfer arms, and of native where it fails its own gate."""
     kinds = {arm: run.kind_of(arm.name) for arm in bootstrap.means}
     transfers = sorted(arm for arm, kind in kinds.items() if kind == "transfer")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from steer_bench.results.board.entries import Entry, Points
+from steer_bench.results.board.entries import ArmEntry, Points
 from steer_bench.results.file import Results
 from steer_bench.results.measures import DRAWN, HEADLINES, LIKELIHOOD, SPECIFICITY, measure_of
 from steer_bench.results.pages import plots
-from steer_bench.results.stats.blocks import nan_mean
-from steer_bench.results.stats.details import specificity
+from steer_bench.results.stats.grid import nan_mean
+from steer_bench.results.stats.specificity import specificity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ class Drawn(NamedTuple):
     png: bytes | None
 
 
-def draw_figures(results: Sequence[Results], entries: Sequence[Entry], png: bool = False) -> dict[str, Drawn]:
+def draw_figures(results: Sequence[Results], entries: Sequence[ArmEntry], png: bool = False) -> dict[str, Drawn]:
     """File name (no ending) -> caption, SVG and with `png` PNG, of every figure the results allow."""
     several = len(results) > 1
     pairs = _pairs(entries, several)
@@ -94,7 +94,7 @@ def draw_figures(results: Sequence[Results], entries: Sequence[Entry], png: bool
 GEOMETRY_AXES = ("centred cosine to native (mean over concepts)", "recovered fraction of native's effect")
 
 
-def _pairs(entries: Sequence[Entry], several: bool) -> list[tuple[str, list[Entry]]]:
+def _pairs(entries: Sequence[ArmEntry], several: bool) -> list[tuple[str, list[ArmEntry]]]:
     """Title and entries of each picture: those of a target, one source at a time; arms without a source stand in each."""
     pairs = []
     for run, target in dict.fromkeys((entry.run, entry.target) for entry in entries):
@@ -106,7 +106,7 @@ def _pairs(entries: Sequence[Entry], several: bool) -> list[tuple[str, list[Entr
 
 
 def _panels(
-    pairs: Sequence[tuple[str, list[Entry]]], task: str, line: Callable[[Mapping[str, Points]], Lines]
+    pairs: Sequence[tuple[str, list[ArmEntry]]], task: str, line: Callable[[Mapping[str, Points]], Lines]
 ) -> list[plots.Panel]:
     """One picture a pair, one line an arm; pictures without a line are left out."""
     panels: list[plots.Panel] = []
@@ -150,7 +150,7 @@ def _over_concepts(by_concept: Mapping[str, Points]) -> tuple[list[float], np.nd
     return factors, nan_mean(values, axis=0), nan_mean(logs, axis=0)
 
 
-def _concept_figures(pairs: Sequence[tuple[str, list[Entry]]]) -> dict[str, tuple[str, "Figure"]]:
+def _concept_figures(pairs: Sequence[tuple[str, list[ArmEntry]]]) -> dict[str, tuple[str, "Figure"]]:
     """Small multiples, a picture a concept: for every pair its headline task, else the first there is."""
     figures = {}
     for place, (title, here) in enumerate(pairs[:MAX_PANELS], 1):
@@ -173,7 +173,7 @@ def _concept_figures(pairs: Sequence[tuple[str, list[Entry]]]) -> dict[str, tupl
     return figures
 
 
-def _matrices(entries: Sequence[Entry]) -> list[plots.Matrix]:
+def _matrices(entries: Sequence[ArmEntry]) -> list[plots.Matrix]:
     """One a transfer arm, where more than one pair was measured; several runs of a pair: their mean."""
     values: dict[str, dict[tuple[str, str], list[float | None]]] = defaultdict(lambda: defaultdict(list))
     for entry in entries:
@@ -196,7 +196,7 @@ def _matrices(entries: Sequence[Entry]) -> list[plots.Matrix]:
     ][:MAX_PANELS]
 
 
-def _geometry(results: Sequence[Results], pairs: Sequence[tuple[str, list[Entry]]]) -> list[plots.ScatterPanel]:
+def _geometry(results: Sequence[Results], pairs: Sequence[tuple[str, list[ArmEntry]]]) -> list[plots.ScatterPanel]:
     """Closeness to native over recovered fraction, a dot an arm; native itself is 1 and 1 by definition."""
     cosines = {
         (result.run.name, line.target, line.source, line.arm): line.centred_cosine
@@ -235,7 +235,7 @@ def _specificity(results: Sequence[Results], several: bool) -> list[plots.Matrix
     return matrices[:MAX_PANELS]
 
 
-def _dots(pairs: Sequence[tuple[str, list[Entry]]]) -> list[plots.DotPanel]:
+def _dots(pairs: Sequence[tuple[str, list[ArmEntry]]]) -> list[plots.DotPanel]:
     """Recovered fractions of the headline task: all arms but native and unsteered, one panel a source and target."""
     panels = []
     for title, here in pairs:

@@ -17,7 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from steer_bench.results.board.board import Board
-from steer_bench.results.board.entries import Entry, Points
+from steer_bench.results.board.entries import ArmEntry, Points
 from steer_bench.results.board.table import Table
 from steer_bench.results.pages.text import TITLE, plain
 from steer_bench.results.samples import Samples, to_document
@@ -50,14 +50,14 @@ def to_html(board: Board, figures: Mapping[str, bytes] | None = None, samples: S
     )
 
 
-def _data(entries: Sequence[Entry], samples: Sequence[Samples]) -> str:
+def _data(entries: Sequence[ArmEntry], samples: Sequence[Samples]) -> str:
     """The data block: JSON that can not end its script element nor open a comment in it."""
     document = {"entries": [_entry(entry) for entry in entries], "runs": [to_document(one) for one in samples]}
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
+def _entry(entry: ArmEntry) -> dict[str, Any]:
     curves = {task: {c: _points(points) for c, points in by.items()} for task, by in entry.curves.items()}
     keys = ("run", "target", "source", "arm", "kind", "verdict")
     return {**{key: getattr(entry, key) for key in keys}, "curves": curves}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer_bench.results.rows import Array
-from steer_bench.results.stats.blocks import Arm, nan_mean
+from steer_bench.results.stats.grid import ArmKey, nan_mean
 
 REPLICATES = 2000
 
@@ -45,20 +45,20 @@ class Estimate(NamedTuple):
 class Bootstrap:
     """Concept means of every arm, observed and resampled."""
 
-    means: Mapping[Arm, Array]
+    means: Mapping[ArmKey, Array]
     """(n_concepts,) each; NaN where a concept was not measured."""
-    replicates: Mapping[Arm, Array]
+    replicates: Mapping[ArmKey, Array]
     """(n_replicates, n_concepts) each: means of the drawn concepts, in the order of the draw."""
     drawn: Indices | None = None
     """(n_replicates, n_concepts): which concept each of them is."""
 
     @cached_property
-    def overall(self) -> Mapping[Arm, Array]:
+    def overall(self) -> Mapping[ArmKey, Array]:
         """(n_replicates,) each: the replicates' means over concepts."""
         return {arm: nan_mean(values) for arm, values in self.replicates.items()}
 
     @cached_property
-    def whole(self) -> frozenset[Arm]:
+    def whole(self) -> frozenset[ArmKey]:
         """Arms with a value for every concept: their differences have the mean of their means."""
         return frozenset(arm for arm, values in self.replicates.items() if np.isfinite(values).all())
 
@@ -71,20 +71,20 @@ class Bootstrap:
         replicates = {arm: np.where(passed, values, np.nan) for arm, values in self.replicates.items()}
         return Bootstrap(means, replicates, self.drawn)
 
-    def effect(self, arm: Arm, level: float = 0.95) -> Estimate:
+    def effect(self, arm: ArmKey, level: float = 0.95) -> Estimate:
         """Mean over concepts, percentile interval."""
         return _estimate(self.means[arm], self.overall[arm], level)
 
-    def differences(self, arm: Arm, other: Arm) -> Array:
+    def differences(self, arm: ArmKey, other: ArmKey) -> Array:
         """(n_shared,): arm minus other, over the concepts measured for both."""
         difference = self.means[arm] - self.means[other]
         return difference[np.isfinite(difference)]
 
-    def difference(self, arm: Arm, other: Arm, level: float = 0.95) -> Estimate:
+    def difference(self, arm: ArmKey, other: ArmKey, level: float = 0.95) -> Estimate:
         """Mean paired difference, arm minus other."""
         return _estimate(self.differences(arm, other), self._over(other, arm)[0], level)
 
-    def _over(self, null: Arm | None, *arms: Arm) -> list[Array]:
+    def _over(self, null: ArmKey | None, *arms: ArmKey) -> list[Array]:
         """(n_replicates,) for each arm: its mean over `null`, over the concepts that all of them have."""
         if self.whole.issuperset((*arms, *([null] if null else []))):
             return [self.overall[arm] - (self.overall[null] if null else 0.0) for arm in arms]
@@ -92,7 +92,7 @@ class Bootstrap:
         shared = np.all([np.isfinite(one) for one in values], axis=0)
         return [nan_mean(np.where(shared, one, np.nan)) for one in values]
 
-    def recovered(self, arm: Arm, native: Arm, level: float = 0.95, *, null: Arm | None = None) -> Estimate:
+    def recovered(self, arm: ArmKey, native: ArmKey, level: float = 0.95, *, null: ArmKey | None = None) -> Estimate:
         """Recovered fraction: sum of the arm's effects over sum of native's, unclipped.
 
         A ratio of sums, so that a concept native hardly moves can not blow it up. With `null` (wrong-concept) it is the
@@ -112,8 +112,8 @@ class Bootstrap:
 
 
 def hierarchical_bootstrap(
-    effects: Mapping[Arm, Array],
-    neutral: Mapping[Arm, Array] | None = None,
+    effects: Mapping[ArmKey, Array],
+    neutral: Mapping[ArmKey, Array] | None = None,
     *,
     n: int = REPLICATES,
     seed: int = 0,
@@ -166,7 +166,7 @@ def _draw(seed: int, n: int, n_items: int, counts: tuple[int, ...]) -> tuple[Ind
     return drawn, np.ascontiguousarray(np.moveaxis(positions, -1, 0))
 
 
-def _draw_neutral(rng: np.random.Generator, neutral: Mapping[Arm, Array] | None, n: int) -> Array | None:
+def _draw_neutral(rng: np.random.Generator, neutral: Mapping[ArmKey, Array] | None, n: int) -> Array | None:
     """(n, n_neutral): how often each neutral text is drawn; None without neutral texts."""
     if not neutral:
         return None

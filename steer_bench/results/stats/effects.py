@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from steer_bench.results.measures import LIKELIHOOD
 from steer_bench.results.rows import Array, Integers, Row
-from steer_bench.results.stats.blocks import Arm, Block, Pooled, Role, block_of, nan_mean
+from steer_bench.results.stats.grid import NATIVE, ArmKey, Pooled, RoleGrid, ValueGrid, nan_mean, value_grid
 from steer_bench.vectors.store import UNSTEERED
 
 DAMAGE_LIMIT = 1.3
 """Arms are compared at the largest factor whose perplexity ratio on neutral text is at most this."""
 
 
-class Matched(NamedTuple):
+class MatchedFactor(NamedTuple):
     """The factor at which an arm does the allowed damage."""
 
     factor: float
@@ -31,15 +31,15 @@ class Matched(NamedTuple):
     """Whether the grid crosses the limit; else `factor` is the grid's largest."""
 
 
-def matched_factor(factors: Sequence[float], ratios: Sequence[float], limit: float = DAMAGE_LIMIT) -> Matched:
+def matched_factor(factors: Sequence[float], ratios: Sequence[float], limit: float = DAMAGE_LIMIT) -> MatchedFactor:
     """The largest factor, walking up from 0, whose perplexity ratio is at most `limit`.
 
     The first crossing counts; between grid points the log ratio is taken as linear, and factor 0 has ratio 1.
 
     >>> matched_factor([1.0, 2.0], [1.1, 1.21], limit=1.1 * 1.1**0.5)
-    Matched(factor=1.5, reached=True)
+    MatchedFactor(factor=1.5, reached=True)
     >>> matched_factor([1.0, 2.0], [1.1, 1.2])
-    Matched(factor=2.0, reached=False)
+    MatchedFactor(factor=2.0, reached=False)
     """
     if len(factors) != len(ratios) or not len(factors):
         raise ValueError(f"{len(factors)} factors and {len(ratios)} ratios; give one ratio a factor, at least one")
@@ -49,19 +49,19 @@ def matched_factor(factors: Sequence[float], ratios: Sequence[float], limit: flo
     for factor, ratio in sorted(zip(map(float, factors), map(float, ratios), strict=True)):
         if ratio > limit:
             share = (math.log(limit) - log_below) / (math.log(ratio) - log_below)
-            return Matched(round(below + share * (factor - below), 12), True)
+            return MatchedFactor(round(below + share * (factor - below), 12), True)
         below, log_below = factor, math.log(ratio)
-    return Matched(below, False)
+    return MatchedFactor(below, False)
 
 
-def selected(values: Array, asked: NDArray[np.bool_], among: NDArray[np.bool_]) -> Integers:
+def best_factor_index(values: Array, asked: NDArray[np.bool_], among: NDArray[np.bool_]) -> Integers:
     """(...): place of the factor with the best mean on the selection prompts, of equals the first; -1 where none can be selected.
 
     values: (..., n_factors, n_prompts), NaN where unscored; asked: the same shape, prompts that there are; among: (..., n_factors),
     the factors to select from. Unscored values are left out; a factor with less than half of its prompts scored can not be selected.
     With one factor there is nothing to select.
 
-    >>> selected(np.array([[1.0, 0.0], [0.0, 1.0], [2.0, np.nan]]), np.ones((3, 2), bool), np.ones(3, bool)).item()
+    >>> best_factor_index(np.array([[1.0, 0.0], [0.0, 1.0], [2.0, np.nan]]), np.ones((3, 2), bool), np.ones(3, bool)).item()
     2
     """
     scored = np.isfinite(values).sum(axis=-1)
@@ -104,10 +104,10 @@ class Curve:
         change = (np.where(known, self.neutral, 0.0) * weights).sum(axis=-1)
         return np.exp(-np.divide(change, total, out=np.full(len(total), np.nan), where=total > 0))
 
-    def matched(self, limit: float = DAMAGE_LIMIT) -> Matched | None:
+    def matched(self, limit: float = DAMAGE_LIMIT) -> MatchedFactor | None:
         """`matched_factor` over the factors whose ratio is known; None where none is."""
         if not self.factors.any():  # an arm without a factor, such as a prompt: it does what it does
-            return Matched(0.0, False)
+            return MatchedFactor(0.0, False)
         ratios = self.ratios
         known = np.isfinite(ratios)
         return matched_factor(list(self.factors[known]), list(ratios[known]), limit) if known.any() else None
@@ -128,7 +128,7 @@ class Curve:
         return Curve(np.array([factor]), between(self.concept), between(self.neutral), self.tokens)
 
 
-def within(factors: Array, cost: Curve | None, limit: float) -> tuple[NDArray[np.bool_], bool]:
+def factors_within_damage(factors: Array, cost: Curve | None, limit: float) -> tuple[NDArray[np.bool_], bool]:
     """(n_factors,): those up to the one at which the arm does the allowed damage; and whether it is known that larger ones do more.
 
     A factor whose cost is not known, for it lies above the cost's grid or there is no cost, is not among them. An arm without
@@ -141,23 +141,23 @@ def within(factors: Array, cost: Curve | None, limit: float) -> tuple[NDArray[np
 
 
 @dataclass(frozen=True)
-class Measured:
+class TaskEffects:
     """What one task measured on one target: per-item values of every arm at its factor; NaN where unmeasured."""
 
     concepts: tuple[str, ...]
-    effects: Mapping[Arm, Array]
+    effects: Mapping[ArmKey, Array]
     """(n_concepts, n_items): arm minus unsteered, on the same items (likelihood: change on the concept's texts)."""
-    neutral: Mapping[Arm, Array]
+    neutral: Mapping[ArmKey, Array]
     """(n_concepts, n_neutral): change on neutral texts, to be taken off; no columns for generation tasks."""
-    scores: Mapping[Arm, Array]
+    scores: Mapping[ArmKey, Array]
     """(n_concepts, n_items): the score itself; the effects again for likelihood."""
-    factors: Mapping[Arm, Array]
+    factors: Mapping[ArmKey, Array]
     """(n_concepts,): the matched or selected factor."""
-    ratios: Mapping[Arm, Array]
+    ratios: Mapping[ArmKey, Array]
     """(n_concepts,): perplexity ratio on neutral text at that factor."""
-    scored: Mapping[Arm, int]
+    scored: Mapping[ArmKey, int]
     """Values there are."""
-    totals: Mapping[Arm, int]
+    totals: Mapping[ArmKey, int]
     """Values there should be: of several samples of a prompt, and seeds of a random arm, each is one."""
     gate: NDArray[np.bool_] | None = None
     """(n_concepts,): concepts that native moves on the selection prompts; None where the task has no such prompts."""
@@ -165,11 +165,11 @@ class Measured:
 
 def likelihood_curves(
     rows: Iterable[Row], target: str, task: str = LIKELIHOOD, pooled: Pooled | None = None
-) -> dict[Arm, dict[str, Curve]]:
+) -> dict[ArmKey, dict[str, Curve]]:
     """Factor curves of every arm and concept, paired by item with the unsteered rows."""
-    block = block_of(rows, task, target, pooled)
+    block = value_grid(rows, task, target, pooled)
     texts, neutral = block.role("concept"), block.role("neutral", shared=True)
-    curves: dict[Arm, dict[str, Curve]] = {}
+    curves: dict[ArmKey, dict[str, Curve]] = {}
     for a, arm in enumerate(block.arms):
         for c, concept in enumerate(block.concepts):
             measured = block.measured[a, c]
@@ -184,7 +184,7 @@ def likelihood_curves(
     return curves
 
 
-def measure_likelihood(curves: Mapping[Arm, Mapping[str, Curve]], limit: float = DAMAGE_LIMIT) -> Measured:
+def measure_likelihood(curves: Mapping[ArmKey, Mapping[str, Curve]], limit: float = DAMAGE_LIMIT) -> TaskEffects:
     """Return the likelihood lift of every arm and concept at matched damage; the unsteered arm is 0 by definition."""
     concepts = tuple(sorted({concept for by_concept in curves.values() for concept in by_concept}))
     widths = {c: by[c].concept.shape[1] for by in curves.values() for c in by}
@@ -203,19 +203,19 @@ def measure_likelihood(curves: Mapping[Arm, Mapping[str, Curve]], limit: float =
             neutral[arm][index] = point.neutral[0]
             factors[arm][index], ratios[arm][index] = matched.factor, point.ratios[0]
     scored = {arm: int(np.isfinite(effects[arm]).sum() + np.isfinite(neutral[arm]).sum()) for arm in effects}
-    return Measured(concepts, effects, neutral, effects, factors, ratios, scored, totals)
+    return TaskEffects(concepts, effects, neutral, effects, factors, ratios, scored, totals)
 
 
 def measure_generation(
-    block: Block,
+    block: ValueGrid,
     *,
-    costs: Mapping[Arm, Mapping[str, Curve]] | None = None,
+    costs: Mapping[ArmKey, Mapping[str, Curve]] | None = None,
     limit: float = math.inf,
-) -> Measured:
+) -> TaskEffects:
     """Scores and effects on role "score" at the factor selected on role "select", per arm and concept.
 
     `costs`: likelihood curves that give the perplexity ratio at the selected factor. With a `limit` only factors up to the matched
-    one can be selected (see `within`); an arm that does more at the smallest does not steer. The unsteered arm has effect 0.
+    one can be selected (see `factors_within_damage`); an arm that does more at the smallest does not steer. The unsteered arm has effect 0.
     """
     score, select = block.role("score"), block.role("select")
     curves = [[(costs or {}).get(arm, {}).get(concept) for concept in block.concepts] for arm in block.arms]
@@ -233,11 +233,11 @@ def measure_generation(
     for a, c in np.argwhere(~lost).tolist():
         ratios[a, c] = cost_at(curves[a][c], factors[a, c])
     replies = np.where(lost[..., None], 0, picked(score.counts, score.base_counts))
-    arms, nothing = (Arm("", UNSTEERED), *block.arms), np.zeros(len(block.concepts))
+    arms, nothing = (ArmKey("", UNSTEERED), *block.arms), np.zeros(len(block.concepts))
     scores = np.concatenate([score.base[None], values])
     counts = np.concatenate([score.base_counts[None], replies])
     further = np.maximum(0, counts[..., 1] - score.widths).sum(axis=1)  # samples of a prompt, seeds of an arm
-    return Measured(
+    return TaskEffects(
         concepts=block.concepts,
         effects=dict(zip(arms, scores - score.base, strict=True)),
         neutral={arm: np.empty((len(block.concepts), 0)) for arm in arms},
@@ -251,24 +251,23 @@ def measure_generation(
 
 
 def _chosen(
-    block: Block, select: Role, costs: Sequence[Sequence[Curve | None]], limit: float
+    block: ValueGrid, select: RoleGrid, costs: Sequence[Sequence[Curve | None]], limit: float
 ) -> tuple[Integers, NDArray[np.bool_]]:
     """(n_arms, n_concepts) each: place of the selected factor, -1 where none can be; where the arm is not to steer."""
     among, idle = block.measured.copy(), np.zeros(block.measured.shape[:2], dtype=bool)
     for a, c in np.argwhere(block.measured.any(axis=-1)).tolist():
-        allowed, reached = within(block.factors, costs[a][c], limit)
+        allowed, reached = factors_within_damage(block.factors, costs[a][c], limit)
         among[a, c] &= allowed
         idle[a, c] = reached and not among[a, c].any()
-    return selected(select.values, select.asked, among), idle
+    return best_factor_index(select.values, select.asked, among), idle
 
 
-def _gate(block: Block, select: Role) -> NDArray[np.bool_] | None:
+def _gate(block: ValueGrid, select: RoleGrid) -> NDArray[np.bool_] | None:
     """Concepts whose selection prompts native moves upwards, at the factor selected on them; None without such prompts."""
-    native = Arm("", "native")
-    if native not in block.arms or not select.widths.any():
+    if NATIVE not in block.arms or not select.widths.any():
         return None
-    a = block.arms.index(native)
-    place = selected(select.values[a], select.asked[a], block.measured[a])
+    a = block.arms.index(NATIVE)
+    place = best_factor_index(select.values[a], select.asked[a], block.measured[a])
     chosen = np.take_along_axis(select.values[a], np.maximum(place, 0)[:, None, None], axis=1)[:, 0]
     return (place >= 0) & (np.nan_to_num(nan_mean(chosen - select.base)) > 0)
 
@@ -283,7 +282,7 @@ def cost_at(cost: Curve | None, factor: float) -> float:
     return float(cost.ratios[exact[0]] if len(exact) else cost.at(factor).ratios[0])
 
 
-def _all(curves: Mapping[Arm, Mapping[str, Curve]]) -> list[Curve]:
+def _all(curves: Mapping[ArmKey, Mapping[str, Curve]]) -> list[Curve]:
     return [curve for by_concept in curves.values() for curve in by_concept.values()]
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from steer_bench.results.measures import LIKELIHOOD, PERPLEXITY, SPECIFICITY
 from steer_bench.results.rows import Row
-from steer_bench.results.stats.blocks import block_of, nan_mean
-from steer_bench.results.stats.details import specificity
 from steer_bench.results.stats.effects import likelihood_curves, measure_generation, measure_likelihood
+from steer_bench.results.stats.grid import nan_mean, value_grid
+from steer_bench.results.stats.specificity import specificity
 from steer_bench.vectors.store import UNSTEERED
 
 
@@ -30,7 +30,7 @@ def headline(rows: Sequence[Row], *, measure: str, target: str) -> float:
         found = measure_likelihood(likelihood_curves(rows, target))
         per_concept = [nan_mean(found.effects[arm]) - nan_mean(found.neutral[arm]) for arm in found.effects]
     else:
-        scores = measure_generation(block_of(rows, measure, target))
+        scores = measure_generation(value_grid(rows, measure, target))
         per_concept = [nan_mean(values) for arm, values in scores.scores.items() if arm.name != UNSTEERED]
     values = [float(value) for arm in per_concept for value in arm if math.isfinite(value)]
     return math.fsum(values) / len(values) if values else math.nan

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from steer_bench.results.rows import Array
-from steer_bench.results.stats.blocks import Arm
 from steer_bench.results.stats.bootstrap import Bootstrap, Estimate
+from steer_bench.results.stats.grid import ArmKey
 
 Word = Literal["transfers", "equivalent to native", "no evidence", "native itself does not steer"]
 ALPHA = 0.05
@@ -38,7 +38,7 @@ class Equivalence(NamedTuple):
 class Comparison(NamedTuple):
     """An arm against one control."""
 
-    control: Arm
+    control: ArmKey
     difference: Estimate
     p: float
     """Sign-flip p, two-sided; 1 where it can not be had."""
@@ -103,7 +103,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def tost(bootstrap: Bootstrap, arm: Arm, native: Arm, margin: float = MARGIN) -> Equivalence:
+def tost(bootstrap: Bootstrap, arm: ArmKey, native: ArmKey, margin: float = MARGIN) -> Equivalence:
     """Whether the 90 % interval of arm minus native lies within plus or minus `margin` of native's effect."""
     effect, difference = bootstrap.effect(native), bootstrap.difference(arm, native, level=0.9)
     if effect.value is None or effect.value <= 0 or difference.value is None or difference.n < 2:
@@ -139,8 +139,8 @@ def verdict(
 
 
 def verdicts(
-    bootstrap: Bootstrap, arms: Sequence[Arm], native: Arm, controls: Sequence[Arm], margin: float = MARGIN
-) -> Mapping[Arm, Verdict]:
+    bootstrap: Bootstrap, arms: Sequence[ArmKey], native: ArmKey, controls: Sequence[ArmKey], margin: float = MARGIN
+) -> Mapping[ArmKey, Verdict]:
     """The verdict of every arm. A control counts where it has no source or the arm's own.
 
     An arm must beat all its controls. The confirmatory test is the one against wrong-concept, or, in a run without that, against
@@ -162,7 +162,7 @@ def _confirmatory(comparisons: Sequence[Comparison]) -> Sequence[Comparison]:
     return [comparison for comparison in comparisons if comparison.control.name == WRONG] or comparisons
 
 
-def _compare(bootstrap: Bootstrap, arm: Arm, control: Arm) -> Comparison:
+def _compare(bootstrap: Bootstrap, arm: ArmKey, control: ArmKey) -> Comparison:
     p = sign_flip_p(bootstrap.differences(arm, control))
     return Comparison(control, bootstrap.difference(arm, control), 1.0 if p is None else p)
 

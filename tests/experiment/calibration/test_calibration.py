@@ -16,7 +16,7 @@ from steer_bench.experiment.calibration.bench import NATIVE, NULL, ROTATED, SAME
 from steer_bench.experiment.calibration.scoring import is_dead, is_null, measure
 from steer_bench.experiment.calibration.twin import Pairs, make_twin
 from steer_bench.experiment.calibration.twins import random_rotation
-from steer_bench.results.stats.blocks import Arm as ArmKey
+from steer_bench.results.stats.grid import ArmKey
 
 SIZES = Sizes(
     concepts=10,

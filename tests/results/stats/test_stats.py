@@ -11,25 +11,32 @@ from synthetic_rows import make_rows
 
 from steer_bench.results.rows import Row
 from steer_bench.results.stats.agreement import agreement
-from steer_bench.results.stats.blocks import Arm, block_of
 from steer_bench.results.stats.bootstrap import Bootstrap, Estimate, hierarchical_bootstrap
 from steer_bench.results.stats.effects import (
     Curve,
+    best_factor_index,
+    factors_within_damage,
     likelihood_curves,
     matched_factor,
     measure_generation,
     measure_likelihood,
-    selected,
-    within,
 )
+from steer_bench.results.stats.grid import ArmKey, value_grid
 from steer_bench.results.stats.verdict import Comparison, holm, sign_flip_p, tost, verdict, verdicts
 
-NATIVE, LINEAR, RANDOM, MEAN = Arm("", "native"), Arm("source-model", "linear"), Arm("", "random"), Arm("", "mean")
+NATIVE, LINEAR, RANDOM, MEAN = (
+    ArmKey("", "native"),
+    ArmKey("source-model", "linear"),
+    ArmKey("", "random"),
+    ArmKey("", "mean"),
+)
 
 
 def of_means(**means) -> Bootstrap:
     """A bootstrap of arms with one item a concept, so that concepts alone are resampled."""
-    return hierarchical_bootstrap({Arm("", name): np.array(values, float)[:, None] for name, values in means.items()})
+    return hierarchical_bootstrap(
+        {ArmKey("", name): np.array(values, float)[:, None] for name, values in means.items()}
+    )
 
 
 class TestMatchedFactor:
@@ -66,7 +73,7 @@ class TestSelected:
         width = max(map(len, values), default=0)
         filled = np.array([[*line, *[None] * (width - len(line))] for line in values], dtype=float)
         asked = np.array([[place < len(line) for place in range(width)] for line in values]).reshape(filled.shape)
-        return selected(filled, asked.astype(bool), np.array(among or [True] * len(values), dtype=bool)).item()
+        return best_factor_index(filled, asked.astype(bool), np.array(among or [True] * len(values), dtype=bool)).item()
 
     def test_takes_the_best_mean_and_of_equals_the_smaller(self):
         assert self.place([0.5, 0.5], [1.0, 0.0], [0.2, 0.2]) == 0
@@ -87,7 +94,7 @@ class TestSelected:
 
     def test_of_many_arms_each_has_its_own(self):
         values = np.array([[[0.1], [0.2]], [[0.4], [0.3]], [[math.nan], [math.nan]]])
-        assert selected(values, np.ones((3, 2, 1), bool), np.ones((3, 2), bool)).tolist() == [1, 0, -1]
+        assert best_factor_index(values, np.ones((3, 2, 1), bool), np.ones((3, 2), bool)).tolist() == [1, 0, -1]
 
 
 class TestCurve:
@@ -158,7 +165,7 @@ class TestMeasure:
             ]
         ]
         measured = measure_likelihood(likelihood_curves(rows, "t"))
-        prompt = Arm("", "prompt")
+        prompt = ArmKey("", "prompt")
         assert measured.factors[prompt].tolist() == [0.0]
         # lift 0.5 - (-0.1) = 0.6 at a perplexity ratio of e^0.1
         assert hierarchical_bootstrap(measured.effects, measured.neutral).effect(prompt).value == pytest.approx(0.6)
@@ -178,7 +185,7 @@ class TestMeasure:
             *self.rated("native", 0.4, "select", [0.1]),
             *self.rated("native", 0.4, "score", [2.0, 2.0]),  # better, but chosen on these it would be a leak
         ]
-        measured = measure_generation(block_of(rows, "concept_steering", "t"))
+        measured = measure_generation(value_grid(rows, "concept_steering", "t"))
         assert measured.factors[NATIVE].tolist() == [0.2]
         np.testing.assert_allclose(measured.scores[NATIVE], [[0.8, 0.6]])
         np.testing.assert_allclose(measured.effects[NATIVE], [[0.6, 0.2]])
@@ -188,7 +195,7 @@ class TestMeasure:
             *self.rated("unsteered", 0.0, "score", [0.0, 0.0, None]),
             *self.rated("native", 0.2, "score", [1.0, None, 1.0]),
         ]
-        measured = measure_generation(block_of(rows, "concept_steering", "t"))
+        measured = measure_generation(value_grid(rows, "concept_steering", "t"))
         assert (measured.scored[NATIVE], measured.totals[NATIVE]) == (2, 3)
         np.testing.assert_allclose(measured.effects[NATIVE], [[1.0, math.nan, math.nan]])
 
@@ -201,7 +208,7 @@ class TestMeasure:
                 for row in self.rated(arm, 0.2, "score", [k, None])
             ]
         measured = measure_generation(
-            block_of(rows, "concept_steering", "t", {"random-1": "random", "random-2": "random"})
+            value_grid(rows, "concept_steering", "t", {"random-1": "random", "random-2": "random"})
         )
         # two prompts of three samples, and of three samples by two seeds; those of the second prompt have no value
         assert (measured.scored[NATIVE], measured.totals[NATIVE]) == (3, 6)
@@ -210,7 +217,7 @@ class TestMeasure:
 
     def test_the_cost_at_the_selected_factor_comes_from_the_neutral_texts(self):
         rows = make_rows(n_concepts=2)
-        block = block_of(rows, "concept_steering", "target-model")
+        block = value_grid(rows, "concept_steering", "target-model")
         measured = measure_generation(block, costs=likelihood_curves(rows, "target-model"))
         np.testing.assert_allclose(measured.ratios[NATIVE], math.exp(0.5 * 0.4))  # peak of the ratings is factor 0.4
 
@@ -223,7 +230,7 @@ class TestMeasure:
         factors = np.array([0.2, 0.4, 0.6])
 
         def kept(cost, limit=1.3, factors=factors):
-            among, reached = within(factors, cost, limit)
+            among, reached = factors_within_damage(factors, cost, limit)
             return factors[among].tolist(), reached
 
         assert kept(cost(0.1, 0.2, 0.4)) == ([0.2, 0.4], True)  # ln 1.3 = 0.26
@@ -236,16 +243,16 @@ class TestMeasure:
 
     def test_an_arm_that_does_too_much_at_its_smallest_factor_does_not_steer(self):
         rows = make_rows({"native": 1.0}, n_concepts=2, cost=2.0)  # log ratio 0.4 at factor 0.2: more than ln 1.3
-        block = block_of(rows, "concept_steering", "target-model")
+        block = value_grid(rows, "concept_steering", "target-model")
         measured = measure_generation(block, costs=likelihood_curves(rows, "target-model"), limit=1.3)
         assert measured.factors[NATIVE].tolist() == [0.0, 0.0]
         assert measured.ratios[NATIVE].tolist() == [1.0, 1.0]
-        np.testing.assert_array_equal(measured.scores[NATIVE], measured.scores[Arm("", "unsteered")])
+        np.testing.assert_array_equal(measured.scores[NATIVE], measured.scores[ArmKey("", "unsteered")])
 
     def test_an_arm_that_was_not_measured_on_a_concept_has_no_score_there_at_any_limit(self):
         rows = make_rows({"native": 1.0}, n_concepts=2, cost=2.0)
         costs = likelihood_curves(rows, "target-model")
-        block = block_of(
+        block = value_grid(
             [r for r in rows if r.arm == "unsteered" or r.concept == "c00"], "concept_steering", "target-model"
         )
         for limit in (1.3, math.inf):
@@ -255,7 +262,7 @@ class TestMeasure:
             assert np.isfinite(measured.scores[NATIVE][0]).all()
 
     def test_without_a_cost_no_factor_is_known_to_be_within_a_limit(self):
-        block = block_of(make_rows({"native": 1.0}, n_concepts=2), "concept_steering", "target-model")
+        block = value_grid(make_rows({"native": 1.0}, n_concepts=2), "concept_steering", "target-model")
         measured = measure_generation(block, limit=1.3)
         assert np.isnan(measured.factors[NATIVE]).all()
         assert np.isnan(measured.scores[NATIVE]).all()
@@ -271,9 +278,9 @@ class TestMeasure:
             row("unsteered", "", "p", 0.0), row("unsteered", "", "q", 0.5), row("unsteered", "d", "q", 0.75),
             *(row("native", concept, item, 1.0) for concept in "cd" for item in "pq"),
         ]  # fmt: skip
-        measured = measure_generation(block_of(rows, "concept_steering", "t"))
+        measured = measure_generation(value_grid(rows, "concept_steering", "t"))
         np.testing.assert_allclose(measured.effects[NATIVE], [[1.0, 0.5], [1.0, 0.25]])
-        assert (measured.scored[Arm("", "unsteered")], measured.totals[Arm("", "unsteered")]) == (4, 4)
+        assert (measured.scored[ArmKey("", "unsteered")], measured.totals[ArmKey("", "unsteered")]) == (4, 4)
 
     def test_rows_of_another_target_do_not_enter(self):
         mine, other = make_rows(n_concepts=2), make_rows(n_concepts=2, target="other", cost=3.0, seed=9)
@@ -317,7 +324,7 @@ class TestBootstrap:
 
     def test_a_concept_missing_for_one_arm_leaves_the_pair_and_not_the_arm(self):
         boot = of_means(native=[1.0, 2.0, 9.0], linear=[0.5, 1.0, math.nan])
-        linear = Arm("", "linear")
+        linear = ArmKey("", "linear")
         assert boot.effect(NATIVE).n == 3
         assert boot.difference(linear, NATIVE)[::3] == (-0.75, 2)
         # sum(0.5, 1) / sum(1, 2) = 0.5: native's third concept is not in the ratio
@@ -326,11 +333,11 @@ class TestBootstrap:
     def test_recovered_fraction_is_a_ratio_of_sums_and_not_clipped(self):
         # (0.9 + 0.1 + 2) / (1 + 0.1 + 1) = 3 / 2.1 = 1.428571; the mean of ratios would be 1.3
         boot = of_means(native=[1.0, 0.1, 1.0], linear=[0.9, 0.1, 2.0])
-        assert boot.recovered(Arm("", "linear"), NATIVE).value == pytest.approx(1.428571, abs=1e-6)
+        assert boot.recovered(ArmKey("", "linear"), NATIVE).value == pytest.approx(1.428571, abs=1e-6)
 
     def test_nothing_is_recovered_of_a_native_that_may_be_zero(self):
         boot = of_means(native=[1.0, -0.9, 0.2, -0.1], linear=[0.9, 0.1, 0.2, 0.3])
-        assert boot.recovered(Arm("", "linear"), NATIVE) == (None, None, None, 4)
+        assert boot.recovered(ArmKey("", "linear"), NATIVE) == (None, None, None, 4)
 
     @pytest.mark.parametrize(
         ("values", "expected"),
@@ -413,17 +420,17 @@ class TestEquivalence:
         near, far = native + np.linspace(-0.04, 0.04, 10), native - 0.3 + np.linspace(-0.04, 0.04, 10)
         boot = of_means(native=native, near=near, far=far)
         # margin 0.1 of native's 1.0
-        assert tost(boot, Arm("", "near"), NATIVE)[::3] == (True, pytest.approx(0.1))
-        assert not tost(boot, Arm("", "far"), NATIVE).equivalent
-        assert tost(boot, Arm("", "far"), NATIVE, margin=0.4).equivalent
+        assert tost(boot, ArmKey("", "near"), NATIVE)[::3] == (True, pytest.approx(0.1))
+        assert not tost(boot, ArmKey("", "far"), NATIVE).equivalent
+        assert tost(boot, ArmKey("", "far"), NATIVE, margin=0.4).equivalent
 
     def test_a_wide_interval_is_not_equivalence(self):
         boot = of_means(native=np.full(6, 1.0), loose=[0.0, 2.0, 0.2, 1.8, 0.4, 1.6])
-        assert not tost(boot, Arm("", "loose"), NATIVE).equivalent
+        assert not tost(boot, ArmKey("", "loose"), NATIVE).equivalent
 
     def test_an_arm_equal_to_native_is_equivalent_without_an_interval(self):
         boot = of_means(native=[1.0, 0.5, 2.0], same=[1.0, 0.5, 2.0])
-        assert tost(boot, Arm("", "same"), NATIVE)[:3] == (True, None, None)
+        assert tost(boot, ArmKey("", "same"), NATIVE)[:3] == (True, None, None)
 
 
 GOOD, BAD = Estimate(0.5, 0.3, 0.7, 10), Estimate(0.1, -0.1, 0.3, 10)
@@ -446,7 +453,7 @@ class TestVerdict:
             (
                 GOOD,
                 GOOD,
-                [*beaten, Comparison(Arm("", "wrong-concept"), BAD, 0.2)],
+                [*beaten, Comparison(ArmKey("", "wrong-concept"), BAD, 0.2)],
                 0.2,
                 "no evidence",
                 "wrong-concept",
@@ -463,34 +470,39 @@ class TestVerdict:
         rng = np.random.default_rng(0)
         native = rng.normal(1, 0.1, 10)
         boot = of_means(native=native, linear=native + rng.normal(0, 0.01, 10), mean=native + rng.normal(0, 0.01, 10))
-        got = verdicts(boot, [Arm("", "linear")], NATIVE, [MEAN])[Arm("", "linear")]
+        got = verdicts(boot, [ArmKey("", "linear")], NATIVE, [MEAN])[ArmKey("", "linear")]
         assert got.word == "no evidence"
         assert "does not beat mean" in got.why
 
     def test_controls_of_another_source_do_not_count(self):
         rng = np.random.default_rng(0)
         native = rng.normal(1, 0.1, (10, 1))
-        arms = {NATIVE: native, LINEAR: native * 0.5, Arm("other", "shuffled-map"): native * 0.9, RANDOM: native * 0}
+        arms = {NATIVE: native, LINEAR: native * 0.5, ArmKey("other", "shuffled-map"): native * 0.9, RANDOM: native * 0}
         boot = hierarchical_bootstrap(arms)
-        controls = [Arm("other", "shuffled-map"), RANDOM]
+        controls = [ArmKey("other", "shuffled-map"), RANDOM]
         assert verdicts(boot, [LINEAR], NATIVE, controls)[LINEAR].word == "transfers"
-        mine = hierarchical_bootstrap({**arms, Arm("source-model", "shuffled-map"): native * 0.9})
-        controls.append(Arm("source-model", "shuffled-map"))
+        mine = hierarchical_bootstrap({**arms, ArmKey("source-model", "shuffled-map"): native * 0.9})
+        controls.append(ArmKey("source-model", "shuffled-map"))
         assert verdicts(mine, [LINEAR], NATIVE, controls)[LINEAR].word == "no evidence"
 
     def test_holm_runs_over_the_arms(self):
         # 6 concepts, all differences above 0: p = 2 / 64 = 0.03125 alone, 0.0625 beside another such arm
         rng = np.random.default_rng(0)
         native = rng.normal(1, 0.1, (6, 1))
-        arms = {NATIVE: native, LINEAR: native * 0.5, Arm("source-model", "mlp"): native * 0.6, RANDOM: native * 0.01}
+        arms = {
+            NATIVE: native,
+            LINEAR: native * 0.5,
+            ArmKey("source-model", "mlp"): native * 0.6,
+            RANDOM: native * 0.01,
+        }
         boot = hierarchical_bootstrap(arms)
         assert verdicts(boot, [LINEAR], NATIVE, [RANDOM])[LINEAR].word == "transfers"
-        both = verdicts(boot, [LINEAR, Arm("source-model", "mlp")], NATIVE, [RANDOM])
+        both = verdicts(boot, [LINEAR, ArmKey("source-model", "mlp")], NATIVE, [RANDOM])
         assert both[LINEAR] == ("no evidence", "against random, p = 0.062 after Holm (n=6 concepts)")
 
     def test_without_native_there_is_no_verdict(self):
         assert (
-            verdicts(of_means(linear=[1.0, 2.0]), [Arm("", "linear")], NATIVE, [])[Arm("", "linear")].word
+            verdicts(of_means(linear=[1.0, 2.0]), [ArmKey("", "linear")], NATIVE, [])[ArmKey("", "linear")].word
             == "no evidence"
         )
 
@@ -524,7 +536,7 @@ class TestVerdict:
     def test_a_real_effect_is_found(self):
         measured = measure_likelihood(likelihood_curves(make_rows(n_concepts=10, wobble=0.3), "target-model"))
         boot = hierarchical_bootstrap(measured.effects, measured.neutral)
-        arms = [LINEAR, Arm("source-model", "identity")]
+        arms = [LINEAR, ArmKey("source-model", "identity")]
         got = verdicts(boot, arms, NATIVE, [RANDOM, MEAN])
         assert [got[arm].word for arm in arms] == ["transfers", "no evidence"]
 

@@ -7,23 +7,30 @@ import pytest
 from scipy import stats as scipy_stats
 
 from steer_bench.results.rows import Row
-from steer_bench.results.stats.blocks import Arm, block_of
+from steer_bench.results.stats.behind_score import anti_steered, behind_scores
 from steer_bench.results.stats.bootstrap import Estimate, hierarchical_bootstrap
-from steer_bench.results.stats.details import FewShot, anti_steered, details, few_shot_equal, specificity
-from steer_bench.results.stats.effects import Measured, likelihood_curves, measure_generation, measure_likelihood
+from steer_bench.results.stats.effects import TaskEffects, likelihood_curves, measure_generation, measure_likelihood
+from steer_bench.results.stats.few_shot import FewShot, few_shot_equal
+from steer_bench.results.stats.grid import ArmKey, value_grid
+from steer_bench.results.stats.specificity import specificity
 from steer_bench.results.stats.verdict import holm, tost
 
 SEEDS = {f"random-{seed}": "random" for seed in range(1, 6)}
 FEW_SHOT = {f"few-shot-{n}": n for n in (1, 2, 4, 8)}
-NATIVE, LINEAR, WRONG, RANDOM = Arm("", "native"), Arm("a", "linear"), Arm("", "wrong-concept"), Arm("", "random")
+NATIVE, LINEAR, WRONG, RANDOM = (
+    ArmKey("", "native"),
+    ArmKey("a", "linear"),
+    ArmKey("", "wrong-concept"),
+    ArmKey("", "random"),
+)
 
 
-def of_means(arms: dict[Arm, list[float]]):
+def of_means(arms: dict[ArmKey, list[float]]):
     """A bootstrap of one item a concept."""
     return hierarchical_bootstrap({arm: np.array(values, float)[:, None] for arm, values in arms.items()})
 
 
-def measured_of(arms: dict[Arm, list[float]], gate: list[bool] | None = None) -> Measured:
+def measured_of(arms: dict[ArmKey, list[float]], gate: list[bool] | None = None) -> TaskEffects:
     """One item a concept, no neutral texts."""
     effects = {arm: np.array(values, float)[:, None] for arm, values in arms.items()}
     n = len(arms[NATIVE])
@@ -32,7 +39,7 @@ def measured_of(arms: dict[Arm, list[float]], gate: list[bool] | None = None) ->
     concepts = tuple(f"c{i}" for i in range(n))
     held = None if gate is None else np.array(gate)
     counts = dict.fromkeys(arms, n)
-    return Measured(concepts, effects, nothing, effects, ones, ones, counts, counts, held)
+    return TaskEffects(concepts, effects, nothing, effects, ones, ones, counts, counts, held)
 
 
 class TestRecovered:
@@ -43,7 +50,7 @@ class TestRecovered:
         # Without wrong-concept: 1.8 / 2.4 = 0.75.
         boot = of_means(self.arms)
         assert boot.recovered(LINEAR, NATIVE).value == pytest.approx(0.75)
-        found = details(measured_of(self.arms), boot, {})
+        found = behind_scores(measured_of(self.arms), boot, {})
         assert found[LINEAR].specific.value == pytest.approx(1.5 / 2.1)
         assert found[NATIVE].specific.value == pytest.approx(1.0)
         assert found[WRONG].specific == (None, None, None, 0)  # of itself nothing can be said
@@ -61,7 +68,7 @@ class TestRecovered:
         assert boot.gated(gate).recovered(LINEAR, NATIVE, null=WRONG)[::3] == (pytest.approx(1 / 1.5), 2)
         assert boot.gated(gate).recovered(LINEAR, NATIVE)[::3] == (pytest.approx(1.1 / 1.6), 2)
         assert boot.gated(np.array([True, False, False])).recovered(LINEAR, NATIVE) == (None, None, None, 1)
-        assert details(measured_of(self.arms, [True, False, True]), boot, {})[LINEAR].specific.n == 2
+        assert behind_scores(measured_of(self.arms, [True, False, True]), boot, {})[LINEAR].specific.n == 2
 
     def test_a_native_no_better_than_a_wrong_concept_leaves_nothing_specific_to_recover(self):
         arms = {**self.arms, WRONG: [1.1, 0.7, 0.6]}  # native - wrong: -0.1, 0.1, 0
@@ -85,7 +92,7 @@ class TestRecovered:
             *rows("unsteered", "c2", [0.5, 0.5], [0.0], 0.0), *rows("native", "c2", [0.1, 0.1], [0.0], 0.2),
             *rows("native", "c2", [0.9, 0.9], [0.6], 0.4),
         ]  # fmt: skip
-        measured = measure_generation(block_of(table, "concept_steering", "t"))
+        measured = measure_generation(value_grid(table, "concept_steering", "t"))
         assert measured.gate is not None
         assert measured.gate.tolist() == [True, False, True]
         assert measured.factors[NATIVE].tolist() == [0.2, 0.2, 0.4]
@@ -93,44 +100,46 @@ class TestRecovered:
 
     def test_without_selection_prompts_there_is_no_gate(self):
         table = [Row("concept_steering", "t", "", "native", "c", 0.2, "p", "score", 1.0)]
-        assert measure_generation(block_of(table, "concept_steering", "t")).gate is None
+        assert measure_generation(value_grid(table, "concept_steering", "t")).gate is None
 
 
 class TestAntiSteered:
     def test_counts_the_samples_that_fell(self):
         # 2 concepts x 2: -0.1 fell, 0 did not, one was not measured: 1 of 3
         effects = {NATIVE: np.array([[0.3, -0.1], [0.0, math.nan]])}
-        measured = Measured(("a", "b"), effects, {NATIVE: np.empty((2, 0))}, effects, {}, {}, {NATIVE: 3}, {NATIVE: 4})
+        measured = TaskEffects(
+            ("a", "b"), effects, {NATIVE: np.empty((2, 0))}, effects, {}, {}, {NATIVE: 3}, {NATIVE: 4}
+        )
         assert anti_steered(measured, NATIVE) == (pytest.approx(1 / 3), 3)
 
     def test_of_likelihoods_what_neutral_texts_lost_is_taken_off_first(self):
         # a: neutral mean (-0.4 - 0.2) / 2 = -0.3: -0.1 is +0.2 beside it, -0.5 is -0.2. b: neutral 0.1: 0.05 is -0.05, 0.3 is 0.2.
         effects = {NATIVE: np.array([[-0.1, -0.5], [0.05, 0.3]])}
         neutral = {NATIVE: np.array([[-0.4, -0.2], [0.1, math.nan]])}
-        measured = Measured(("a", "b"), effects, neutral, effects, {}, {}, {NATIVE: 8}, {NATIVE: 8})
+        measured = TaskEffects(("a", "b"), effects, neutral, effects, {}, {}, {NATIVE: 8}, {NATIVE: 8})
         assert anti_steered(measured, NATIVE) == (0.5, 4)
 
     def test_of_nothing_there_is_no_share(self):
         effects = {NATIVE: np.full((1, 2), math.nan)}
         assert anti_steered(
-            Measured(("a",), effects, {NATIVE: np.empty((1, 0))}, effects, {}, {}, {NATIVE: 0}, {NATIVE: 2}), NATIVE
+            TaskEffects(("a",), effects, {NATIVE: np.empty((1, 0))}, effects, {}, {}, {NATIVE: 0}, {NATIVE: 2}), NATIVE
         ) == (None, 0)
 
 
 class TestFewShot:
     def test_n_eq_lies_between_the_ns_in_log_n(self):
         # effects 0.1 at n=1, 0.2 at 2, 0.4 at 8. 0.25 is a quarter of the way from log 2 to log 8: 2 * 4 ** 0.25 = 2.828427.
-        arms = {Arm("", f"few-shot-{n}"): [effect, effect] for n, effect in ((8, 0.4), (1, 0.1), (2, 0.2))}
+        arms = {ArmKey("", f"few-shot-{n}"): [effect, effect] for n, effect in ((8, 0.4), (1, 0.1), (2, 0.2))}
         arms |= {NATIVE: [0.5, 0.5], LINEAR: [0.3, 0.2]}
-        found = details(measured_of(arms), of_means(arms), FEW_SHOT)
+        found = behind_scores(measured_of(arms), of_means(arms), FEW_SHOT)
         assert found[LINEAR].few_shot == (pytest.approx(2 * 4**0.25), "")
         assert str(found[LINEAR].few_shot) == "2.83"
         assert found[NATIVE].few_shot == (8.0, ">")  # more than any that was measured
 
     def test_a_few_shot_arm_is_its_own_n_though_a_smaller_one_did_better(self):
-        arms = {NATIVE: [0.5, 0.5], Arm("", "few-shot-1"): [0.3, 0.3], Arm("", "few-shot-4"): [0.2, 0.2]}
-        found = details(measured_of(arms), of_means(arms), FEW_SHOT)
-        assert [str(found[Arm("", f"few-shot-{n}")].few_shot) for n in (1, 4)] == ["1", "4"]
+        arms = {NATIVE: [0.5, 0.5], ArmKey("", "few-shot-1"): [0.3, 0.3], ArmKey("", "few-shot-4"): [0.2, 0.2]}
+        found = behind_scores(measured_of(arms), of_means(arms), FEW_SHOT)
+        assert [str(found[ArmKey("", f"few-shot-{n}")].few_shot) for n in (1, 4)] == ["1", "4"]
 
     def test_at_a_measured_n_it_is_that_n_and_where_the_curve_falls_the_first_crossing_counts(self):
         assert few_shot_equal({1: 0.1, 2: 0.2, 8: 0.4}, 0.2) == (2.0, "")

@@ -23,11 +23,14 @@ Pooled = Mapping[str, str]
 """Arm -> the arm it is shown as: repeats with other seeds are one arm (`Provenance.pooled`)."""
 
 
-class Arm(NamedTuple):
+class ArmKey(NamedTuple):
     """What steers: an arm, and the model its vectors were learned on ("" where there is none)."""
 
     source: str
     name: str
+
+
+NATIVE = ArmKey("", "native")
 
 
 def nan_mean(values: Array, axis: int = -1) -> Array:
@@ -41,7 +44,7 @@ def nan_mean(values: Array, axis: int = -1) -> Array:
 
 
 @dataclass(frozen=True)
-class Role:
+class RoleGrid:
     """The values of one role; items of a concept stand first, sorted, and what is beyond them is NaN."""
 
     widths: Integers
@@ -61,10 +64,10 @@ class Role:
 
 
 @dataclass(frozen=True)
-class Block:
+class ValueGrid:
     """The rows of one task and target."""
 
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmKey, ...]
     """Steered ones, sorted; seeds of a random control are one arm."""
     concepts: tuple[str, ...]
     factors: Array
@@ -72,10 +75,10 @@ class Block:
     measured: NDArray[np.bool_]
     """(n_arms, n_concepts, n_factors): where there is a row of any role."""
     roles: tuple[str, ...]
-    """The names that `Lines.role` numbers."""
-    lines: "Lines"
+    """The names that `GridRows.role` numbers."""
+    lines: "GridRows"
 
-    def role(self, role: str, *, shared: bool = False) -> Role:
+    def role(self, role: str, *, shared: bool = False) -> RoleGrid:
         """The values of one role. `shared`: every concept has the items of all, in the same places."""
         shape = (len(self.arms), len(self.concepts), len(self.factors))
         lines = self.lines.take(self.lines.role == (self.roles.index(role) if role in self.roles else -1))
@@ -103,10 +106,10 @@ class Block:
         replies = np.stack([lines.scored, lines.rows], axis=-1)
         np.add.at(counts, at, replies[~plain])
         np.add.at(base_counts, at_plain[0], replies[plain])
-        return Role(widths, values, asked, base, tokens, counts, base_counts)
+        return RoleGrid(widths, values, asked, base, tokens, counts, base_counts)
 
 
-def block_of(rows: Iterable[Row], task: str, target: str, pooled: Pooled | None = None) -> Block:
+def value_grid(rows: Iterable[Row], task: str, target: str, pooled: Pooled | None = None) -> ValueGrid:
     """Return the rows of a task and target as a block; `pooled` arms as one, the mean over them item by item.
 
     A row without a concept stands for each concept: a steered one where its arm has no row of that concept, an unsteered one
@@ -125,7 +128,7 @@ def block_of(rows: Iterable[Row], task: str, target: str, pooled: Pooled | None 
     factor = np.where(arm < 0, 0, np.searchsorted(factors, rows.numbers["factor"]))
     value = rows.numbers["value"]
     known = np.isfinite(value).astype(np.int64)
-    lines = Lines(
+    lines = GridRows(
         arm, concept, factor, roles.codes, prompts.codes[texts["item"].codes], value, rows.numbers["tokens"], known, np.ones_like(known)
     )  # fmt: skip
     lines = _averaged(lines, (texts["source"].codes, texts["arm"].codes))
@@ -134,11 +137,11 @@ def block_of(rows: Iterable[Row], task: str, target: str, pooled: Pooled | None 
     measured = np.zeros((len(arms), len(concepts), len(factors)), dtype=bool)
     steered = lines.take(lines.arm >= 0)
     measured[steered.arm, steered.concept, steered.factor] = True
-    return Block(arms, concepts, factors, measured, roles.names, lines)
+    return ValueGrid(arms, concepts, factors, measured, roles.names, lines)
 
 
 @dataclass(frozen=True)
-class Lines:
+class GridRows:
     """Rows as places in a block, (n_lines,) each."""
 
     arm: Integers
@@ -160,22 +163,22 @@ class Lines:
         """What is equal in samples and seeds of one measurement."""
         return self.arm, self.concept, self.factor, self.role, self.item
 
-    def take(self, chosen: Selection) -> "Lines":
+    def take(self, chosen: Selection) -> "GridRows":
         """The lines at those places."""
-        return Lines(*(getattr(self, field.name)[chosen] for field in fields(self)))
+        return GridRows(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
-def _arms(source: Texts, name: Texts, pooled: Pooled) -> tuple[tuple[Arm, ...], Integers]:
+def _arms(source: Texts, name: Texts, pooled: Pooled) -> tuple[tuple[ArmKey, ...], Integers]:
     """The steered arms, sorted, and each row's place in them; -1 for unsteered."""
     pairs, inverse = np.unique(source.codes * len(name.names) + name.codes, return_inverse=True)
     found = [(source.names[pair // len(name.names)], name.names[pair % len(name.names)]) for pair in pairs.tolist()]
-    shown = [None if name == UNSTEERED else Arm(source, pooled.get(name, name)) for source, name in found]
+    shown = [None if name == UNSTEERED else ArmKey(source, pooled.get(name, name)) for source, name in found]
     arms = sorted({arm for arm in shown if arm is not None})
     return tuple(arms), np.array([-1 if arm is None else arms.index(arm) for arm in shown], dtype=np.int64)[inverse]
 
 
-def _averaged(lines: Lines, further: Sequence[Integers]) -> Lines:
-    """Lines of equal keys as one: the mean of what is scored."""
+def _averaged(lines: GridRows, further: Sequence[Integers]) -> GridRows:
+    """Return rows of equal keys as one, with the mean of what is scored."""
     number = np.zeros(len(lines.arm), dtype=np.int64)
     for key in (*lines.keys, *further):
         number = number * (int(key.max(initial=0)) + 2) + key + 1
@@ -190,8 +193,8 @@ def _averaged(lines: Lines, further: Sequence[Integers]) -> Lines:
     return replace(lines.take(first), value=means, scored=scored, rows=rows)
 
 
-def _given_to_each(lines: Lines, n_arms: int, n_concepts: int) -> Lines:
-    """Lines without a concept repeated for each concept that lacks them, before the others."""
+def _given_to_each(lines: GridRows, n_arms: int, n_concepts: int) -> GridRows:
+    """Repeat rows without a concept for each concept that lacks them, before the others."""
     blank = np.flatnonzero(lines.concept < 0)
     if not len(blank):
         return lines
@@ -207,5 +210,5 @@ def _given_to_each(lines: Lines, n_arms: int, n_concepts: int) -> Lines:
     return _joined(spread.take(missing), own)
 
 
-def _joined(first: Lines, second: Lines) -> Lines:
-    return Lines(*(np.concatenate([getattr(first, f.name), getattr(second, f.name)]) for f in fields(first)))
+def _joined(first: GridRows, second: GridRows) -> GridRows:
+    return GridRows(*(np.concatenate([getattr(first, f.name), getattr(second, f.name)]) for f in fields(first)))
