@@ -24,7 +24,7 @@ from steer_bench.concepts.load import load_prompts, load_texts
 from steer_bench.models.device import default_device, resolve_dtype
 from steer_bench.models.load import load_model, model_path
 from steer_bench.models.steered.steering import Steering, VectorBank
-from steer_bench.vectors.store import Arm, Arms
+from steer_bench.vectors.arms import Arm, Arms
 
 DATA = shipped("tasks") / "data"
 
@@ -52,11 +52,11 @@ def random_arms(model: str, names: list[str], arms: tuple[str, ...] = ("native",
     config = config.get("text_config", config)
     random = np.random.default_rng(0)
     vectors = {
-        Arm(arm, "", name): random.standard_normal(config["hidden_size"]).astype(np.float32)
+        (Arm(arm), name): random.standard_normal(config["hidden_size"]).astype(np.float32)
         for arm in arms
         for name in names
     }
-    return Arms(model, config["num_hidden_layers"] // 2, scale, vectors, {})
+    return Arms(model, config["num_hidden_layers"] // 2, scale, vectors)
 
 
 def texts(n: int, words: int = 32) -> list[str]:

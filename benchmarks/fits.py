@@ -11,7 +11,7 @@ from common import arguments, compare, figure, grow
 
 from steer_bench.transfer.moments import MomentAccumulator
 from steer_bench.transfer.network import mlp
-from steer_bench.transfer.pairs import Pair, Side, ridge
+from steer_bench.transfer.pairs import ModelSide, Pair, ridge
 
 EPOCHS, OF = 2, 100
 BATCH = 256
@@ -36,7 +36,7 @@ def pair_of(x: torch.Tensor, y: torch.Tensor) -> Pair:
         for a, b in zip(x[part].split(2048), y[part].split(2048), strict=True):
             accumulator.add(a, b)
         sums.append(accumulator.moments())
-    sides = [Side(name, {}, (), part.shape[1]) for name, part in (("source", x), ("target", y))]
+    sides = [ModelSide(name, {}, (), part.shape[1]) for name, part in (("source", x), ("target", y))]
     return Pair(sides[0], sides[1], sums[0], sums[1], (x[:cut], y[:cut]), (x[cut:], y[cut:]), 0)
 
 

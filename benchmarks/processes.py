@@ -19,7 +19,7 @@ import yaml
 from common import Steering, VectorBank, arguments, prompts, random_arms, told
 
 from steer_bench import shipped
-from steer_bench.vectors.store import Arms
+from steer_bench.vectors.arms import Arms
 
 CELLS, VECTORS = 3, 2
 REPLIES = {
@@ -48,7 +48,7 @@ def against(title: str, arms: Arms, options: list[str], factors: list[float], me
     shared = ["--tasks", *options, "--include_path", str(folder)]
     ours = ["steer_bench", "sweep", str(folder / "arms.safetensors"), "--factors", ",".join(map(str, factors)), "--dtype", given.hf["dtype"],
             "--device", given.device, "-o", str(folder / "found.json"), *(word.replace("_", "-") if word.startswith("--") else word for word in shared)]  # fmt: skip
-    cells = [Steering(a.arm, a.source, a.concept, factor) for a in arms.vectors for factor in factors]
+    cells = [Steering(a.name, a.source, concept, factor) for a, concept in arms.vectors for factor in factors]
     theirs, bank = [], VectorBank(arms)
     for cell in cells[:measured]:
         entry = {"steering_vector": bank.vector(cell), "steering_coefficient": 1.0, "action": "add", "bias": None, "head_index": None}  # fmt: skip

@@ -47,8 +47,7 @@ def arms(tmp_path_factory):
     """An arms file and protocol.json with one topic, one rule and one rule to suppress."""
     folder = tmp_path_factory.mktemp("run")
     names = ("sea", "rule-question", "suppress-question")
-    entries = [[arm, source, list(names)] for arm, source in (("native", ""), ("linear", "other"))]
-    made = make_arms(concepts=names, card={"entries": entries})
+    made = make_arms(concepts=names)
     made.save(folder / "arms" / "tiny.safetensors")
     texts = tuple(f"A text about the sea, number {i}." for i in range(3))
     concepts = {

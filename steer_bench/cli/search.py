@@ -33,17 +33,19 @@ def screen(
 ) -> None:
     """Rank a whole bank of vectors by how much they raise the likelihood of texts; a few passes, however many vectors."""
     from steer_bench.concepts.load import load_texts
-    from steer_bench.vectors.store import Arm, Arms, VectorStore, load_card
+    from steer_bench.vectors.arms import Arm, Arms
+    from steer_bench.vectors.store import VectorStore
+    from steer_bench.vectors.tensor_file import load_card
 
     if top < 1 or sample < 0 or (limit is not None and limit < 1):
         raise ValueError(f"--top {top}, --sample {sample}, --limit {limit}: give at least 1 (a sample may be 0)")
     if load_card(file).get("kind") == "vectors":
         store = VectorStore.load(file)
-        named = {Arm("native", "", concept): vector for concept, vector in store.vectors.items()}
-        bank = Arms(store.model, store.layer, store.scale, named, store.card)
+        named = {(Arm("native"), concept): vector for concept, vector in store.vectors.items()}
+        bank = Arms(store.model, store.layer, store.scale, named)
     else:
         bank = Arms.load(file)
-    known = {entry.arm for entry in bank.vectors}
+    known = {one.name for one, _ in bank.vectors}
     wrong = [name for name in arm or () if name not in known]
     if wrong:
         raise ValueError(f"--arm {wrong[0]}: there are {', '.join(sorted(known))}")
@@ -57,18 +59,18 @@ def screen(
 
     check_model(model or bank.target)
     loaded = load_model(model or bank.target, dtype=dtype, device=device)
-    entries = [entry for entry in bank.vectors if not arm or entry.arm in arm]
-    vectors = VectorBank(bank).rows([Steering(e.arm, e.source, e.concept, factor) for e in entries])[:, 0]
+    chosen = [(one, concept) for one, concept in bank.vectors if not arm or one.name in arm]
+    vectors = VectorBank(bank).rows([Steering(one.name, one.source, concept, factor) for one, concept in chosen])[:, 0]
     found = run_screen(loaded, bank.layer, wanted, vectors, points=points, top=top, sample=sample, seed=seed)
     rows = [
-        (rank, entries[i].arm, entries[i].source, entries[i].concept, found.first_order[i], found.exact[i])
+        (rank, chosen[i][0].name, chosen[i][0].source, chosen[i][1], found.first_order[i], found.exact[i])
         for rank, i in enumerate(found.order, 1)
         if i in found.exact
     ]
     heads = ("rank", "arm", "source", "concept", "first order", "exact")
     say(tabulate(rows, heads, floatfmt=".4f"))
     say(
-        f"{len(entries)} vectors, {len(wanted)} texts, {found.n_tokens} tokens, factor {factor}; lifts in nats a token; not listed: not run"
+        f"{len(chosen)} vectors, {len(wanted)} texts, {found.n_tokens} tokens, factor {factor}; lifts in nats a token; not listed: not run"
     )
     correlation = (
         "n/a (fewer than 3 vectors, or all equal)" if found.correlation is None else f"{found.correlation:.3f}"
@@ -94,7 +96,7 @@ def sweep(
     device: Device = None,
 ) -> None:
     """Any of lm-eval's tasks under many vectors: the model loaded once, tasks built once, all requests in full batches."""
-    from steer_bench.vectors.store import Arms
+    from steer_bench.vectors.arms import Arms
 
     try:
         grid = [float(factor) for factor in factors.split(",")]
@@ -114,7 +116,7 @@ def sweep(
     from steer_bench.models.load import check_model
 
     pool = steerings(
-        ((a.arm, a.source, a.concept) for a in arms.vectors), arms=arm or (), concepts=concept or (), factors=grid
+        ((one.name, one.source, key) for one, key in arms.vectors), arms=arm or (), concepts=concept or (), factors=grid
     )
     check_model(model or arms.target)
     names = [name for name in tasks.split(",") if name]

@@ -43,12 +43,11 @@ def measure_capability(lm: PooledLM, config: CapabilityConfig, concepts: list[st
 def _steerings(lm: PooledLM, config: CapabilityConfig, concepts: list[str]) -> Iterator[Steering]:
     yield Steering()
     known = list(lm.bank.arms.vectors) if lm.bank else []
-    arms = dict.fromkeys((key.arm, key.source) for key in known)
-    for arm, source in arms:
-        if config.arms is None or arm in config.arms:
-            mine = {key.concept for key in known if (key.arm, key.source) == (arm, source)}
+    for arm in dict.fromkeys(arm for arm, _ in known):
+        if config.arms is None or arm.name in config.arms:
+            mine = {concept for other, concept in known if other == arm}
             for concept in [name for name in concepts if name in mine][: config.max_concepts]:
-                yield Steering(arm, source, concept, config.factor)
+                yield Steering(arm.name, arm.source, concept, config.factor)
 
 
 def _rows(results: Mapping[str, Any], steering: Steering, target: str) -> Iterator[Row]:

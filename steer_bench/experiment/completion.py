@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steer_bench.experiment.run import MissingStageError, Run, versions
 from steer_bench.files import digest, file_digest
-from steer_bench.vectors.store import load_card
+from steer_bench.vectors.tensor_file import load_card
 
 
 def check_arms(run: Run) -> None:

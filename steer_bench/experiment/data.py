@@ -30,8 +30,6 @@ from steer_bench.transfer.adapters import Adapter, load_adapters
 
 TEXTS_FOR_HALVES = 16
 """Texts per side from which on half of them makes a vector."""
-FEW = (1, 2, 4, 8, 16)
-"""Texts per side that the few-shot vectors are made from, if the adapter does not say."""
 
 Half = Literal["", "a", "b"]
 """Which half of a concept's texts: a for vectors that are transferred, b for a target's own; "" is all of them."""
@@ -161,14 +159,18 @@ class Data:
         return load_adapters(self.experiment.adapters, base=self.base)
 
     @property
-    def prompt_templates(self) -> dict[str, dict[str, Any]]:
+    def prompt_templates(self) -> dict[str, dict[str, str]]:
         """Arms that ask for the concept instead of steering, with their templates."""
-        return {adapter.name: dict(adapter.options) for adapter in self.adapters if adapter.method == "prompt"}
+        return {
+            adapter.name: {kind: str(template) for kind, template in adapter.options.items()}
+            for adapter in self.adapters
+            if adapter.method == "prompt"
+        }
 
     @property
     def few_shot_sizes(self) -> tuple[int, ...]:
         """Few-shot sizes that every measured concept has enough texts for."""
-        asked = {n for a in self.adapters if a.method == "few-shot" for n in a.options.get("n", FEW)}
+        asked = {n for adapter in self.adapters for n in adapter.sizes}
         texts = self.texts_by_side(self.measured, self.native_half).values()
         most = min((len(side) for side in texts), default=0)
         return tuple(sorted(n for n in asked if n <= most))

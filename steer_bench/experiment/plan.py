@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from steer_bench.experiment.completion import is_measured
 from steer_bench.experiment.run import Run
 from steer_bench.models.load import read_config
 from steer_bench.results.measures import JUDGED, MEASURES, SPECIFICITY
+from steer_bench.vectors.arms import ArmEntry, ArmsCard
 
 ASPECTS = 3
 """Questions a reply that is judged by a language model."""
@@ -147,7 +148,7 @@ def count(run: Run, target: str, task: str) -> tuple[Work, Work, Work]:
     """Work of one task on one target, from the rows it would have: (fixed, linear, quadratic) in the number of concepts."""
     from steer_bench.harness.cells import BUILDERS, ArmAtFactor, TaskRows
     from steer_bench.harness.options import TaskOptions
-    from steer_bench.vectors.store import UNSTEERED
+    from steer_bench.vectors.arms import UNSTEERED
 
     limits = run.experiment.tasks[task].model_dump(exclude_none=True)
     rows = TaskRows(
@@ -240,27 +241,17 @@ def probe(run: Run, target: str, *, repeats: int = 3) -> Rates:
     return Rates(int(batch["attention_mask"].sum()) / read, 16 * size / decode)
 
 
-def _entries(run: Run, target: str) -> list[tuple[str, str, list[str]]]:
-    """The arms a target will have: those of its arms file once it is there."""
-    from steer_bench.transfer.controls import ROWS
-    from steer_bench.vectors.store import load_card
-
+def _entries(run: Run, target: str) -> Iterable[ArmEntry]:
+    """Return the arms a target will have: those of its arms file once it is there."""
     if run.folder.arms(target).is_file():
-        return [(arm, source, concepts) for arm, source, concepts in load_card(run.folder.arms(target))["entries"]]
+        return ArmsCard.read(run.folder.arms(target)).arms
     sources = [source for source, other in run.experiment.directed if other == target]
-    entries = []
-    for adapter in run.data.adapters:
-        if adapter.name in run.data.prompt_templates:
-            continue
-        if adapter.method == "few-shot":
-            names = [f"{adapter.name}-{n}" for n in adapter.options.get("n", ())]
-        elif adapter.method in ROWS and adapter.options.get("seeds", 1) > 1:
-            names = [f"{adapter.name}-{i + 1}" for i in range(adapter.options["seeds"])]
-        else:
-            names = [adapter.name]
-        of = [""] if adapter.method in (*ROWS, "few-shot") else sources
-        entries += [(name, source, run.data.measured) for name in names for source in of]
-    return entries
+    return [
+        ArmEntry.of(arm, adapter.kind, adapter.method, run.data.measured)
+        for adapter in run.data.adapters
+        if adapter.method != "prompt"
+        for arm in adapter.arms(sources)
+    ]
 
 
 def _new_tokens(run: Run, task: str) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from steer_bench import shipped
 from steer_bench.files import write_whole
 from steer_bench.models.steered.steering import Steerer
+from steer_bench.vectors.methods import diff_of_means
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +62,7 @@ def relay(
             f"text-relay: {source.name} wrote nothing for {short[0]!r} at factor {factor}; give a smaller factor"
         )
     means = mean_activations(target, layer, written, desc=f"relay to {target.name}")[""]
-    read = {key: means[key].value - means[""].value for key in concepts}
+    read = {key: diff_of_means(means[key].value, means[""].value) for key in concepts}
     return read, min(map(len, written.values()))
 
 

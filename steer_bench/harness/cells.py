@@ -20,7 +20,7 @@ from steer_bench.harness.protocol import Protocol
 from steer_bench.names import known
 from steer_bench.results.measures import LIKELIHOOD, MEASURES, PERPLEXITY, REPLIES, SPECIFICITY
 from steer_bench.results.stats.grid import SAMPLE_MARK
-from steer_bench.vectors.store import UNSTEERED, load_card
+from steer_bench.vectors.arms import UNSTEERED, ArmEntry, TargetCard
 
 
 class Doc(TypedDict):
@@ -75,11 +75,11 @@ class TaskRows:
         options: TaskOptions,
         *,
         target: str,
-        entries: Iterable[tuple[str, str, Sequence[str]]],
+        entries: Iterable[ArmEntry],
         asked: Mapping[str, Mapping[str, str]],
         protocol: Protocol,
     ) -> None:
-        """`entries`: (arm, source, its concepts); `asked`: arm that asks instead of steering -> its templates by kind.
+        """`entries`: the arms; `asked`: arm that asks instead of steering -> its templates by kind.
 
         Raises ValueError where there is no factor, or `only_arms` names an unknown arm.
         """
@@ -87,13 +87,13 @@ class TaskRows:
         self.factors = options.factors or protocol.factors.get(task) or ()
         if not self.factors:
             raise ValueError(f"task {task}: no factors; give --metadata 'factors=[0.1,0.2]'")
-        self._entries = [(arm, source, frozenset(concepts)) for arm, source, concepts in entries]
+        self._entries = list(entries)
         self._asked = dict(asked)
         if options.only_arms is not None:
-            names = sorted({arm for arm, _, _ in self._entries} | self._asked.keys())
+            names = sorted({entry.arm.name for entry in self._entries} | self._asked.keys())
             for name in options.only_arms:
                 known(name, names, "arm in only_arms")
-            self._entries = [entry for entry in self._entries if entry[0] in options.only_arms]
+            self._entries = [entry for entry in self._entries if entry.arm.name in options.only_arms]
             self._asked = {arm: templates for arm, templates in self._asked.items() if arm in options.only_arms}
 
     @classmethod
@@ -104,16 +104,14 @@ class TaskRows:
             raise ValueError(
                 f"task {task}: give the target's arms file, --model_args pretrained=…,arms=RUN/arms/MODEL.safetensors"
             )
-        card = load_card(arms)
-        if card.get("kind") != "arms":
-            raise ValueError(f"{arms}: not an arms file; it stands in RUN/arms/")
+        card = TargetCard.read(arms)
         protocol = Protocol.load(Path(options.protocol or Path(arms).resolve().parent.parent / "protocol.json"))
         return cls(
             task,
             options,
-            target=card["target"],
-            entries=card["entries"],
-            asked=card.get("asked", {}),
+            target=card.target,
+            entries=card.arms,
+            asked=card.asked,
             protocol=protocol,
         )
 
@@ -124,11 +122,11 @@ class TaskRows:
 
     def steered(self, concepts: Sequence[Concept]) -> Iterator[ArmAtFactor]:
         """Yield every steering arm at every factor, in a fixed order."""
-        for arm, source, its_own in self._entries:
+        for entry in self._entries:
             for concept in concepts:
-                if concept.id in its_own:
+                if concept.id in entry.concepts:
                     for factor in self.factors:
-                        yield ArmAtFactor(arm, source, concept.id, factor)
+                        yield ArmAtFactor(entry.arm.name, entry.source, concept.id, factor)
 
     def asking(self, concepts: Sequence[Concept]) -> Iterator[ArmAtFactor]:
         """Yield the arms that ask for the concept instead of steering; they have no factor."""

@@ -26,7 +26,7 @@ from steer_bench.models.steered.selftest import self_test
 from steer_bench.models.steered.steering import POSITIONS, STRENGTHS, Steerer, Steering, VectorBank
 from steer_bench.models.tokens import encode
 from steer_bench.records import Records, ShardRecords, record_key
-from steer_bench.vectors.store import Arms
+from steer_bench.vectors.arms import Arms
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -164,7 +164,7 @@ class SteeredHF(HFLM):
     def fingerprint(self) -> str:
         """Hash of the model, its settings and its default steering: what lm-eval's own cache does not key."""
         steering = self.bank.digest(self._default) if self.bank and self._default.is_steered else ""
-        arms = self.bank.arms.card.get("sha256", "") if self.bank else ""
+        arms = self.bank.arms.sha256 if self.bank else ""
         return record_key(**self._fingerprint, default=steering, arms=arms)
 
     def get_model_info(self) -> dict[str, Any]:

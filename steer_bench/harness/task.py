@@ -37,7 +37,7 @@ from steer_bench.results.lmeval_samples import WORDS
 from steer_bench.results.measures import JUDGED, RULES, SUPPRESSION, measure_of
 from steer_bench.results.rows import INVALID, Row
 from steer_bench.results.stats.headline import headline
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 register()  # a task given by path is loaded before the model: from here on `--model steer_bench` is known
 

@@ -20,7 +20,7 @@ from steer_bench.judge.embedding import SCHEME, EmbeddingJudge, Reference
 from steer_bench.judge.judgement import ASPECTS, Case, Judge, JudgeError, Judgement, Question, digest, rate_by_aspect
 from steer_bench.judge.prompts import VERSION
 from steer_bench.records import Records
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 if TYPE_CHECKING:
     from steer_bench.concepts.concept import Concept

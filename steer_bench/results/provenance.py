@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from steer_bench.names import hint
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 Kind = Literal["unsteered", "baseline", "transfer", "control", "ceiling"]
 """What an arm is to the comparison, in the order of the tables."""

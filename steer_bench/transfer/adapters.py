@@ -1,49 +1,170 @@
-"""Adapters: one YAML per arm, naming a method and its options.
+"""Adapters: one YAML per adapter, naming a method and its options.
 
 adapter: linear
 kind: transfer            # baseline, transfer, control, or ceiling
-method: ridge             # a name in FITS (needs a source) or ROWS (does not)
+method: ridge             # a name in TRANSFERS (needs a source) or CONTROLS (does not)
 options: {strengths: [0.01, 0.1]}
 about: one line that says what it is, with its reference
+
+Imports no torch: a YAML is checked in milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steer_bench import shipped
 from steer_bench.files import check_id, read_yaml
-from steer_bench.names import hint
+from steer_bench.names import hint, known
+from steer_bench.vectors.arms import Arm, Kind
 
-KINDS = ("baseline", "transfer", "control", "ceiling")
-METHODS = {
-    "identity": (), "identity-random": (), "ridge": ("strengths",), "low-rank": ("ranks",), "procrustes": ("ranks",),
-    "concept-ridge": ("strength", "intercept"),
-    "mlp": ("hidden", "learning_rate", "weight_decay", "batch", "max_epochs", "patience"),
-    "contrast": ("strengths", "shrink_to_linear"), "anchors": ("count", "strength"), "unembedding": ("strengths",),
-    "nearest-concept": (), "shuffled-ridge": ("strengths",), "text-relay": ("texts", "factor", "max_new_tokens"),
-    "native": (), "mean": (), "genre-mean": (), "random": ("seeds",), "random-covariance": ("seeds",), "wrong-concept": (),
-    "few-shot": ("n",), "prompt": ("topic", "rule"),
+Count = Annotated[int, Field(ge=1)]
+
+
+class Options(BaseModel):
+    """Options of a method; this one has none. The defaults are those of the method's function (a test compares them)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Strengths(Options):
+    """ridge, shuffled-ridge, unembedding"""
+
+    strengths: list[float] = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+
+
+class LowRank(Options):
+    """low-rank"""
+
+    ranks: list[Count] = [8, 16, 32, 64, 128, 256, 512]
+
+
+class Procrustes(Options):
+    """procrustes"""
+
+    ranks: list[Count] = [64, 128, 256, 512]
+
+
+class ConceptRidge(Options):
+    """concept-ridge"""
+
+    strength: float = 1e-2
+    intercept: bool = False
+
+
+class MLP(Options):
+    """mlp"""
+
+    hidden: Count = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    batch: Count = 1024
+    max_epochs: int = 20
+    patience: int = 2
+
+
+class Contrast(Options):
+    """contrast"""
+
+    strengths: list[float] = [1e-2, 1e-1, 1.0, 10.0, 100.0]
+    shrink_to_linear: bool = False
+
+
+class Anchors(Options):
+    """anchors"""
+
+    count: Count = 256
+    strength: float = 0.1
+
+
+class Relay(Options):
+    """text-relay"""
+
+    texts: Count = 24
+    factor: float = 0.4
+    max_new_tokens: Count = 40
+
+
+class Seeds(Options):
+    """random, random-covariance"""
+
+    seeds: Count = 1
+
+
+class FewShot(Options):
+    """few-shot"""
+
+    n: list[Count] = [1, 2, 4, 8, 16]
+
+
+class Prompt(Options):
+    """prompt"""
+
+    topic: str
+    rule: str
+
+
+TRANSFERS: Mapping[str, type[Options]] = {
+    "identity": Options, "identity-random": Options, "ridge": Strengths, "low-rank": LowRank, "procrustes": Procrustes,
+    "concept-ridge": ConceptRidge, "mlp": MLP, "contrast": Contrast, "anchors": Anchors, "unembedding": Strengths,
+    "nearest-concept": Options, "shuffled-ridge": Strengths, "text-relay": Relay,
 }  # fmt: skip
-"""Options of each method. Kept here so that a YAML is checked without importing torch; a test holds it to the functions."""
+"""Methods that make a target's vectors from a source's."""
+CONTROLS: Mapping[str, type[Options]] = {
+    "native": Options, "mean": Options, "genre-mean": Options, "random": Seeds, "random-covariance": Seeds,
+    "wrong-concept": Options, "few-shot": FewShot, "prompt": Prompt,
+}  # fmt: skip
+"""Methods that need the target alone."""
+METHODS = {**TRANSFERS, **CONTROLS}
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """A named recipe for an arm."""
+class Adapter(BaseModel):
+    """A named recipe for one or several arms."""
 
-    name: str
-    kind: str
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = Field(alias="adapter")
+    kind: Kind
     method: str
     about: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: dict[str, object] = {}
+    """As the YAML gives them; what it leaves out is the method's own."""
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether its vectors come from another model."""
+        return self.method in TRANSFERS
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Texts a side that few-shot vectors are made from; none for other methods."""
+        settings = METHODS[self.method].model_validate(self.options)
+        return tuple(sorted(set(settings.n))) if isinstance(settings, FewShot) else ()
+
+    @property
+    def seeds(self) -> int:
+        """How many random directions it draws for a concept, each an arm."""
+        settings = METHODS[self.method].model_validate(self.options)
+        return settings.seeds if isinstance(settings, Seeds) else 1
+
+    def arms(self, sources: Iterable[str], sizes: Iterable[int] | None = None) -> list[Arm]:
+        """Return the arms of a target that has these sources; `sizes`: few-shot sizes that there are texts for (default all)."""
+        if self.method == "few-shot":
+            variants = [str(n) for n in self.sizes if sizes is None or n in sizes]
+        else:
+            variants = [""] if self.seeds == 1 else [str(i) for i in range(1, self.seeds + 1)]
+        of = sources if self.needs_source else [""]
+        return [Arm(self.name, variant, source) for variant in variants for source in of]
 
 
-def load_adapter(name_or_path: str, *, base: Path | None = None, options: Mapping[str, Any] | None = None) -> Adapter:
-    """A shipped adapter by name, or any YAML file by path (relative to `base`); `options` go before the YAML's.
+def load_adapter(
+    name_or_path: str, *, base: Path | None = None, options: Mapping[str, object] | None = None
+) -> Adapter:
+    """Read a shipped adapter by name, or any YAML file by path (relative to `base`); `options` go before the YAML's.
 
     Raises ValueError naming the file and the key for anything it does not know.
     """
@@ -53,51 +174,65 @@ def load_adapter(name_or_path: str, *, base: Path | None = None, options: Mappin
     else:
         path = shipped("adapters") / f"{name_or_path}.yaml"
     if not path.is_file():
-        known = sorted(file.stem for file in shipped("adapters").glob("*.yaml"))
+        names = sorted(file.stem for file in shipped("adapters").glob("*.yaml"))
         raise ValueError(
-            f"unknown adapter {name_or_path!r}; {hint(name_or_path, known)}; or give a path to a YAML file"
+            f"unknown adapter {name_or_path!r}; {hint(name_or_path, names)}; or give a path to a YAML file"
         )
     content = read_yaml(path)
-    if options and isinstance(content, dict):
-        content["options"] = {**(content.get("options") or {}), **options}
-    return _checked(content, path)
-
-
-def _checked(content: Any, path: Path) -> Adapter:
-    keys = ("adapter", "kind", "method", "about", "options")
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: an adapter is a mapping with the keys {', '.join(keys)}")
-    _known(content, keys, f"{path}: unknown key")
+        raise ValueError(f"{path}: an adapter is a mapping with the keys adapter, kind, method, about, options")
+    given = content.get("options") or {}
+    content["options"] = {**given, **(options or {})} if isinstance(given, dict) else given
+    try:
+        return _checked(content)
+    except ValueError as error:
+        raise ValueError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
+
+
+def _checked(content: dict[str, object]) -> Adapter:
+    keys = ("adapter", *(key for key in Adapter.model_fields if key != "name"))
+    for key in content:
+        known(str(key), keys, "key")
     for key in keys[:4]:
         if not isinstance(content.get(key), str):
-            raise ValueError(f"{path}: key {key!r} is missing or not a text")
+            raise ValueError(f"key {key!r} is missing or not a text")
+    known(str(content["kind"]), get_args(Kind), "kind")
+    method = known(str(content["method"]), METHODS, "method")
+    if not isinstance(content["options"], dict):
+        raise ValueError("options must be a mapping")
+    for option in content["options"]:
+        known(str(option), METHODS[method].model_fields, f"option of method {method!r}")
     try:
-        check_id(content["adapter"])  # the arm's name: in file names and tables
+        check_id(str(content["adapter"]))  # the arm's name: in file names and tables
     except ValueError as error:
-        raise ValueError(f"{path}: key 'adapter': {error}") from error
-    _known([content["kind"]], KINDS, f"{path}: unknown kind")
-    _known([content["method"]], METHODS, f"{path}: unknown method")
-    options = content.get("options") or {}
-    if not isinstance(options, dict):
-        raise ValueError(f"{path}: options must be a mapping")
-    _known(options, METHODS[content["method"]], f"{path}: unknown option of method {content['method']!r}")
-    for kind in METHODS["prompt"] if content["method"] == "prompt" else ():
-        template = options.get(kind)
-        if not isinstance(template, str) or "{instruction}" not in template or "{concept}" not in template:
-            raise ValueError(
-                f"{path}: option {kind!r} of method 'prompt' is a text with {{instruction}} and {{concept}} in it"
-            )
-    return Adapter(content["adapter"], content["kind"], content["method"], content["about"], options)
+        raise ValueError(f"key 'adapter': {error}") from error
+    try:
+        settings = METHODS[method].model_validate(content["options"])
+        adapter = Adapter.model_validate(content)
+    except ValidationError as error:
+        raise ValueError("\n".join(_explained(fault, method) for fault in error.errors())) from None
+    for name, template in settings if isinstance(settings, Prompt) else ():
+        if "{instruction}" not in template or "{concept}" not in template:
+            raise ValueError(_template(name))
+    return adapter
 
 
-def _known(given: Any, known: Any, message: str) -> None:
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{message} {name!r}; {hint(name, known)}")
+def _explained(fault: Mapping[str, object], method: str) -> str:
+    where = fault["loc"]
+    option = str(where[0]) if isinstance(where, tuple) else ""
+    if method == "prompt":
+        return _template(option)
+    return f"option {option!r} of method {method!r}: {fault['msg']} (found {str(repr(fault['input']))[:80]})"
 
 
-def load_adapters(names: Sequence[str | Mapping[str, Any]], *, base: Path | None = None) -> list[Adapter]:
-    """Several adapters, each a name or {name: options}; two of one name are an error."""
+def _template(option: str) -> str:
+    return f"option {option!r} of method 'prompt' is a text with {{instruction}} and {{concept}} in it"
+
+
+def load_adapters(
+    names: Sequence[str | Mapping[str, Mapping[str, object]]], *, base: Path | None = None
+) -> list[Adapter]:
+    """Read several adapters, each a name or {name: options}. Raises ValueError as `load_adapter`, and for two of one name."""
     adapters = []
     for given in names:
         if isinstance(given, str):

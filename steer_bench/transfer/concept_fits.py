@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from steer_bench.transfer.maps import LookupMap, VectorMap
+from steer_bench.transfer.maps import LookupMap, VectorMap, direction_map
 from steer_bench.transfer.pairs import Contrasts, Fit, Pair, fit_vectors, r2, ridge
 
 
 def concept_ridge(pair: Pair, strength: float = 1e-2, intercept: bool = False) -> Fit:
-    """Ridge on the concept vectors of the fit split, in kernel form: W = Vs' (Vs Vs' + a I)^-1 Vt.
+    """Fit ridge on the concept vectors of the fit split, in kernel form: W = Vs' (Vs Vs' + a I)^-1 Vt.
 
     The way of the experiment this project starts from. With an intercept the target's mean vector is added to every transferred
     vector: compare with the control `mean`.
@@ -32,7 +32,7 @@ def concept_ridge(pair: Pair, strength: float = 1e-2, intercept: bool = False) -
 def contrast(
     pair: Pair, strengths: Sequence[float] = (1e-2, 1e-1, 1.0, 10.0, 100.0), shrink_to_linear: bool = False
 ) -> Fit:
-    """Ridge on contrast differences of the fit concepts: rows are h(positive text) - mean h(negatives), the same texts in both.
+    """Fit ridge on contrast differences of the fit concepts: rows are h(positive text) - mean h(negatives), the same texts in both.
 
     W = argmin |Ds W - Dt|^2 + a |W - W0|^2, no intercept; W0 = 0, or the neutral ridge map with `shrink_to_linear` (then it is
     what that map leaves over, Dt - Ds W0, that is fitted). The subtraction takes the common content of texts off before the fit
@@ -48,7 +48,7 @@ def contrast(
     held = torch.isin(data.concept, torch.tensor(numbers[-1:] if len(numbers) < 5 else numbers[4::5]))
     start = torch.zeros(pair.source.d_model, pair.target.d_model, dtype=torch.float64)
     if shrink_to_linear:
-        start = ridge(pair).map.weight  # type: ignore[attr-defined]
+        start = ridge(pair).map.weight
 
     def fitted(rows: Tensor, strength: float) -> Tensor:
         x, y = data.source[rows].double(), data.target[rows].double()
@@ -65,18 +65,17 @@ def contrast(
         "strength": chosen, "contrast_r2": scores[chosen], "r2": r2(weight, pair.held_out), "n": len(held),
         "concepts": len(numbers),
     }  # fmt: skip
-    none = torch.zeros(pair.source.d_model, dtype=torch.float64), torch.zeros(pair.target.d_model, dtype=torch.float64)
-    return Fit(VectorMap(weight, *none), report)
+    return Fit(direction_map(weight), report)
 
 
 def _explained(data: Contrasts, rows: Tensor, weight: Tensor) -> float:
-    """Share of the target differences' squares that D_s W explains on these rows, averaged over coordinates."""
+    """Return the share of the target differences' squares that D_s W explains on these rows, averaged over coordinates."""
     x, y = data.source[rows].double(), data.target[rows].double()
     return float((1 - (y - x @ weight).pow(2).sum(dim=0) / y.pow(2).sum(dim=0).clamp_min(1e-12)).mean())
 
 
 def nearest_concept(pair: Pair) -> Fit:
-    """The target's own vector of the fit concept whose source vector is nearest: a control, for no map is needed for that.
+    """Look up the target's own vector of the fit concept whose source vector is nearest: a control, for no map is needed for that.
 
     Nearest by cosine after the mean of the fit concepts is taken off. A transfer that does not beat it has found a neighbour.
     """

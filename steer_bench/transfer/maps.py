@@ -145,7 +145,12 @@ def _affine(layer: nn.Linear, rows: Tensor) -> Tensor:
     return nn.functional.linear(rows, layer.weight.to(rows), layer.bias.to(rows))
 
 
+def direction_map(weight: Tensor) -> VectorMap:
+    """Return the map v -> v W for directions only, without means: (d_source, d_target) float64."""
+    return VectorMap(weight, weight.new_zeros(weight.shape[0]), weight.new_zeros(weight.shape[1]))
+
+
 def truncate_or_pad(d_source: int, d_target: int) -> LinearMap:
-    """The identity across widths: the first min(d_source, d_target) coordinates, zeros after them."""
+    """Return the identity across widths: the first min(d_source, d_target) coordinates, zeros after them."""
     zeros = torch.zeros(d_source, dtype=torch.float64), torch.zeros(d_target, dtype=torch.float64)
     return LinearMap(torch.eye(d_source, d_target, dtype=torch.float64), *zeros)

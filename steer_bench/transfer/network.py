@@ -20,9 +20,9 @@ def mlp(
     max_epochs: int = 20,
     patience: int = 2,
 ) -> Fit:
-    """Ridge plus a residual network on standardised activations, stopped early on held-out documents.
+    """Fit ridge plus a residual network on standardised activations, stopped early on held-out documents.
 
-    The network as in Oozeer et al. 2025 (arXiv 2503.04429): one hidden layer. Trained with AdamW on what ridge leaves over,
+    The network is that of Oozeer et al. 2025 (arXiv 2503.04429): one hidden layer. Trained with AdamW on what ridge leaves over,
     in units of the target's standard deviations, so that massive dimensions do not make up the whole loss.
     """
     linear = ridge(pair)
@@ -32,7 +32,7 @@ def mlp(
     target_scale = (pair.train.target_target.diagonal() / pair.train.n).clamp_min(1e-12).sqrt()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(pair.seed)
-        model = MLPMap(linear.map, source_scale, target_scale, hidden)  # type: ignore[arg-type]
+        model = MLPMap(linear.map, source_scale, target_scale, hidden)
     mean, scale_s, scale_t = pair.train.source_mean.float(), source_scale.float(), target_scale.float()
     inputs, left_over = (x - mean) / scale_s, (y - linear.map(x)) / scale_t
     held_inputs, held_left_over = (x_held - mean) / scale_s, (y_held - linear.map(x_held)) / scale_t

@@ -1,9 +1,9 @@
 """Pairs: what is known of two models before a map between them is fitted.
 
-    vectors and paired activations -> [Side, Pair] -> fits -> Fit
+    vectors and paired activations -> [ModelSide, Pair] -> fits -> Fit
 
 Everything a linear fit needs are sufficient statistics of one streaming pass (`PairedMoments`). Concept vectors enter only for
-the concepts of the fit split: a map can not have seen a test concept. Notation: rows are samples, X source, Y target, both
+the concepts of the fit split: a map cannot have seen a test concept. Notation: rows are samples, X source, Y target, both
 centred; W maps rows: Y ~ X W.
 """
 
@@ -20,7 +20,7 @@ from steer_bench.transfer.moments import PairedMoments
 
 
 @dataclass(frozen=True)
-class Side:
+class ModelSide:
     """One model of a pair, or the target alone."""
 
     model: str
@@ -33,28 +33,28 @@ class Side:
     """(d_model, d_model) of neutral activations"""
     genres: Mapping[str, str] = field(default_factory=dict)
     """Genre of each concept; a concept that is not in it has the genre ""."""
-    few: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    few_shot: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     """n -> DiffMean of each concept from its first n texts a side."""
 
 
 @dataclass(frozen=True)
 class Contrasts:
-    """What each text of the fit concepts has over the negatives, in both models: rows are the same texts in both."""
+    """How each text of the fit concepts differs from the negatives, in both models: rows are the same texts in both."""
 
     source: Tensor
     """(n, d_source)"""
     target: Tensor
     """(n, d_target)"""
     concept: Tensor
-    """(n,): number of the concept that a row's text shows"""
+    """(n,): index of the concept that a row's text shows"""
 
 
 @dataclass(frozen=True)
 class Pair:
     """Two models with paired activations of the same neutral texts, some documents held out."""
 
-    source: Side
-    target: Side
+    source: ModelSide
+    target: ModelSide
     train: PairedMoments
     held_out: PairedMoments
     """The same of other documents: options (ridge strength, rank) are chosen on it."""
@@ -68,16 +68,20 @@ class Pair:
     vocabulary: tuple[PairedMoments, PairedMoments] | str | None = None
     """Unembedding rows of the tokens that both vocabularies hold, every tenth held out; or why there are none."""
 
-    def reversed(self) -> Pair:
-        """Source and target exchanged: nothing is measured anew."""
+    def swap(self, source: ModelSide | None = None, target: ModelSide | None = None) -> Pair:
+        """Return the pair with source and target exchanged: nothing is measured again.
+
+        source, target: the two models with other vectors, where those that a source transfers are not its own.
+        """
         contrasts, vocabulary = self.contrasts, self.vocabulary
         if contrasts is not None:
             contrasts = Contrasts(contrasts.target, contrasts.source, contrasts.concept)
         if isinstance(vocabulary, tuple):
             vocabulary = vocabulary[0].reversed(), vocabulary[1].reversed()
         return Pair(
-            self.target, self.source, self.train.reversed(), self.held_out.reversed(), self.train_samples[::-1],
-            self.held_out_samples[::-1], self.seed, self.anchors and self.anchors[::-1], contrasts, vocabulary,
+            source or self.target, target or self.source, self.train.reversed(), self.held_out.reversed(),
+            self.train_samples[::-1], self.held_out_samples[::-1], self.seed, self.anchors and self.anchors[::-1], contrasts,
+            vocabulary,
         )  # fmt: skip
 
 
@@ -87,11 +91,18 @@ class Fit:
 
     map: TransferMap
     report: Mapping[str, float]
-    """Chosen strength or rank, held-out R2, ..."""
+    """Chosen strength or rank, held-out R2, …"""
+
+
+@dataclass(frozen=True)
+class LinearFit(Fit):
+    """A fit whose map is linear."""
+
+    map: LinearMap
 
 
 def check_unseen(fit: Iterable[str], transferred: Iterable[str]) -> None:
-    """ValueError where a concept is to go through a map that has seen it: it would come out as native by algebra."""
+    """Raise ValueError where a concept is to go through a map that has seen it: it would come out as native by algebra."""
     seen = sorted(set(fit) & set(transferred))
     if seen:
         raise ValueError(
@@ -101,7 +112,7 @@ def check_unseen(fit: Iterable[str], transferred: Iterable[str]) -> None:
 
 
 def r2(weight: Tensor, moments: PairedMoments) -> float:
-    """Share of each target coordinate's variance that X W explains, averaged over coordinates.
+    """Return the share of each target coordinate's variance that X W explains, averaged over coordinates.
 
     Averaged after dividing by each coordinate's variance: in raw units a few massive dimensions would be all of it.
     """
@@ -111,12 +122,12 @@ def r2(weight: Tensor, moments: PairedMoments) -> float:
 
 
 def linear_map(weight: Tensor, moments: PairedMoments) -> LinearMap:
-    """x -> (x - mean x) W + mean y"""
+    """Return the map x -> (x - mean x) W + mean y."""
     return LinearMap(weight, moments.source_mean, moments.target_mean)
 
 
 def ridge_weight(moments: PairedMoments, strength: float) -> Tensor:
-    """(d_source, d_target); `strength` is relative to the variance of a standardised coordinate."""
+    """Return W of ridge, (d_source, d_target); `strength` is relative to the variance of a standardised coordinate."""
     scale = (moments.source_source.diagonal() / moments.n).clamp_min(1e-12).sqrt()
     gram = moments.source_source / torch.outer(scale, scale)
     gram = gram + strength * moments.n * torch.eye(len(gram), dtype=gram.dtype)
@@ -124,16 +135,18 @@ def ridge_weight(moments: PairedMoments, strength: float) -> Tensor:
     return solved / scale[:, None]
 
 
-def best(pair: Pair, weights: Mapping[float, Tensor], option: str, held_out: PairedMoments | None = None) -> Fit:
-    """The weight matrix with the best held-out R2, and the option that gave it; R2 is reported on activations."""
+def best(pair: Pair, weights: Mapping[float, Tensor], option: str, held_out: PairedMoments | None = None) -> LinearFit:
+    """Choose the weights with the best held-out R2, and report the option that gave them; R2 is reported on activations."""
     scores = {value: r2(weight, held_out or pair.held_out) for value, weight in weights.items()}
     chosen = max(scores, key=lambda value: scores[value])
     weight = weights[chosen]
-    return Fit(linear_map(weight, pair.train), {option: chosen, "r2": r2(weight, pair.held_out), "n": pair.train.n})
+    return LinearFit(
+        linear_map(weight, pair.train), {option: chosen, "r2": r2(weight, pair.held_out), "n": pair.train.n}
+    )
 
 
-def ridge(pair: Pair, strengths: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)) -> Fit:
-    """Ridge regression of paired activations: W = (X'X + a n I)^-1 X'Y, X standardised by coordinate.
+def ridge(pair: Pair, strengths: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)) -> LinearFit:
+    """Fit ridge regression on paired activations: W = (X'X + a n I)^-1 X'Y, X standardised by coordinate.
 
     Hoerl & Kennard 1970; as a map between models Chen et al. 2025 (model stitching), Bello et al. 2025 (arXiv 2506.00653).
     The strength `a` with the best held-out R2 is taken.
@@ -142,12 +155,12 @@ def ridge(pair: Pair, strengths: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def fit_vectors(pair: Pair, method: str, least: int) -> tuple[Tensor, Tensor]:
-    """Vectors of the fit concepts in both models, (n, d_source) and (n, d_target). ValueError below `least` concepts."""
+    """Return the fit concepts' vectors in both models, (n, d_source) and (n, d_target). Raises ValueError below `least` concepts."""
     if len(pair.source.fit) < least:
         raise ValueError(f"{method} needs at least {least} concepts in the fit split, there are {len(pair.source.fit)}")
     return stacked(pair.source.vectors, pair.source.fit), stacked(pair.target.vectors, pair.source.fit)
 
 
 def stacked(vectors: Mapping[str, Tensor], concepts: Sequence[str]) -> Tensor:
-    """(n, d_model)"""
+    """Stack the vectors of concepts as rows: (n, d_model)."""
     return torch.stack([vectors[concept] for concept in concepts])

@@ -13,7 +13,7 @@ from tiny import save_tiny, tiny_gemma3, tiny_llama, tiny_tokenizer
 
 from steer_bench.concepts.load import load_texts
 from steer_bench.results.file import load_results
-from steer_bench.vectors.store import load_card
+from steer_bench.vectors.tensor_file import load_card
 
 ROOT = Path(__file__).parents[2]
 SECTION = (ROOT / "README.md").read_text().split("## Adding things")[1].split("\n## ")[0]

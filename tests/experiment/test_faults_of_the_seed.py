@@ -9,7 +9,8 @@ from steer_bench.experiment import run as runs
 from steer_bench.results.rows import Row
 from steer_bench.results.stats.unapplied import arms_without_effect
 from steer_bench.transfer.pairs import check_unseen
-from steer_bench.vectors.store import VectorStore, check_distinct, check_same_texts, load_card
+from steer_bench.vectors.store import VectorStore, check_distinct, check_same_texts
+from steer_bench.vectors.tensor_file import load_card
 
 RNG = np.random.default_rng(0)
 SEA, LAW, TEA = (RNG.standard_normal(16).astype(np.float32) for _ in range(3))

@@ -12,7 +12,9 @@ from steered import make_arms
 
 import steer_bench
 from steer_bench.records import Records
-from steer_bench.vectors.store import Arm, Arms, VectorStore, load_card, load_tensors, save_tensors
+from steer_bench.vectors.arms import Arm, Arms
+from steer_bench.vectors.store import VectorStore
+from steer_bench.vectors.tensor_file import load_card, load_tensors, save_tensors
 
 VALUES = [[f"key-{i}-{j}" for j in range(3)] for i in range(4)]
 
@@ -179,7 +181,7 @@ def test_a_file_of_another_kind_or_width_under_the_right_name_is_refused(tmp_pat
     make_arms().save(path)
     with pytest.raises(ValueError, match="not the vectors of a model"):
         VectorStore.load(path)
-    card = {"kind": "arms", "target": "t", "layer": 1, "scale": 1.0, "d_model": 4}
+    card = {"kind": "arms", "target": "t", "layer": 1, "scale": 1.0, "d_model": 4, "arms": []}
     narrow = {"native||sea": np.ones(4, dtype=np.float32), "native||law": np.ones(3, dtype=np.float32)}
     save_tensors(tmp_path / "narrow.safetensors", narrow, card)
     with pytest.raises(
@@ -189,7 +191,7 @@ def test_a_file_of_another_kind_or_width_under_the_right_name_is_refused(tmp_pat
     (tmp_path / "narrow.safetensors").unlink()
     for value in (np.nan, np.inf, 1e39):
         with pytest.raises(ValueError, match="not finite"):
-            Arms("t", 1, 1.0, {Arm("native", "", "sea"): np.array([value, 1.0])}).save(path)
+            Arms("t", 1, 1.0, {(Arm("native"), "sea"): np.array([value, 1.0])}).save(path)
     assert load_card(path)["kind"] == "arms"  # what was there is whole
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
 

@@ -19,7 +19,9 @@ from steer_bench.results.lmeval_samples import load_rows
 from steer_bench.results.provenance import Provenance
 from steer_bench.results.rows import Row
 from steer_bench.transfer.adapters import load_adapter
-from steer_bench.vectors.store import Arms, VectorStore, load_card
+from steer_bench.vectors.arms import Arms
+from steer_bench.vectors.store import VectorStore
+from steer_bench.vectors.tensor_file import load_card
 
 EACH = 160
 TRIED = {"inputs": 0, "read": 0}
@@ -142,7 +144,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     arms = make_arms(8)
     arms.save(folder / "arms.safetensors")
-    VectorStore("m", 1, {arm.concept: vector for arm, vector in arms.vectors.items()}, 2.0).save(
+    VectorStore("m", 1, {concept: vector for (_, concept), vector in arms.vectors.items()}, 2.0).save(
         folder / "vectors.safetensors"
     )
     row = Row("rule_following", "t", "", "native", "sea", 0.2, "p1", "score", 0.5, 3, ratings={"fluency": 1.0})

@@ -17,7 +17,7 @@ from steer_bench.models.steered import decoding
 from steer_bench.models.steered.captured import Captured, FixedStep, why_not
 from steer_bench.models.steered.decoding import ROOM, RoomyLayer, grouped_heads, new_cache
 from steer_bench.models.steered.likelihood import token_scores
-from steer_bench.vectors.store import Arm, Arms
+from steer_bench.vectors.arms import Arm, Arms
 
 FAMILIES = ("llama", "gemma3")
 MIXED = [
@@ -387,7 +387,7 @@ def test_a_cache_of_another_vector_file_is_refused():
     model, tokenizer = tiny_pair("llama")
     database = Store()
     hook = SimpleNamespace(dbdict=database, add_partial=lambda *_: None)
-    arms = {seed: make_arms(seed=seed, card={"sha256": str(seed)}) for seed in (0, 1)}
+    arms = {seed: make_arms(seed=seed, sha256=str(seed)) for seed in (0, 1)}
     steered_lm(model, tokenizer, arms[0]).set_cache_hook(hook)
     steered_lm(model, tokenizer, arms[0]).set_cache_hook(hook)
     with pytest.raises(ValueError, match="another model, vector file"):
@@ -447,7 +447,7 @@ def test_on_the_real_models_mixed_batches_are_rows_alone_and_the_trunk_is_the_fu
     layer = loaded.model.config.num_hidden_layers // 2
     scale = 1300.0 if "gemma" in name else 110.0
     vectors = {
-        Arm("native", "", concept): torch.randn(width, generator=torch.Generator().manual_seed(i)).numpy()
+        (Arm("native"), concept): torch.randn(width, generator=torch.Generator().manual_seed(i)).numpy()
         for i, concept in enumerate(("sea", "law"))
     }
     arms = Arms(name, layer, scale, vectors, {})

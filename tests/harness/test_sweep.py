@@ -54,7 +54,7 @@ def metrics(results):
 def test_a_sweep_is_one_run_a_vector(tasks):
     model, tokenizer = tiny_pair("llama")
     arms = make_arms()
-    pool = steerings(((a.arm, a.source, a.concept) for a in arms.vectors), arms=["native"], factors=[0.5, 2.0])
+    pool = steerings(((arm.name, arm.source, key) for arm, key in arms.vectors), arms=["native"], factors=[0.5, 2.0])
     assert pool[0] == Steering()
     assert len(pool) == 1 + 2 * 2
     lm = PooledLM(pretrained=model, tokenizer=tokenizer, arms=arms, batch_size=8)

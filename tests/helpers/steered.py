@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from tiny import tiny_gemma3, tiny_llama, tiny_tokenizer
 
 from steer_bench.harness.steered_lm import SteeredLM
-from steer_bench.vectors.store import Arm, Arms
+from steer_bench.vectors.arms import Arm, Arms, ArmsCard
 
 TEXTS = (
     "The sea was grey that morning, and the boats stayed in the harbour until the wind had gone down.",
@@ -47,16 +47,17 @@ def make_arms(
     entries: Sequence[tuple[str, str]] = (("native", ""), ("linear", "other")),
     concepts: Sequence[str] = ("sea", "law"),
     seed: int = 0,
-    card: Mapping[str, Any] | None = None,
+    card: ArmsCard | None = None,
+    sha256: str = "",
 ) -> Arms:
     """Arms with random vectors of different norms."""
     random = np.random.default_rng(seed)
     vectors = {
-        Arm(arm, source, concept): (random.standard_normal(d_model) * random.uniform(1, 5)).astype(np.float32)
+        (Arm(arm, source=source), concept): (random.standard_normal(d_model) * random.uniform(1, 5)).astype(np.float32)
         for arm, source in entries
         for concept in concepts
     }
-    return Arms("tiny", layer, scale, vectors, card or {})
+    return Arms("tiny", layer, scale, vectors, card or ArmsCard(), sha256)
 
 
 def steered_lm(model: Any, tokenizer: Any, arms: Arms | None = None, **options: Any) -> SteeredLM:

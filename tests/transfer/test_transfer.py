@@ -1,5 +1,9 @@
 """Transfer: every method on pairs whose right map is known, and what each refuses."""
 
+import inspect
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,16 +12,18 @@ from tiny import tiny_gemma3, tiny_tokenizer
 
 from steer_bench import shipped
 from steer_bench.experiment.calibration.twins import random_rotation, rotated_twin
+from steer_bench.experiment.relay import relay
 from steer_bench.models.activations import mean_activations, text_means
 from steer_bench.models.blocks import norm_gain
 from steer_bench.models.load import Loaded
-from steer_bench.transfer.adapters import METHODS, load_adapter, load_adapters
-from steer_bench.transfer.controls import ROWS, arms_of
-from steer_bench.transfer.fits import FITS, options_of, transfer
+from steer_bench.transfer.adapters import CONTROLS, TRANSFERS, load_adapter, load_adapters
+from steer_bench.transfer.controls import CONTROL_VECTORS, control_arms
+from steer_bench.transfer.fits import FITS, transfer
 from steer_bench.transfer.maps import DirectionMap, LookupMap
 from steer_bench.transfer.moments import MomentAccumulator
-from steer_bench.transfer.pairs import Contrasts, Pair, Side, check_unseen, r2
+from steer_bench.transfer.pairs import Contrasts, ModelSide, Pair, check_unseen, r2
 from steer_bench.transfer.vocabulary import shared_unembedding, words
+from steer_bench.vectors.arms import Arm
 
 WIDTH, N = 12, 600
 CONCEPTS = tuple(f"c{i}" for i in range(14))
@@ -45,7 +51,7 @@ def rotated_pair(q: torch.Tensor | None = None, *, fit: tuple[str, ...] = FIT, n
     ends = normal(60, WIDTH, seed=5)
     added = noise * normal(N, WIDTH, seed=6)
     return Pair(
-        Side("a", vectors, fit, WIDTH), Side("b", {key: v @ q for key, v in vectors.items()}, fit, WIDTH),
+        ModelSide("a", vectors, fit, WIDTH), ModelSide("b", {key: v @ q for key, v in vectors.items()}, fit, WIDTH),
         moments(x, x @ q + added), moments(held, held @ q), (x.float(), (x @ q + added).float()),
         (held.float(), (held @ q).float()), 0, (ends, ends @ q), Contrasts(differences, differences @ q, numbers),
         (moments(tokens, tokens @ q), moments(held_tokens, held_tokens @ q)),
@@ -67,7 +73,7 @@ def cosines(fitted, pair: Pair) -> list[float]:
 )  # fmt: skip
 def test_a_rotation_is_found_by_every_method_that_can(method, options, least):
     pair = rotated_pair()
-    for one in (pair, pair.reversed()):
+    for one in (pair, pair.swap()):
         fitted = FITS[method](one, **options)
         assert min(cosines(fitted, one)) > least
         assert fitted.report["r2"] > 0.3
@@ -172,45 +178,45 @@ def test_a_map_fitted_on_a_tested_concept_is_refused():
 # ------------------------------------------------------------------------------------------ arms without a source
 
 
-def side(**changes) -> Side:
+def side(**changes) -> ModelSide:
     vectors = {key: normal(WIDTH, seed=i) for i, key in enumerate(CONCEPTS)}
     genres = {key: "text" if i % 2 else "code" for i, key in enumerate(CONCEPTS)}
-    return Side("b", vectors, FIT, WIDTH, **{"genres": genres, **changes})
+    return ModelSide("b", vectors, FIT, WIDTH, **{"genres": genres, **changes})
 
 
 def test_genre_mean_is_the_mean_over_fit_concepts_of_the_genre():
     one = side()
     expected = torch.stack([one.vectors[f"c{i}"] for i in (0, 2, 4, 6, 8)]).mean(0)
-    torch.testing.assert_close(ROWS["genre-mean"](one, ["c10"], 0)["c10"], expected)
+    torch.testing.assert_close(CONTROL_VECTORS["genre-mean"](one, ["c10"], 0)["c10"], expected)
     with pytest.raises(ValueError, match="genre 'math' in the fit split"):
-        ROWS["genre-mean"](side(genres={"c10": "math"}), ["c10"], 0)
+        CONTROL_VECTORS["genre-mean"](side(genres={"c10": "math"}), ["c10"], 0)
 
 
 def test_wrong_concept_is_a_derangement_within_the_genre():
     one = side()
-    got = ROWS["wrong-concept"](one, list(TEST), 0)
+    got = CONTROL_VECTORS["wrong-concept"](one, list(TEST), 0)
     assert {key: next(o for o in TEST if torch.equal(got[key], one.vectors[o])) for key in TEST} == {
         "c10": "c12", "c12": "c10", "c11": "c13", "c13": "c11",
     }  # fmt: skip
-    alone = ROWS["wrong-concept"](side(genres={"c10": "code"}), ["c10", "c11"], 0)
+    alone = CONTROL_VECTORS["wrong-concept"](side(genres={"c10": "code"}), ["c10", "c11"], 0)
     assert torch.equal(alone["c10"], one.vectors["c11"])
 
 
 def test_five_seeds_make_five_arms_of_independent_directions():
-    arms = arms_of("random", "random", {"seeds": 5}, side(), TEST, 0)
-    assert list(arms) == [f"random-{i}" for i in range(1, 6)]
+    arms = control_arms(load_adapter("random", options={"seeds": 5}), side(), TEST, 0)
+    assert list(arms) == [Arm("random", str(i)) for i in range(1, 6)]
     rows = torch.stack([arms[arm]["c11"] for arm in arms])
     assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 0.9
-    assert list(arms_of("random", "random", {}, side(), TEST, 0)) == ["random"]
+    assert list(control_arms(load_adapter("random", options={"seeds": 1}), side(), TEST, 0)) == [Arm("random")]
 
 
 def test_few_shot_makes_an_arm_of_each_n_that_there_is():
     few = {n: {key: normal(WIDTH, seed=n) for key in CONCEPTS} for n in (1, 4)}
-    arms = arms_of("few-shot", "few-shot", {"n": [1, 2, 4]}, side(few=few), TEST, 0)
-    assert list(arms) == ["few-shot-1", "few-shot-4"]
-    assert torch.equal(arms["few-shot-4"]["c11"], few[4]["c11"])
+    arms = control_arms(load_adapter("few-shot", options={"n": [4, 2, 1]}), side(few_shot=few), TEST, 0)
+    assert [arm.name for arm in arms] == ["few-shot-1", "few-shot-4"]
+    assert torch.equal(arms[Arm("few-shot", "4")]["c11"], few[4]["c11"])
     with pytest.raises(ValueError, match="few-shot"):
-        arms_of("few-shot", "few-shot", {"n": [2]}, side(few=few), TEST, 0)
+        control_arms(load_adapter("few-shot", options={"n": [2]}), side(few_shot=few), TEST, 0)
 
 
 # ------------------------------------------------------------------------------------------ adapters
@@ -225,10 +231,42 @@ def test_every_shipped_adapter_loads_and_names_its_source_or_formula():
         assert len(adapter.about) > 30
 
 
-def test_the_options_of_a_method_are_those_of_its_function():
-    for method, function in FITS.items():
-        assert METHODS[method] == options_of(function), method
-    assert set(METHODS) == {*FITS, *ROWS, "few-shot", "text-relay"}
+def test_the_options_of_a_method_and_their_defaults_are_those_of_its_function():
+    for method, function in {**FITS, "text-relay": relay}.items():
+        given = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+        own = {name for name, default in given.items() if default is not inspect.Parameter.empty} - {"seed", "kept"}
+        fields = TRANSFERS[method].model_fields
+        assert set(fields) == own, method
+        for name, field in fields.items():
+            default = tuple(field.default) if isinstance(field.default, list) else field.default
+            assert default == given[name], (method, name)
+    assert set(TRANSFERS) == {*FITS, "text-relay"}
+    assert set(CONTROLS) == {*CONTROL_VECTORS, "few-shot"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": "tranfer"}, "unknown kind 'tranfer'; did you mean 'transfer'?"),
+        ({"method": "rige"}, "unknown method 'rige'; did you mean 'ridge'?"),
+        ({"abuot": "x"}, "unknown key 'abuot'; did you mean 'about'?"),
+        ({"about": 3}, "key 'about' is missing or not a text"),
+        ({"adapter": "a/b"}, "key 'adapter': id 'a/b'"),
+        ({"options": [1]}, "options must be a mapping"),
+        ({"options": {"strenghts": [1.0]}}, "unknown option of method 'ridge' 'strenghts'; did you mean 'strengths'?"),
+        ({"options": {"strengths": 0.1}}, "option 'strengths' of method 'ridge': Input should be a valid list (found 0.1)"),
+        ({"options": {"strengths": [0.1, True]}}, "option 'strengths' of method 'ridge': Input should be a valid number"),
+        ({"method": "random", "options": {"seeds": "3"}}, "option 'seeds' of method 'random': Input should be a valid integer"),
+        ({"method": "prompt", "options": {"topic": "{concept}"}}, "option 'rule' of method 'prompt' is a text with {instruction}"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_an_adapter_is_said_with_its_file_and_key(change, said, tmp_path):
+    known = {"adapter": "own", "kind": "transfer", "method": "ridge", "about": "words", "options": {"strengths": [0.1]}}
+    (tmp_path / "own.yaml").write_text(json.dumps(known))
+    assert load_adapter(str(tmp_path / "own.yaml")).options == {"strengths": [0.1]}
+    (tmp_path / "own.yaml").write_text(json.dumps({**known, **change}))
+    with pytest.raises(ValueError, match=re.escape(f"own.yaml: {said}")):
+        load_adapter("own.yaml", base=tmp_path)
 
 
 def test_options_in_the_experiment_go_before_the_adapters_own():

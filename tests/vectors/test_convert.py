@@ -23,6 +23,7 @@ from tiny import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from steer_bench.models.steered.steering import Steering, VectorBank
+from steer_bench.vectors.arms import Arm, ArmEntry, Arms, ArmsCard
 from steer_bench.vectors.convert import (
     FORMATS,
     LAYER_CONVENTION,
@@ -35,7 +36,8 @@ from steer_bench.vectors.convert import (
     to_arms,
     write_vectors,
 )
-from steer_bench.vectors.store import Arm, Arms, VectorStore, save_tensors
+from steer_bench.vectors.store import VectorCard, VectorStore
+from steer_bench.vectors.tensor_file import save_tensors
 
 torch.set_num_threads(1)
 
@@ -62,17 +64,17 @@ def file_of(*ids: str, **changes) -> VectorFile:
 
 def arms_file(path: Path) -> Path:
     rng = np.random.default_rng(0)
-    keys = [Arm("native", "", "a"), Arm("native", "", "b"), Arm("linear", "m/one", "a"), Arm("linear", "m/two", "a")]
+    linear = Arm("linear", source="m/one"), Arm("linear", source="m/two")
+    keys = [(Arm("native"), "a"), (Arm("native"), "b"), (linear[0], "a"), (linear[1], "a")]
     vectors = {key: rng.normal(size=6).astype(np.float32) for key in keys}
-    Arms(
-        "owner/model", 3, 113.7, vectors, {"revision": "r1", "fits": [{"arm": "linear", "source": "m/two", "r2": 0.5}]}
-    ).save(path)
+    card = {"revision": "r1", "fits": [{"arm": "linear", "source": "m/two", "r2": 0.5}]}
+    Arms("owner/model", 3, 113.7, vectors, ArmsCard.model_validate(card)).save(path)
     return path
 
 
 def store_file(path: Path) -> Path:
     vectors = {"a": np.array([3, 4, 0], np.float32), "b": np.array([0, 1, 0], np.float32)}
-    VectorStore("owner/model", 3, vectors, 10.0, {"revision": "r1", "texts": {"a": "h1", "b": "h2"}}).save(path)
+    VectorStore("owner/model", 3, vectors, 10.0, VectorCard(revision="r1", texts={"a": "h1", "b": "h2"})).save(path)
     return path
 
 
@@ -482,7 +484,7 @@ class TestArms:
         arms = Arms.load(out)
         assert (arms.target, arms.layer, arms.scale) == ("owner/model", 3, 10.0)
         assert VectorBank(arms).vector(Steering("published", "", "a", 0.5)).tolist() == pytest.approx([3, 4, 0])
-        assert arms.card["entries"] == [["published", "", ["a", "b"]]]
+        assert arms.entries == (ArmEntry(adapter="published", method="imported", concepts=("a", "b")),)
 
     def test_imported_vectors_are_vectors_of_a_model_to_transfer(self, tmp_path):
         out = convert(

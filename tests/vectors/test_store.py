@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from steer_bench.vectors.store import Arm, Arms, VectorStore, load_card, load_tensors, save_tensors, unit
+from steer_bench.vectors.arms import Arm, Arms, ArmsCard
+from steer_bench.vectors.store import VectorCard, VectorStore, unit
+from steer_bench.vectors.tensor_file import load_card, load_tensors, save_tensors
 
 WIDTH = 6
 
@@ -27,7 +29,8 @@ def store(**options) -> VectorStore:
 
 
 def arms(**options) -> Arms:
-    keys = [Arm("native", "", "sea"), Arm("native", "", "law"), Arm("linear", "a/b", "sea"), Arm("linear", "c", "sea")]
+    linear = Arm("linear", source="a/b"), Arm("linear", source="c")
+    keys = [(Arm("native"), "sea"), (Arm("native"), "law"), (linear[0], "sea"), (linear[1], "sea")]
     vectors = {arm: _row(i) for i, arm in enumerate(keys)}
     return Arms(**{"target": "owner/model", "layer": 3, "scale": 12.5, "vectors": vectors, **options})
 
@@ -51,12 +54,15 @@ def test_a_store_comes_back_to_the_bit(file):
 
 
 def test_an_arms_file_comes_back_to_the_bit_with_its_card(tmp_path):
-    arms(card={"revision": "abc", "fits": [{"r2": 0.25}]}).save(tmp_path / "deep" / "er" / "arms.safetensors")
+    fits = [{"arm": "linear", "source": "a/b", "r2": 0.25, "n": 7}]
+    arms(card=ArmsCard.model_validate({"revision": "abc", "fits": fits})).save(
+        tmp_path / "deep" / "er" / "arms.safetensors"
+    )
     back = Arms.load(str(tmp_path / "deep" / "er" / "arms.safetensors"))
     assert (back.target, back.layer, back.scale, back.d_model) == ("owner/model", 3, 12.5, WIDTH)
     assert back.vectors.keys() == arms().vectors.keys()
     assert all(back.vectors[arm].tobytes() == vector.tobytes() for arm, vector in arms().vectors.items())
-    assert (back.card["revision"], back.card["fits"]) == ("abc", [{"r2": 0.25}])
+    assert (back.card.revision, back.card.to_json()["fits"]) == ("abc", fits)
 
 
 def test_the_card_is_read_without_the_tensors_and_holds_what_identifies_them(file):
@@ -80,8 +86,8 @@ def test_the_file_is_plain_safetensors(file):
 
 def test_the_same_store_gives_the_same_bytes_whatever_the_order_of_its_concepts(tmp_path):
     reordered = dict(reversed(store().vectors.items()))
-    store(card={"b": 1, "a": 2}).save(tmp_path / "1")
-    store(vectors=reordered, card={"a": 2, "b": 1}).save(tmp_path / "2")
+    store(card=VectorCard(b=1, a=2)).save(tmp_path / "1")
+    store(vectors=reordered, card=VectorCard(a=2, b=1)).save(tmp_path / "2")
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
     assert list(load_tensors(tmp_path / "1")[0]) == sorted(reordered)
 
@@ -215,7 +221,7 @@ def test_a_file_of_another_kind_is_refused_by_what_it_holds(file, tmp_path):
 
 
 def test_a_vector_of_another_width_in_an_arms_file_is_refused(tmp_path):
-    card = {"kind": "arms", "target": "t", "layer": 1, "scale": 1.0, "d_model": WIDTH}
+    card = {"kind": "arms", "target": "t", "layer": 1, "scale": 1.0, "d_model": WIDTH, "arms": []}
     save_tensors(tmp_path / "f", {"native||sea": _row(1), "linear|a|sea": _row(2, width=4)}, card)
     message = _refused(tmp_path / "f", Arms.load)
     assert "'linear|a|sea' has shape (4,), the target's d_model is 6" in message

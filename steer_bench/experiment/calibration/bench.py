@@ -21,8 +21,9 @@ from steer_bench.models.blocks import d_model
 from steer_bench.models.load import Loaded
 from steer_bench.models.tokens import tokenize
 from steer_bench.results.stats.grid import ArmKey
-from steer_bench.transfer.fits import Side
 from steer_bench.transfer.maps import TransferMap
+from steer_bench.transfer.pairs import ModelSide
+from steer_bench.vectors.methods import diff_of_means
 
 Vectors = Mapping[str, Tensor]
 """Concept -> (d_model,) float64."""
@@ -154,14 +155,18 @@ class Bench:
         means = mean_activations(loaded, self.layer, self.groups, maps=maps, desc=f"activations of {loaded.name}")
         concepts = [group[1:] for group in self.groups if group.startswith("+")]
         plain, pushed = (
-            {key: means[name][f"+{key}"].value - means[name][f"-{key}"].value for key in concepts if name in means}
+            {
+                key: diff_of_means(means[name][f"+{key}"].value, means[name][f"-{key}"].value)
+                for key in concepts
+                if name in means
+            }
             for name in ("", "pushed")
         )
         return plain, pushed
 
-    def side(self, name: str, vectors: Vectors) -> Side:
+    def side(self, name: str, vectors: Vectors) -> ModelSide:
         """A model of a pair."""
-        return Side(name, vectors, self.fit, self.width)
+        return ModelSide(name, vectors, self.fit, self.width)
 
 
 def dead(concept: str) -> str:

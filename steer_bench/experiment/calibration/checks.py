@@ -18,7 +18,7 @@ from steer_bench.results.stats.grid import ArmKey
 from steer_bench.results.stats.verdict import verdicts
 from steer_bench.transfer.fits import transfer
 from steer_bench.transfer.maps import truncate_or_pad
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 LOGITS, COSINE, RECOVERED = 1e-3, 0.999, 0.02
 """Largest difference of a twin's logits; smallest cosine of a map that recovers Q; how near 1 a recovered fraction must be

@@ -14,7 +14,7 @@ from steer_bench.transfer.controls import random as random_directions
 from steer_bench.transfer.controls import wrong_concept
 from steer_bench.transfer.fits import transfer
 from steer_bench.transfer.maps import truncate_or_pad
-from steer_bench.vectors.store import UNSTEERED, Arm, Arms
+from steer_bench.vectors.arms import UNSTEERED, Arm, Arms
 
 
 class Job(NamedTuple):
@@ -69,7 +69,7 @@ def score(bench: Bench, loaded: Loaded, arms: Mapping[ArmKey, Vectors], jobs: Se
     from steer_bench.harness.steered_lm import SteeredLM
 
     named = {
-        Arm(arm.name, arm.source, concept): vector.float().numpy()
+        (Arm(arm.name, source=arm.source), concept): vector.float().numpy()
         for arm, vectors in arms.items()
         for concept, vector in vectors.items()
     }

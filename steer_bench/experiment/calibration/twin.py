@@ -17,8 +17,9 @@ from steer_bench.models.tokens import encode
 from steer_bench.results.rows import Row
 from steer_bench.results.stats.grid import ArmKey
 from steer_bench.transfer.adapters import load_adapter
-from steer_bench.transfer.fits import FITS, Fit, Pair, Side, transfer
+from steer_bench.transfer.fits import FITS, transfer
 from steer_bench.transfer.moments import MomentAccumulator, paired
+from steer_bench.transfer.pairs import Fit, ModelSide, Pair
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Pairs:
         moved[order] = self.y[order.roll(1)]
         return replace(self, y=moved)
 
-    def pair(self, source: Side, target: Side, seed: int) -> Pair:
+    def pair(self, source: ModelSide, target: ModelSide, seed: int) -> Pair:
         """What maps are fitted on: every tenth text held out."""
         held = self.document % 10 == 9
         moments = []

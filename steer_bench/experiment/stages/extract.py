@@ -26,7 +26,9 @@ from steer_bench.models.activations import Mean, centred_norm, layer_means, mean
 from steer_bench.models.blocks import d_model, decoder_layers, resolve_layer
 from steer_bench.models.load import load_model, prepare_models, revision
 from steer_bench.transfer.geometry import geometry
-from steer_bench.vectors.store import VectorStore, load_card, save_tensors
+from steer_bench.vectors.methods import diff_of_means
+from steer_bench.vectors.store import VectorCard, VectorStore
+from steer_bench.vectors.tensor_file import load_card, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +93,8 @@ def extract_model(run: Run, name: str) -> Path:
             for group, mean in means.items()
             if (group.half, group.few) == (half, 0)
         }
-        VectorStore(name, index, vectors, scale, {**card, "half": half or "all", "tokens": tokens}).save(file)
+        own = VectorCard.model_validate({**card, "half": half or "all", "tokens": tokens})
+        VectorStore(name, index, vectors, scale, own).save(file)
     if data.few_shot_sizes:
         shots = {
             f"{n}|{key}": vector.float().numpy()
@@ -118,7 +121,9 @@ def diff_means(means: Means, half: Half = "", few: int = 0) -> dict[str, Tensor]
     """Return the DiffMean of each concept that has these texts: {concept: (d_model,) float64}."""
     sides = {group.side: mean.value for group, mean in means.items() if (group.half, group.few) == (half, few)}
     return {
-        side.concept: value - sides[TextSide(side.concept, "-")] for side, value in sides.items() if side.sign == "+"
+        side.concept: diff_of_means(value, sides[TextSide(side.concept, "-")])
+        for side, value in sides.items()
+        if side.sign == "+"
     }
 
 

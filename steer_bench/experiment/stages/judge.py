@@ -39,7 +39,7 @@ from steer_bench.results.provenance import AgreementLine, JudgeCheck, JudgeSumma
 from steer_bench.results.rows import INVALID, Row
 from steer_bench.results.samples import Sample
 from steer_bench.results.stats.agreement import agreement
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 logger = logging.getLogger(__name__)
 Config = Mapping[str, Any]

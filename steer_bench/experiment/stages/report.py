@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from steer_bench.experiment.completion import is_complete
-from steer_bench.experiment.data import FEW
 from steer_bench.experiment.run import MissingStageError, Run, versions
 from steer_bench.experiment.stages.judge import (
     all_ratings,
@@ -28,7 +27,8 @@ from steer_bench.results.provenance import ArmInfo, JudgeInfo, Provenance
 from steer_bench.results.rows import Row
 from steer_bench.results.samples import Origin, Sample, Samples, origin, save_samples
 from steer_bench.results.stats.unapplied import arms_without_effect
-from steer_bench.vectors.store import load_card
+from steer_bench.vectors.arms import ArmEntry, ArmsCard
+from steer_bench.vectors.tensor_file import load_card
 
 
 def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[Path]:
@@ -95,31 +95,22 @@ def _judge(run: Run, shown: str, ratings: Mapping[str, Mapping[str, Ratings]]) -
     return JudgeInfo(name=name, config=dict(run.experiment.judge), check=check)
 
 
-def _arms(run: Run, made: Iterable[str]) -> tuple[ArmInfo, ...]:
-    """What each of the arms is that were made, by the adapter or the imported vectors that made it."""
-    listed = {info.arm: info for info in _possible_arms(run)}
-    return tuple(listed[arm] for arm in dict.fromkeys(made))
-
-
-def _possible_arms(run: Run) -> Iterator[ArmInfo]:
-    imported = [entry.name for entry in run.experiment.vectors]
-    for adapter in run.data.adapters:
-        counts = (
-            adapter.options.get("n", FEW)
-            if adapter.method == "few-shot"
-            else range(1, adapter.options.get("seeds", 1) + 1)
-        )
-        for variant in ("", *map(str, counts), *imported):
-            name = f"{adapter.name}-{variant}" if variant else adapter.name
-            yield ArmInfo(arm=name, adapter=adapter.name, variant=variant, kind=adapter.kind, method=adapter.method)
-    for name in imported:  # each makes a claim, as a transfer does
-        yield ArmInfo(arm=name, adapter=name, kind="transfer", method="imported")
+def _arms(entries: Iterable[ArmEntry]) -> tuple[ArmInfo, ...]:
+    """Return what each arm is; of several targets and sources once."""
+    return tuple(
+        {
+            one.arm.name: ArmInfo(
+                arm=one.arm.name, adapter=one.adapter, variant=one.variant, kind=one.kind, method=one.method
+            )
+            for one in entries
+        }.values()
+    )
 
 
 def _provenance(run: Run, ratings: Mapping[str, Mapping[str, Ratings]], judge: JudgeInfo, **counted: Any) -> Provenance:
     """What a results file says of where its rows come from."""
     experiment = run.experiment
-    arms = [load_card(run.folder.arms(target)) for target in run.targets]
+    arms = [ArmsCard.read(run.folder.arms(target)) for target in run.targets]
     cards = {config.name: load_card(run.folder.vectors(config.name)) for config in experiment.models}
     model_keys = ("revision", "layer", "d_model", "dtype", "scale")
     return Provenance.model_validate(
@@ -143,9 +134,9 @@ def _provenance(run: Run, ratings: Mapping[str, Mapping[str, Ratings]], judge: J
             "positions": experiment.positions,
             "chat": experiment.chat,
             "prompts": run.data.prompts_hash,
-            "arms": _arms(run, [arm for card in arms for arm, _, _ in card["entries"]]),
-            "refused": [entry for card in arms for entry in card["refused"]],
-            "geometry": [line for card in arms for line in card["geometry"]],
+            "arms": _arms(entry for card in arms for entry in card.arms),
+            "refused": [line.model_dump() for card in arms for line in card.refused],
+            "geometry": [line.model_dump() for card in arms for line in card.geometry],
             **counted,
         }
     )

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer_bench.vectors.store import UNSTEERED, Arms, unit
+from steer_bench.vectors.arms import UNSTEERED, Arms
+from steer_bench.vectors.store import unit
 
 POSITIONS = ("text", "generated", "all")
 """Which tokens are steered. text: every token but padding and BOS; generated: from the token that predicts the first

@@ -10,7 +10,7 @@ from steer_bench.results.board.entries import ArmEntry, ArmResult
 from steer_bench.results.board.table import MISSING, Line, Table, Text, interval, number
 from steer_bench.results.measures import LIKELIHOOD, REPLIES, SUPPRESSION, in_order, measure_of
 from steer_bench.results.provenance import KINDS
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 CLAIMS = ("transfers", "equivalent to native")
 UNSCORED_GAP = 0.05

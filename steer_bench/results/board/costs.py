@@ -12,7 +12,7 @@ from steer_bench.results.board.table import Line, Table, Text, number
 from steer_bench.results.file import Results
 from steer_bench.results.measures import PERPLEXITY, REPLIES
 from steer_bench.results.rows import RATING, Array, Rows
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 COLUMNS = {
     "ratio": ("perplexity ratio", 2),

@@ -28,7 +28,7 @@ from steer_bench.results.stats.effects import (
 )
 from steer_bench.results.stats.grid import NATIVE, ArmKey, value_grid
 from steer_bench.results.stats.verdict import Verdict, verdicts
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 
 @dataclass(frozen=True)

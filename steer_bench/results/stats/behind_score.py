@@ -14,7 +14,7 @@ from steer_bench.results.stats.effects import TaskEffects
 from steer_bench.results.stats.few_shot import FewShot, few_shot_curve, few_shot_equal
 from steer_bench.results.stats.grid import NATIVE, ArmKey, nan_mean
 from steer_bench.results.stats.verdict import WRONG
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 
 class AntiSteered(NamedTuple):

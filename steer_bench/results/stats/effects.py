@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from steer_bench.results.measures import LIKELIHOOD
 from steer_bench.results.rows import Array, Integers, Row
 from steer_bench.results.stats.grid import NATIVE, ArmKey, Pooled, RoleGrid, ValueGrid, nan_mean, value_grid
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 DAMAGE_LIMIT = 1.3
 """Arms are compared at the largest factor whose perplexity ratio on neutral text is at most this."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer_bench.results.rows import Array, Integers, Row, Rows, Selection, Texts
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 SAMPLE_MARK = "#"
 """Between a prompt's id and the number of one of several sampled replies to it, in a row's item."""

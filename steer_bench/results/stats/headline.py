@@ -11,7 +11,7 @@ from steer_bench.results.rows import Row
 from steer_bench.results.stats.effects import likelihood_curves, measure_generation, measure_likelihood
 from steer_bench.results.stats.grid import nan_mean, value_grid
 from steer_bench.results.stats.specificity import specificity
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 
 def headline(rows: Sequence[Row], *, measure: str, target: str) -> float:

@@ -13,7 +13,7 @@ from steer_bench.results.measures import SPECIFICITY
 from steer_bench.results.rows import Array, Row, Rows
 from steer_bench.results.stats.bootstrap import Estimate, hierarchical_bootstrap
 from steer_bench.results.stats.grid import ArmKey, Pooled, nan_mean
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from steer_bench.results.measures import MEASURES
 from steer_bench.results.rows import Row
-from steer_bench.vectors.store import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED
 
 
 def arms_without_effect(rows: Iterable[Row]) -> list[tuple[str, str, str]]:

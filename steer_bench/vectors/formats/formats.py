@@ -15,7 +15,7 @@ from steer_bench.vectors.formats.pickled import is_pickled, layers_of_pickled, r
 from steer_bench.vectors.formats.plain import read_npy, read_pt, write_npy, write_pt
 from steer_bench.vectors.formats.torch_files import load_torch
 from steer_bench.vectors.formats.vector_file import Layered, ReadOptions, VectorFile, full_card
-from steer_bench.vectors.store import load_card
+from steer_bench.vectors.tensor_file import load_card
 
 
 class Format(NamedTuple):

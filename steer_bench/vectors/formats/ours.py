@@ -10,8 +10,10 @@ import numpy as np
 
 from steer_bench.files import check_id
 from steer_bench.names import known
+from steer_bench.vectors.arms import Arm, ArmEntry, Arms, ArmsCard
 from steer_bench.vectors.formats.vector_file import ReadOptions, VectorFile, needed, positive
-from steer_bench.vectors.store import Arm, Arms, VectorStore, load_card
+from steer_bench.vectors.store import VectorCard, VectorStore
+from steer_bench.vectors.tensor_file import load_card
 
 _OWN = ("kind", "model", "target", "layer", "d_model", "sha256")
 """Keys of a card that say what other fields say."""
@@ -29,23 +31,25 @@ def read_ours(path: Path, options: ReadOptions) -> VectorFile:
         raise ValueError(f"{path}: holds the vectors of a model, no arms; leave out the arm and its source")
     store = VectorStore.load(path)
     ids, matrix = _stacked(store.vectors)
-    return VectorFile(store.model, store.layer, ids, matrix, {**_rest(store.card), "scale": store.scale})
+    return VectorFile(store.model, store.layer, ids, matrix, {**_rest(store.card.to_json()), "scale": store.scale})
 
 
 def _one_arm(arms: Arms, options: ReadOptions) -> VectorFile:
-    names = sorted({arm.arm for arm in arms.vectors})
+    names = sorted({arm.name for arm, _ in arms.vectors})
     if options.arm is None and len(names) > 1:
         raise ValueError(f"arms of {arms.target}: name one of its arms (--arm): {', '.join(names)}")
     name = names[0] if options.arm is None else known(options.arm, names, "arm")
-    sources = sorted({arm.source for arm in arms.vectors if arm.arm == name})
+    sources = sorted({arm.source for arm, _ in arms.vectors if arm.name == name})
     if options.source is None and len(sources) > 1:
         raise ValueError(
             f"arm {name!r} of {arms.target} has several sources, name one (--source): {', '.join(sources)}"
         )
     source = sources[0] if options.source is None else known(options.source, sources, f"source of arm {name!r}")
-    vectors = {arm.concept: vector for arm, vector in arms.vectors.items() if (arm.arm, arm.source) == (name, source)}
+    vectors = {key: vector for (arm, key), vector in arms.vectors.items() if (arm.name, arm.source) == (name, source)}
     ids, matrix = _stacked(vectors)
-    card = {key: value for key, value in _rest(arms.card).items() if key not in ("entries", "geometry", "refused")}
+    card = {
+        key: value for key, value in _rest(arms.card.to_json()).items() if key not in ("arms", "geometry", "refused")
+    }
     card["fits"] = [fit for fit in card.get("fits", []) if (fit.get("arm"), fit.get("source")) == (name, source)]
     card |= {"scale": arms.scale, "arm": name, "source": source}
     return VectorFile(arms.target, arms.layer, ids, matrix, card)
@@ -68,7 +72,7 @@ def write_store(path: Path, vectors: VectorFile) -> None:
             "the source does not say S, the unit of factors: give --scale, or --like FILE of the same model"
         )
     rows = {check_id(name): row for name, row in zip(vectors.ids, vectors.matrix, strict=True)}
-    VectorStore(model, layer, rows, vectors.scale, _rest(vectors.card)).save(path)
+    VectorStore(model, layer, rows, vectors.scale, VectorCard.of(_rest(vectors.card), path)).save(path)
 
 
 def write_arms(path: Path, vectors: VectorFile) -> None:
@@ -104,11 +108,11 @@ def to_arms(
         raise ValueError(
             f"S of {target}, the unit of factors, is not known: give --scale, or --like FILE of the same model"
         )
-    rows = {Arm(arm, source, check_id(name)): row for name, row in zip(vectors.ids, vectors.matrix, strict=True)}
-    card = {
-        **{key: value for key, value in _rest(vectors.card).items() if key not in ("scale", "bias")},
-        "entries": [[arm, source, sorted(vectors.ids)]],
-    }
+    one = Arm(arm, source=source)
+    rows = {(one, check_id(name)): row for name, row in zip(vectors.ids, vectors.matrix, strict=True)}
+    kept = {key: value for key, value in _rest(vectors.card).items() if key not in ("scale", "bias")}
+    entry = ArmEntry.of(one, "baseline" if arm == "native" else "transfer", "imported", sorted(vectors.ids))
+    card = ArmsCard.model_validate({**kept, "arms": (entry,)})
     return Arms(target, layer, positive(scale), rows, card)
 
 

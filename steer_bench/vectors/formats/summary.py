@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from steer_bench.names import listed
+from steer_bench.vectors.arms import Arms
 from steer_bench.vectors.formats.formats import FORMATS, format_of, read_layers, read_vectors
 from steer_bench.vectors.formats.vector_file import ReadOptions
-from steer_bench.vectors.store import Arms, load_card, load_tensors
+from steer_bench.vectors.tensor_file import load_card, load_tensors
 
 DUPLICATE = 0.999
 """Vectors with a larger cosine under different ids are called duplicates."""
@@ -106,13 +107,13 @@ def describe(
 
 def _of_arms(path: Path) -> Summary:
     arms = Arms.load(path)
-    keys = sorted(arms.vectors)
-    names, matrix = tuple(arm.key for arm in keys), np.stack([arms.vectors[arm] for arm in keys])
-    return _of_matrix(path, "arms", arms.target, arms.layer, names, matrix, arms.card)
+    keys = sorted(arms.vectors, key=lambda key: key[0].key(key[1]))
+    names, matrix = tuple(arm.key(concept) for arm, concept in keys), np.stack([arms.vectors[key] for key in keys])
+    return _of_matrix(path, "arms", arms.target, arms.layer, names, matrix, arms.card.to_json())
 
 
 def _of_tensors(path: Path) -> Summary:
-    tensors, card = load_tensors(path)
+    tensors, card, _ = load_tensors(path)
     entries = tuple(
         Entry(name, float(np.linalg.norm(tensor.astype(np.float64))), tensor.shape) for name, tensor in tensors.items()
     )

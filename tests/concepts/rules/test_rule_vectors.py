@@ -20,7 +20,7 @@ def test_vectors_of_four_rules_raise_rule_following_by_0_3_at_a_ratio_below_2():
     from steer_bench.harness.steered_lm import SteeredLM
     from steer_bench.models.activations import centred_norm, mean_activations
     from steer_bench.models.load import load_model
-    from steer_bench.vectors.store import Arm, Arms
+    from steer_bench.vectors.arms import Arm, Arms
 
     data = shipped("tasks") / "data"
     texts = load_texts(data / "neutral.jsonl")
@@ -33,10 +33,10 @@ def test_vectors_of_four_rules_raise_rule_following_by_0_3_at_a_ratio_below_2():
     }
     means = mean_activations(loaded, LAYER, groups)[""]
     vectors = {
-        Arm("native", "", rule): (means[f"+{rule}"].value - means[f"-{rule}"].value).float().numpy() for rule in NAMES
+        (Arm("native"), rule): (means[f"+{rule}"].value - means[f"-{rule}"].value).float().numpy() for rule in NAMES
     }
     scale = centred_norm(loaded, LAYER, texts[:24])
-    arms = Arms("smollm2", LAYER, scale, vectors, {})
+    arms = Arms("smollm2", LAYER, scale, vectors)
     lm = SteeredLM(loaded.model, tokenizer=loaded.tokenizer, arms=arms, batch_size=32)
 
     held_out = [" ".join(text.split()[:32]) for text in texts[24:30]]

@@ -33,7 +33,7 @@ def test_the_first_order_lift_is_the_slope_of_the_exact_lift(family):
 def test_exact_lifts_are_those_of_rolling_log_likelihoods_under_the_same_steering(family):
     model, tokenizer = tiny_pair(family)
     arms = make_arms()
-    entries = [(entry.arm, entry.source, entry.concept) for entry in arms.vectors]
+    entries = [(arm.name, arm.source, concept) for arm, concept in arms.vectors]
     rows = VectorBank(arms).rows([Steering(*entry, 0.5) for entry in entries])[:, 0]
     found = screen(Loaded("tiny", model, tokenizer), arms.layer, TEXTS, rows, top=2, sample=4)
     lm = steered_lm(model, tokenizer, arms)

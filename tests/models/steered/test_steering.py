@@ -12,7 +12,7 @@ from tiny import tiny_gemma2, tiny_gemma3, tiny_llama, tiny_qwen2, tiny_qwen3
 
 from steer_bench.models.blocks import decoder_layers
 from steer_bench.models.steered.steering import Steerer, Steering, VectorBank, shared_trunk
-from steer_bench.vectors.store import Arm, Arms
+from steer_bench.vectors.arms import Arm, Arms
 
 # ---------------------------------------------------------------------------------------------- steerings and vectors
 
@@ -61,7 +61,12 @@ def test_rows_of_a_batch():
 
 def test_digest_is_of_what_is_added_and_of_nothing_else():
     vector = np.arange(1, 5, dtype=np.float32)
-    arms = Arms("m", 0, 1.0, {Arm("a", "", "c"): vector, Arm("b", "s", "c"): 7 * vector, Arm("b", "s", "d"): -vector})
+    arms = Arms(
+        "m",
+        0,
+        1.0,
+        {(Arm("a"), "c"): vector, (Arm("b", source="s"), "c"): 7 * vector, (Arm("b", source="s"), "d"): -vector},
+    )
     bank = VectorBank(arms)
     digest = bank.digest(Steering("a", "", "c", 1.0))
     assert digest == VectorBank(arms).digest(Steering("a", "", "c", 1))
@@ -84,7 +89,7 @@ def test_unknown_names_say_what_there_is(steering, message):
 
 
 def test_a_zero_vector_has_no_direction_to_scale():
-    arms = Arms("m", 0, 1.0, {Arm("mean", "", "c"): np.zeros(4, dtype=np.float32)})
+    arms = Arms("m", 0, 1.0, {(Arm("mean"), "c"): np.zeros(4, dtype=np.float32)})
     with pytest.raises(ValueError, match="no direction"):
         VectorBank(arms).vector(Steering("mean", "", "c", 1.0))
 
