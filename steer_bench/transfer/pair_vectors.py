@@ -50,9 +50,9 @@ def push(
     source: Loaded, layer: int, fitted: TransferMap, concepts: Sequence[Concept], *, desc: str = "push"
 ) -> Vectors:
     """Push the concepts' texts through a map f: mean f(h+) - mean f(h-) of each, (d_target,) float64."""
-    groups = {f"+{one.id}": one.positives for one in concepts} | {f"-{one.id}": one.negatives for one in concepts}
+    groups = {(one.id, sign): texts for one in concepts for sign, texts in (("+", one.positives), ("-", one.negatives))}
     means = mean_activations(source, layer, groups, maps={"f": fitted}, desc=desc)["f"]
-    return {one.id: diff_of_means(means[f"+{one.id}"].value, means[f"-{one.id}"].value) for one in concepts}
+    return {one.id: diff_of_means(means[one.id, "+"].value, means[one.id, "-"].value) for one in concepts}
 
 
 def transfer_vectors(
