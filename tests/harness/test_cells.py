@@ -7,6 +7,7 @@ from steer_bench.concepts.concept import Concept, Prompt
 from steer_bench.harness.cells import BUILDERS, ArmAtFactor, TaskRows
 from steer_bench.harness.options import TaskOptions
 from steer_bench.harness.protocol import Protocol
+from steer_bench.vectors.arms import ArmEntry, ArmsCard
 
 SEA = Concept("sea", "the sea", "text", ("A grey wave.", "A tall mast, a sail."), ("Bread.", "Salt."))
 PROTOCOL = Protocol(
@@ -16,7 +17,11 @@ PROTOCOL = Protocol(
     {"concept_likelihood": (0.1, 0.2), "concept_steering": (0.1,)},
     {"kind": "embedding"},
 )
-ENTRIES = [("native", "", ["sea"]), ("linear", "other", ["sea"]), ("mlp", "other", [])]
+ENTRIES = (
+    ArmEntry(adapter="native", concepts=("sea",)),
+    ArmEntry(adapter="linear", source="other", concepts=("sea",)),
+    ArmEntry(adapter="mlp", source="other"),
+)
 PROMPT = {"prompt": {"topic": "About {concept}: {instruction}"}}
 
 
@@ -29,7 +34,7 @@ def rows(task="concept_likelihood", **options):
 def test_rows_of_a_dry_run_know_their_target_and_are_those_of_the_files(tmp_path):
     assert rows().target == "tiny"
     PROTOCOL.save(tmp_path / "protocol.json")
-    arms = make_arms(concepts=["sea"], card={"entries": [list(entry) for entry in ENTRIES], "asked": PROMPT})
+    arms = make_arms(concepts=["sea"], card=ArmsCard(arms=ENTRIES, asked=PROMPT))
     arms.save(tmp_path / "arms" / "tiny.safetensors")
     read = TaskRows.load("concept_likelihood", TaskOptions(arms=str(tmp_path / "arms" / "tiny.safetensors")))
     assert read.target == "tiny"

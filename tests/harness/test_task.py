@@ -39,7 +39,7 @@ def task(folder, declared: dict, rows: str = "rule_following") -> SteerTask:
     """The task on the arms of a run that declares the rule."""
     of_rule(declared).save(folder / "protocol.json")
     names = ("rule-tea", "suppress-tea")
-    arms = make_arms(concepts=names, card={"entries": [["native", "", list(names)]]})
+    arms = make_arms(concepts=names, entries=[("native", "")])
     arms.save(folder / "arms" / "tiny.safetensors")
     content = yaml.safe_load((shipped("tasks") / f"{rows}.yaml").read_text().replace("!function ", ""))
     return SteerTask(config={**content, "metadata": {"arms": str(folder / "arms" / "tiny.safetensors")}})
