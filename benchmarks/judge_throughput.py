@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from steer_bench.judge.config import OpenAIConfig
 from steer_bench.judge.judgement import Case
 from steer_bench.judge.openai_judge import OpenAIJudge
 from steer_bench.judge.ratings import rate_recorded
@@ -60,7 +61,8 @@ def main() -> None:
     calls, concurrency = [int(value) for value in (*sys.argv[1:], *("3000", "16")[len(sys.argv) - 1 :])][:2]
     port: multiprocessing.Queue[int] = multiprocessing.Queue()
     multiprocessing.Process(target=serve, args=(port,), daemon=True).start()
-    judge = OpenAIJudge("fake", base_url=f"http://127.0.0.1:{port.get()}/v1", concurrency=concurrency, progress=False)
+    config = OpenAIConfig(model="fake", base_url=f"http://127.0.0.1:{port.get()}/v1", concurrency=concurrency)
+    judge = OpenAIJudge(config, progress=False)
     cases = [Case("sea", "the sea", f"prompt {i}", f"reply {i}") for i in range(calls // 3)]
     judge.probe()
     with tempfile.TemporaryDirectory() as folder, Records(Path(folder) / "records.sqlite") as store:

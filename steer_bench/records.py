@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 _TABLE = "CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, value TEXT NOT NULL, digest TEXT NOT NULL)"
 
 
-def record_key(**parts: Any) -> str:
-    """SHA-256 of canonical JSON. Raises ValueError for NaN or Inf.
+def record_key(**parts: object) -> str:
+    """Return the SHA-256 of canonical JSON. Raises ValueError for NaN or Inf.
 
     >>> record_key(a=1, b=2) == record_key(b=2, a=1)
     True
@@ -36,7 +36,7 @@ def record_key(**parts: Any) -> str:
 
 
 def row_checksum(*texts: str) -> str:
-    """Checksum of a record's texts, stored beside them: where they differ, the record was changed on disk."""
+    """Return the checksum of a record's texts, stored beside them: where it differs, the record was changed on disk."""
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -100,7 +100,7 @@ class Records:
             raise explained(self.path, error) from error
         return found
 
-    def add(self, values: Mapping[str, Any]) -> None:
+    def add(self, values: Mapping[str, object]) -> None:
         """Record values, all or none; a key that is there already keeps its value."""
         rows = [_row(key, value) for key, value in values.items()]
         try:
@@ -242,7 +242,7 @@ class ShardRecords(Records):
 
 
 class _OthersAreNaN(dict[str, Any]):
-    """A key that is not there reads as no number."""
+    """A mapping in which a missing key reads as not a number."""
 
     def __missing__(self, key: str) -> list[Any]:
         return list(_NAN)

@@ -12,6 +12,7 @@ from steered import make_arms
 
 from steer_bench.concepts.concept import Concept, Prompt
 from steer_bench.harness.protocol import Protocol
+from steer_bench.judge.config import EmbeddingConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,7 +61,7 @@ def arms(tmp_path_factory):
     prompts = (Prompt("p1", "Write.", "select"), Prompt("p2", "Tell.", "score"))
     neutral = {"n1": "The lid of the box is blue.", "n2": "It closes with a click."}
     grids = dict.fromkeys((file.stem for file in (ROOT / "tasks").glob("*.yaml")), (0.1, 0.2))
-    Protocol(concepts, neutral, prompts, grids, {"kind": "embedding"}).save(folder / "protocol.json")
+    Protocol(concepts, neutral, prompts, grids, EmbeddingConfig()).save(folder / "protocol.json")
     return str(folder / "arms" / "tiny.safetensors")
 
 

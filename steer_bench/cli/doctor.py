@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steer_bench.cli.app import app, say
 from steer_bench.cli.faults import free_bytes
+
+if TYPE_CHECKING:
+    from steer_bench.judge.config import JudgeConfig
 
 PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "safetensors", "openai", "numpy", "scipy")
 Finding = tuple[str, str, str]
@@ -102,9 +105,9 @@ def _experiment(name: str) -> Iterator[Finding]:
     yield _judge(run.experiment.judge)
 
 
-def _judge(config: dict[str, object]) -> Finding:
+def _judge(config: JudgeConfig) -> Finding:
     """Tell whether the judge answers: one question to a server, nothing where it runs here."""
-    from steer_bench.judge.config import load_judge
+    from steer_bench.judge.load import load_judge
 
     judge = load_judge(config, references={})
     try:

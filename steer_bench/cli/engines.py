@@ -18,7 +18,7 @@ import typer
 from steer_bench.cli.app import Fault, Faults, plain, run_stages, show
 
 if TYPE_CHECKING:
-    from steer_bench.experiment.run import Run, Stages
+    from steer_bench.experiment.run import Run, Stage, Stages
 
 ENGINES = ("in-process", "ray")
 
@@ -61,15 +61,14 @@ def open_engine(name: str, address: str | None = None) -> Iterator[Stages]:
         yield STAGES
 
 
-def finish(opened: Run, *, figures: bool) -> int:
+def finish(opened: Run, judge: Stage, *, figures: bool) -> int:
     """Rate what is not rated yet, report and show the run, on the first of several ranks; return the number of ranks."""
-    from steer_bench.experiment.stages.judge import judge
     from steer_bench.experiment.stages.report import report
     from steer_bench.harness import ranks
 
     rank, size = ranks.join()
     if rank == 0:
-        run_stages(opened, {"judge": partial(judge, again=False)})
+        run_stages(opened, {"judge": judge})
         show(opened, run_stages(opened, {"report": partial(report, figures=figures)}))
     ranks.wait(size)
     ranks.leave()

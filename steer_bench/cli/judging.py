@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +13,7 @@ from steer_bench.cli.app import Out, RunArgument, Unscored, app, print_files, ru
 if TYPE_CHECKING:
     from steer_bench.experiment.run import Run
     from steer_bench.judge.check import CheckRow
+    from steer_bench.judge.config import JudgeConfig
 
 JudgeSpec = Annotated[
     str | None,
@@ -23,21 +23,20 @@ JudgeSpec = Annotated[
 ]
 
 
-def open_judged(experiment: str, out: Path | None, spec: str | None, *, probe: bool = True) -> Run:
-    """The run, with the judge given if there is one, whose judge answers: asked before any model is loaded."""
+def open_judged(experiment: str, out: Path | None, spec: str | None) -> Run:
+    """Open a run, with the judge given if there is one, and check that its judge answers before any model is loaded."""
     from steer_bench.experiment.run import open_run
     from steer_bench.experiment.stages.judge import probe_run
     from steer_bench.judge.config import read_judge
 
     opened = open_run(experiment, out, judge=None if spec is None else read_judge(spec))
-    if probe:
-        probe_run(opened)
+    probe_run(opened)
     return opened
 
 
-def end_judged(run: Run, config: Mapping[str, Any], max_unscored: float) -> None:
-    """Exit code 3, and why, where too many replies have no rating."""
-    from steer_bench.experiment.stages.judge import all_ratings, unscored_line
+def end_judged(run: Run, config: JudgeConfig, max_unscored: float) -> None:
+    """Exit with code 3, and say why, where too many replies have no rating."""
+    from steer_bench.experiment.ratings import all_ratings, unscored_line
     from steer_bench.judge.config import judge_id
 
     line = unscored_line(all_ratings(run).get(judge_id(config), {}), max_unscored)
@@ -53,22 +52,24 @@ def judge(
     check: Annotated[
         bool, typer.Option("--check", help="Rate nothing: measure the judge on texts with a known answer.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(help="For --check: texts a side and concept.")] = None,
+    limit: Annotated[int | None, typer.Option(help="For --check: texts per side and concept.")] = None,
     max_unscored: Unscored = 0.02,
     out: Out = None,
 ) -> None:
-    """Rate the replies of a finished run, or rate them again by another judge; generates nothing."""
+    """Rate the replies of a finished run, or rate them again by another judge; generate nothing."""
+    from steer_bench.experiment.ratings import all_ratings, judge_agreement
     from steer_bench.experiment.run import open_run
-    from steer_bench.experiment.stages.judge import all_ratings, judge_agreement, probe, unrated
-    from steer_bench.experiment.stages.judge import check as check_run
     from steer_bench.experiment.stages.judge import judge as rate
+    from steer_bench.experiment.stages.judge import probe, unrated
     from steer_bench.judge.config import judge_id, read_judge
     from steer_bench.results.measures import JUDGED
 
     opened = open_run(experiment, out)
     config = read_judge(judge) if judge else opened.experiment.judge
     if check:
-        probe(config)
+        probe(config)  # before anything heavy is imported
+        from steer_bench.experiment.judge_check import check as check_run
+
         _print_check(check_run(opened, config, limit=limit))
         return
     if JUDGED not in opened.experiment.tasks:
@@ -78,13 +79,11 @@ def judge(
     print_files(run_stages(opened, {"judge": partial(rate, config=config)}))
     ratings, name = all_ratings(opened), judge_id(config)
     for target, found in ratings[name].items():
-        usage = found.card.get("usage") or {}
-        spent = f"{usage['calls']:,} calls, {usage['input_tokens'] + usage['output_tokens']:,} tokens" if usage else ""
-        cost = f", ${usage['cost']:.2f}" if usage.get("cost") is not None else ""
-        say(
-            f"{target}: {found.card['total']} replies, {found.unscored} unscored"
-            + (f"; {spent}{cost}" if spent else "")
-        )
+        spent = ""
+        if (usage := found.card.usage) is not None:
+            spent = f"; {usage.calls:,} calls, {usage.input_tokens + usage.output_tokens:,} tokens"
+            spent += "" if usage.cost is None else f", ${usage.cost:.2f}"
+        say(f"{target}: {found.card.total} replies, {found.unscored} unscored{spent}")
     for line in judge_agreement(ratings):
         if name in line.judges:
             kappa, spearman = (f"{value:.2f}" if value is not None else "n/a" for value in (line.kappa, line.spearman))

@@ -67,7 +67,7 @@ def _show_work(run: Run, plan: Plan) -> None:
     say(tabulate(lines, heads, tablefmt="github", intfmt=",", disable_numparse=[0, 1]))
     say(f"\nextract reads {plan.extract:,} tokens, fit {plan.fit:,} (training of MLP maps not counted)")
     dollars = cost(plan, run)
-    asked = plan.total.judged * ASPECTS if run.experiment.judge.get("kind") == "openai" else 0
+    asked = plan.total.judged * ASPECTS if run.experiment.judge.kind == "openai" else 0
     price = (
         "price not given (judge: {price: {input: ..., output: ...}})" if dollars is None else f"{dollars:,.2f} dollars"
     )

@@ -39,8 +39,8 @@ def run(
     else:
         with open_engine(engine, address) as stages:
             run_stages(opened, {name: stages[name] for name in ("extract", "fit", "evaluate")})
-        if finish(opened, figures=figures) > 1:
-            return  # a rank: who started the ranks looks at what they rated
+            if finish(opened, stages["judge"], figures=figures) > 1:
+                return  # a rank: who started the ranks looks at what they rated
     end_judged(opened, opened.experiment.judge, max_unscored)
 
 
@@ -72,26 +72,24 @@ def evaluate(
     out: Out = None,
     predict_only: Annotated[
         bool,
-        typer.Option("--predict-only", "--predict_only", help="Generate, and judge nothing: steer-bench judge does."),
+        typer.Option("--predict-only", "--predict_only", help="As always: replies are left to steer-bench judge."),
     ] = False,
-    max_unscored: Unscored = 0.02,
     engine: EngineName = "in-process",
     address: Address = None,
     processes: Processes = 1,
     shard: Shard = None,
 ) -> None:
-    """One lm-eval run a target: all arms, concepts, factors and tasks."""
-    opened = open_judged(experiment, out, None, probe=not predict_only and shard is None)
+    """Generate and score, in one lm-eval run per target: all arms, concepts, factors and tasks. No judge is asked."""
+    from steer_bench.experiment.run import open_run
+
+    opened = open_run(experiment, out)
     if shard is not None:
         return print_files(measure_one_shard(opened, shard))
     if processes != 1:
-        in_processes("evaluate", opened, processes, *(["--predict-only"] if predict_only else []))
+        in_processes("evaluate", opened, processes)
     else:
         with open_engine(engine, address) as stages:
-            evaluated = partial(stages["evaluate"], predict_only=predict_only)
-            print_files(run_stages(opened, {"evaluate": evaluated}))
-    if not predict_only:
-        end_judged(opened, opened.experiment.judge, max_unscored)
+            print_files(run_stages(opened, {"evaluate": stages["evaluate"]}))
 
 
 @app.command()
@@ -104,8 +102,8 @@ def report(
     ] = None,
 ) -> None:
     """leaderboard.md, leaderboard.html and figures of a finished evaluation."""
+    from steer_bench.experiment.ratings import find_judge
     from steer_bench.experiment.run import open_run
-    from steer_bench.experiment.stages.judge import find_judge
     from steer_bench.experiment.stages.report import report
 
     opened = open_run(experiment, out)

@@ -8,7 +8,7 @@ from steer_bench.experiment.data import Data
 from steer_bench.experiment.reading import CollectErrors
 from steer_bench.files import model_file_name
 from steer_bench.harness.ifeval import ifeval_rule
-from steer_bench.judge.config import load_judge
+from steer_bench.judge.load import load_judge
 from steer_bench.models.blocks import resolve_layer
 from steer_bench.models.load import read_config
 from steer_bench.transfer.adapters import load_adapters

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from steer_bench.concepts.rules.declared import declared_rule
 from steer_bench.harness.ifeval import ifeval_rule
+from steer_bench.judge.config import EmbeddingConfig, JudgeConfig
 from steer_bench.results.measures import DEFAULT_TASKS, GRID, MEASURES, SPECIFICITY
 
 
@@ -162,7 +163,7 @@ class Experiment(Strict):
     ]
     factors: list[float] | dict[str, list[float]] = list(GRID)
     tasks: dict[str, TaskConfig] = {task: TaskConfig() for task in DEFAULT_TASKS}
-    judge: dict[str, Any] = {"kind": "embedding"}
+    judge: JudgeConfig = EmbeddingConfig()
     chat: bool = True
     positions: Literal["text", "generated", "all"] = "text"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

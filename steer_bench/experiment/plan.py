@@ -17,6 +17,7 @@ from typing import Any
 
 from steer_bench.experiment.completion import is_measured
 from steer_bench.experiment.run import Run
+from steer_bench.judge.config import OpenAIConfig
 from steer_bench.models.load import read_config
 from steer_bench.results.measures import JUDGED, MEASURES, SPECIFICITY
 from steer_bench.vectors.arms import ArmEntry, ArmsCard
@@ -185,8 +186,8 @@ def count(run: Run, target: str, task: str) -> tuple[Work, Work, Work]:
 def parts(plan: Plan, run: Run, rates: Rates, *, shards: int | None = None) -> list[Part]:
     """The parts of the run with their time on one machine."""
     total, judge = plan.total, run.experiment.judge
-    calls = total.judged * ASPECTS if judge.get("kind") == "openai" else 0
-    at_once = int(judge.get("concurrency", 16))
+    calls = total.judged * ASPECTS if isinstance(judge, OpenAIConfig) else 0
+    at_once = judge.concurrency if isinstance(judge, OpenAIConfig) else 1
     return [
         Part("extract", plan.extract / rates.read, plan.models),
         Part("fit", plan.fit / rates.read, max(1, plan.pairs / 2)),
@@ -199,14 +200,13 @@ def parts(plan: Plan, run: Run, rates: Rates, *, shards: int | None = None) -> l
 def cost(plan: Plan, run: Run) -> float | None:
     """Dollars of the judge, at its prices; 0 without a paid judge, None where no price is given."""
     judge = run.experiment.judge
-    if judge.get("kind") != "openai":
+    if not isinstance(judge, OpenAIConfig):
         return 0.0
-    price = judge.get("price")
-    if price is None:
+    if judge.price is None:
         return None
     reply = max((_new_tokens(run, task) for task in run.experiment.tasks), default=0)
     calls = plan.total.judged * ASPECTS
-    return calls * ((JUDGE_TOKENS[0] + reply) * float(price["input"]) + JUDGE_TOKENS[1] * float(price["output"])) / 1e6
+    return calls * ((JUDGE_TOKENS[0] + reply) * judge.price.input + JUDGE_TOKENS[1] * judge.price.output) / 1e6
 
 
 def probe(run: Run, target: str, *, repeats: int = 3) -> Rates:

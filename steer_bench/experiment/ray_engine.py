@@ -1,6 +1,6 @@
 """The stages on a Ray cluster: a task a model, a pair, a shard of a target's cells, and a target to finish.
 
-    extract a model -> fit a pair -> arms -> measure shards (actors, the model loaded once a worker) -> merge, judge, write
+    extract a model -> fit a pair -> arms -> measure shards (actors, the model loaded once a worker) -> merge, write -> judge
 
 Ray places, retries and restarts; what makes that safe is that every task finds what is finished on disk and does nothing
 again. The run folder has to be a path that all nodes see. Nothing but names and counts goes through Ray's object store.
@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from steer_bench.experiment.completion import check_arms, is_measured
 from steer_bench.experiment.config import ResourceConfig
 from steer_bench.experiment.data import Data
 from steer_bench.experiment.folder import Folder
+from steer_bench.experiment.ratings import ratings_file
 from steer_bench.experiment.run import Run, Stages
 from steer_bench.experiment.shards import Measuring, prepare
 from steer_bench.experiment.stages.evaluate import evaluate_target
 from steer_bench.experiment.stages.extract import begin, extract_model
 from steer_bench.experiment.stages.fit import arms_up_to_date, check_vectors, fit_pair, make_arms, pairs
-from steer_bench.experiment.stages.judge import raise_stopped
+from steer_bench.experiment.stages.judge import judge
+from steer_bench.results.measures import JUDGED
 
 RETRIES = 5
 """How often Ray runs a task again, or starts an actor again, whose worker died. Errors of ours are not retried."""
@@ -58,7 +61,7 @@ def ray_stages(address: str | None) -> Iterator[Stages]:
                 f"--address {address}: no Ray cluster answers there ({error}); ray start --head starts one"
             ) from error
     try:
-        yield {"extract": _extract, "fit": _fit, "evaluate": _evaluate}
+        yield {"extract": _extract, "fit": _fit, "evaluate": _evaluate, "judge": _judge}
     finally:
         if mine:
             ray.shutdown()
@@ -81,8 +84,8 @@ def _fit(run: Run) -> list[Path]:
     return [run.folder.arms(target) for target in run.targets]
 
 
-def _evaluate(run: Run, *, predict_only: bool = False) -> list[Path]:
-    """Shards of all targets on workers that keep their model; then a task a target that reads them, judges and writes."""
+def _evaluate(run: Run) -> list[Path]:
+    """Shards of all targets on workers that keep their model; then a task a target that reads them and writes."""
     check_arms(run)
     targets = [target for target in run.targets if not is_measured(run, target)]
     if targets:
@@ -92,9 +95,14 @@ def _evaluate(run: Run, *, predict_only: bool = False) -> list[Path]:
             prepare(run, target, count)
         jobs = [(target, index, count) for target in targets for index in range(count)]
         on_workers(run, jobs, min(workers, len(jobs)))
-        _tasks(run, "judge", {f"finish {target}": (evaluate_target, target, predict_only) for target in targets})
-        raise_stopped(run, targets)
+        _tasks(run, "judge", {f"finish {target}": (evaluate_target, target) for target in targets})
     return [run.folder.evaluation(target) for target in run.targets]
+
+
+def _judge(run: Run) -> list[Path]:
+    """Rate in one task: a judge keeps its own calls in flight."""
+    _tasks(run, "judge", {"judge": (partial(judge, again=False),)})
+    return [ratings_file(run, run.experiment.judge, target) for target in run.targets if JUDGED in run.experiment.tasks]
 
 
 def on_workers(run: Run, jobs: list[tuple[str, int, int]], workers: int, kind: type | None = None) -> None:

@@ -78,7 +78,8 @@ def read_experiment(path: Path) -> tuple[Experiment, CollectErrors]:
     except ValidationError as error:
         faults = error.errors()
         for fault in faults:
-            errors.add(fault["loc"], _said(fault))
+            for line in _said(fault).splitlines():
+                errors.add(fault["loc"], line)
         try:  # without its faulty keys, to find what else is wrong
             experiment = Experiment.model_validate(_without(content, [fault["loc"] for fault in faults]))
         except ValidationError:
@@ -105,7 +106,9 @@ def _without(content: dict[Any, Any], locs: Sequence[tuple[int | str, ...]]) -> 
 
 
 def _said(fault: ErrorDetails) -> str:
-    """Say in one line what pydantic found."""
+    """Say what pydantic found, in one line; of a judge, all its faults in one line each."""
+    if fault["type"] == "judge":  # names the keys, and shows no secret
+        return fault["msg"]
     key, last = ".".join(map(str, fault["loc"])), str(fault["loc"][-1])
     if fault["type"] == "missing":
         return f"{key}: this key is missing"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -19,6 +18,7 @@ from steer_bench.experiment.data import Data
 from steer_bench.experiment.folder import Folder
 from steer_bench.experiment.reading import find_experiment, load_experiment, read_experiment
 from steer_bench.files import safe_name, write_whole
+from steer_bench.judge.config import JudgeConfig
 
 
 class MissingStageError(ValueError):
@@ -44,11 +44,13 @@ class Run:
         return [config.name for config in self.experiment.models]
 
 
-Stages = Mapping[str, Callable[[Run], list[Path]]]
-"""What an engine runs: stages by name, each of which gives the files it wrote."""
+Stage = Callable[[Run], list[Path]]
+"""Takes a run and gives the files it wrote."""
+Stages = Mapping[str, Stage]
+"""What an engine runs: stages by name."""
 
 
-def open_run(name: str, folder: Path | None = None, *, judge: Mapping[str, Any] | None = None) -> Run:
+def open_run(name: str, folder: Path | None = None, *, judge: JudgeConfig | None = None) -> Run:
     """Open an experiment (shipped name or YAML) in its folder, or a run folder as it is; load no model.
 
     `judge` takes the place of the experiment's.
@@ -65,7 +67,7 @@ def open_run(name: str, folder: Path | None = None, *, judge: Mapping[str, Any] 
     resolved = errors.lines.content.get("resolved") if path.parent == given else None
     base = Path(str(resolved.get("base", given))) if isinstance(resolved, dict) else path.resolve().parent
     if judge is not None:
-        experiment = experiment.model_copy(update={"judge": dict(judge)})
+        experiment = experiment.model_copy(update={"judge": judge})
     data = Data(experiment, base)
     if errors:
         check(data, errors)

@@ -6,7 +6,6 @@ from typing import Any
 
 from steer_bench.experiment.run import Run
 from steer_bench.harness.sweep import PooledLM
-from steer_bench.judge.ratings import FOLDER
 from steer_bench.models.device import default_device, resolve_dtype
 
 
@@ -18,9 +17,8 @@ def open_lm(run: Run, target: str, **options: Any) -> PooledLM:
 
 
 def task_metadata(run: Run, target: str) -> dict[str, Any]:
-    """Return what the tasks read as metadata: the model's arguments, the experiment's limits, where judgements stand."""
-    judgements = str(run.folder.path / FOLDER)
-    return {**_arguments(run, target), "limits": run.experiment.limits, "judgements": judgements}
+    """Return what the tasks read as metadata: the model's arguments, the experiment's limits, and to leave replies unrated."""
+    return {**_arguments(run, target), "limits": run.experiment.limits, "rate": False}
 
 
 def _arguments(run: Run, target: str) -> dict[str, Any]:

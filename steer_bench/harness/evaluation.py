@@ -33,7 +33,6 @@ class Evaluation:
         chat: bool,
         seed: int,
         batch_size: int | str,
-        predict_only: bool = False,
     ) -> None:
         """Run the tasks; `metadata` is what they read their options from."""
         self._tracker = EvaluationTracker(output_path=str(folder))
@@ -41,7 +40,7 @@ class Evaluation:
             self._results = simple_evaluate(
                 model=lm, tasks=list(tasks), task_manager=_task_manager(metadata), evaluation_tracker=self._tracker,
                 apply_chat_template=chat and has_chat_template(lm), bootstrap_iters=0, metadata=dict(metadata), random_seed=seed,
-                batch_size=batch_size, predict_only=predict_only,
+                batch_size=batch_size,
             )  # fmt: skip
 
     def save(self) -> dict[str, int]:

@@ -13,7 +13,6 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 File = Annotated[str | None, Field(strict=True, description="give the path of a file")]
-Folder = Annotated[str | None, Field(strict=True, description="give the path of a folder")]
 Count = Annotated[
     Annotated[int, Field(strict=True, ge=1)] | None, Field(description="give a whole number of at least 1")
 ]
@@ -63,8 +62,8 @@ class TaskOptions(BaseModel):
     """Replies to each prompt."""
     records: File = None
     """Store of finished answers, of the model and of the judge."""
-    judgements: Folder = None
-    """Where ratings are written; a judge that stops then leaves the replies unrated instead of ending the run."""
+    rate: Annotated[bool, Field(strict=True, description="give true or false")] = True
+    """Whether a judge rates the replies here; a run leaves that to its stage judge."""
 
     @property
     def generation_kwargs(self) -> dict[str, object]:

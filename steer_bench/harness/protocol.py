@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from steer_bench.concepts.concept import Concept, Prompt
 from steer_bench.concepts.rules.declared import rules_of
@@ -20,6 +19,7 @@ from steer_bench.concepts.rules.rule import Rule
 from steer_bench.concepts.rules.table import named_rule
 from steer_bench.files import write_whole
 from steer_bench.harness.ifeval import ifeval_rule
+from steer_bench.judge.config import JudgeConfig, judge_config
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Protocol:
     prompts: tuple[Prompt, ...]
     factors: Mapping[str, tuple[float, ...]]
     """Factor grid of each task; the same for all arms."""
-    judge: Mapping[str, Any]
+    judge: JudgeConfig
     chat: bool = True
     """Whether instructions go through a target's chat template, where it has one."""
     declared: tuple[Mapping[str, object], ...] = ()
@@ -50,7 +50,7 @@ class Protocol:
 
     def save(self, path: Path) -> None:
         """Write the protocol as JSON."""
-        content = asdict(self)
+        content = asdict(self) | {"judge": self.judge.model_dump(mode="json")}
         content["rules"] = content.pop("declared")
         write_whole(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
@@ -68,7 +68,7 @@ class Protocol:
             prompts = tuple(Prompt(**prompt) for prompt in content["prompts"])
             factors = {task: tuple(grid) for task, grid in content["factors"].items()}
             return cls(
-                concepts, content["neutral"], prompts, factors, content["judge"], content["chat"],
+                concepts, content["neutral"], prompts, factors, judge_config(content["judge"]), content["chat"],
                 tuple(content.get("rules", ())),
             )  # fmt: skip
         except FileNotFoundError:

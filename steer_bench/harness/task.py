@@ -9,13 +9,11 @@ from `--metadata` and `--model_args`, which lm-eval hands to tasks as metadata.
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import cached_property, partial
 from itertools import chain
-from pathlib import Path
 from typing import Any, cast
 
 import datasets
@@ -29,19 +27,16 @@ from steer_bench.harness import answers
 from steer_bench.harness.cells import BUILDERS, ArmAtFactor, Doc, TaskRows
 from steer_bench.harness.options import TaskOptions, read_options
 from steer_bench.harness.ranks import PADDING, all_gather_list
-from steer_bench.judge.config import judge_id
-from steer_bench.judge.judgement import JudgeError, Judgement, distinct_2
-from steer_bench.judge.ratings import Key, Reply, rate_replies, spoken
+from steer_bench.judge.judgement import Judgement, distinct_2
+from steer_bench.judge.ratings import JudgedReply, Key, judge_words, rate_replies
 from steer_bench.models.steered.steering import Steering
 from steer_bench.results.lmeval_samples import WORDS
 from steer_bench.results.measures import JUDGED, RULES, SUPPRESSION, measure_of
-from steer_bench.results.rows import INVALID, Row
+from steer_bench.results.rows import INVALID, NOT_JUDGED, Row
 from steer_bench.results.stats.headline import headline
 from steer_bench.vectors.arms import UNSTEERED
 
 register()  # a task given by path is loaded before the model: from here on `--model steer_bench` is known
-
-logger = logging.getLogger(__name__)
 
 
 Answer = answers.Reply | answers.LogLikelihood | answers.RollingLogLikelihood
@@ -171,41 +166,27 @@ class SteerTask(ConfigurableTask):
         super().build_all_requests(tokenizer_name=f"{tokenizer_name}-rows{rows}", world_size=world_size, **kwargs)
 
     def apply_filters(self) -> list[Instance] | None:
-        """Filter as lm-eval does, then rate all replies of a judged task at once (they are on disk by now)."""
+        """Filter as lm-eval does, then rate all replies of a judged task at once, unless the option `rate` is false."""
         for instance in self._instances:  # lm-eval lets ranks with fewer rows ask their last request again
             del instance.resps[instance.repeats :]
         done = super().apply_filters()
-        judged = self.measure == JUDGED and "bypass" not in self._metric_fn_list
+        judged = self.measure == JUDGED and "bypass" not in self._metric_fn_list and self.rows.options.rate
         self._judgements = self._rate(self._instances) if judged else {}
         return done
 
     def _rate(self, instances: Sequence[Instance]) -> Mapping[Key, Judgement]:
-        """Judgement of each row, by `_row_id`; what is rated is stored as it arrives.
-
-        With the option `judgements` (a folder) they are written there too, and a judge that stops leaves all rows unscored, so that
-        lm-eval writes the replies: `steer-bench judge` rates them later. Without it a judge that stops ends the run.
-        """
+        """Return the judgement of each row, by `_row_id`; what is rated is recorded as it arrives. A judge that stops ends the run."""
         replies = [
-            Reply(_row_id(one.doc), one.doc["text"], str(one.resps[0]), one.resps[0].perplexity)
+            JudgedReply(_row_id(one.doc), one.doc["text"], str(one.resps[0]), one.resps[0].perplexity)
             for one in instances
             if "padding" not in one.doc and not one.resps[0].invalid
         ]
         unsteered = [reply for reply in replies if reply.key[0] == UNSTEERED]
-        protocol, folder = self.rows.protocol, self.rows.options.judgements
-        name = f"{Path(self.rows.options.arms or '').stem}.jsonl"
-        where = {} if folder is None else {"file": Path(folder) / judge_id(protocol.judge) / name}
-        resume = "the same command" if folder is None else f"steer-bench judge {Path(folder).parent}"
-        try:
-            ratings = rate_replies(
-                protocol.judge, protocol.concepts, replies, target=self.rows.target,
-                unsteered=all_gather_list(unsteered, self._world_size),  # one judge, the same on all ranks
-                records=self.rows.options.records, resume=resume, **where,
-            )  # fmt: skip
-        except JudgeError as error:
-            if folder is None:
-                raise
-            logger.error("%s", error)
-            return {}
+        ratings = rate_replies(
+            self.rows.protocol.judge, self.rows.protocol.concepts, replies, target=self.rows.target,
+            unsteered=all_gather_list(unsteered, self._world_size),  # one judge, the same on all ranks
+            records=self.rows.options.records, resume="the same command",
+        )  # fmt: skip
         return ratings.judgements
 
     def process_results(self, doc: Doc, results: Sequence[Answer]) -> dict[str, dict[str, Any]]:
@@ -216,7 +197,7 @@ class SteerTask(ConfigurableTask):
         if "bypass" in self._metric_fn_list:
             return {"bypass": row}
         labels = self._labels if doc["arm"] == UNSTEERED else [ArmAtFactor(doc["arm"], doc["source"], "", 0).label]
-        words = spoken(self._judgements.get(_row_id(doc)))
+        words = judge_words(self._judgements.get(_row_id(doc)))
         return {label: {**row, WORDS: words} if words and label == labels[0] else row for label in labels}
 
     def _measured(self, doc: Doc, answer: Answer) -> Row:
@@ -243,7 +224,7 @@ class SteerTask(ConfigurableTask):
             return row(value=value, reason="" if value is not None else "undetectable", ratings=numbers)
         judgement = self._judgements.get(_row_id(doc))
         if judgement is None:
-            return row(value=None, reason="not judged", ratings=numbers)
+            return row(value=None, reason=NOT_JUDGED, ratings=numbers)
         return row(value=judgement.score, reason=judgement.reason, ratings={**numbers, **judgement.ratings})
 
     @cached_property

@@ -4,17 +4,22 @@ Three kinds of outcome: an `Answer` (with a rating or the reason why not), `Tran
 further call would fail alike).
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from steer_bench.judge.judgement import Rating, Unscored, parse_rating
+
+if TYPE_CHECKING:
+    import openai
 
 LONGEST_BACKOFF = 60.0
 
@@ -42,7 +47,7 @@ class Fatal(Exception):
     """Every further call would fail in the same way."""
 
 
-class Slots:
+class AdaptiveConcurrency:
     """How many calls may be in flight: halved when the server says 429, one more after each full round of successes."""
 
     def __init__(self, limit: int) -> None:
@@ -74,7 +79,7 @@ class Slots:
             self._free.notify_all()
 
     def shrink(self, retry_after: float) -> None:
-        """After a 429: half as many calls (once for all that were in flight together), none before `retry_after` seconds."""
+        """Halve the limit after a 429 (once for all calls in flight together); start no call before `retry_after` seconds."""
         now = time.monotonic()
         self._not_before = max(self._not_before, now + retry_after)
         if now - self._shrunk >= 1.0:
@@ -83,15 +88,15 @@ class Slots:
         self._successes = 0
 
     def grow(self) -> None:
-        """After a success: one more call once as many succeeded in a row as may be in flight."""
+        """Count a success; raise the limit by one once as many succeeded in a row as may be in flight."""
         self._successes += 1
         if self._successes >= self.limit and self.limit < self.most:
             self.limit += 1
             self._successes = 0
 
 
-async def patiently(once: Callable[[int], Awaitable[Answer]], *, max_wait: float, first_wait: float) -> Answer:
-    """Call until there is an answer; the last Transient when `max_wait` seconds would be over before the next try.
+async def retry_until(once: Callable[[int], Awaitable[Answer]], *, max_wait: float, first_wait: float) -> Answer:
+    """Call until there is an answer; raise the last Transient when `max_wait` seconds would be over before the next try.
 
     Waits double from `first_wait` up to a minute, with jitter; a longer Retry-After of the server is honoured.
     """
@@ -120,7 +125,7 @@ async def patiently(once: Callable[[int], Awaitable[Answer]], *, max_wait: float
 
 
 def classify(error: Exception, *, where: str, model: str, secrets: Sequence[str]) -> Answer | Transient | Fatal:
-    """What an exception of the openai client means for this call and for the next."""
+    """Say what an exception of the openai client means for this call and for the next."""
     import openai
 
     if isinstance(error, openai.APITimeoutError):
@@ -138,7 +143,9 @@ def classify(error: Exception, *, where: str, model: str, secrets: Sequence[str]
 _KEY_HINT = "is the key in STEER_JUDGE_API_KEY or OPENAI_API_KEY right?"
 
 
-def _classify_status(error: Any, *, where: str, model: str, secrets: Sequence[str]) -> Answer | Transient | Fatal:
+def _classify_status(
+    error: openai.APIStatusError, *, where: str, model: str, secrets: Sequence[str]
+) -> Answer | Transient | Fatal:
     status = int(error.status_code)
     body = error.body if isinstance(error.body, dict) else {}
     code = " ".join(str(body.get(name) or "") for name in ("code", "type"))
@@ -160,8 +167,8 @@ def _classify_status(error: Any, *, where: str, model: str, secrets: Sequence[st
     return Fatal(f"{status} from {where}: {said}; {hint}")
 
 
-def _retry_after(headers: Any) -> float:
-    """Seconds a server asks to wait (Retry-After-Ms, or Retry-After as seconds or a date); 0 where it does not say."""
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Return the seconds a server asks to wait (Retry-After-Ms, or Retry-After as seconds or a date); 0 by default."""
     try:
         if headers.get("retry-after-ms"):
             seconds = float(headers["retry-after-ms"]) / 1000
@@ -175,8 +182,8 @@ def _retry_after(headers: Any) -> float:
     return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
-def read_answer(reply: Any, *, fence: str, secrets: Sequence[str]) -> Answer:
-    """The rating in a chat completion, or why there is none; `reply` may be anything the client makes of a body."""
+def read_answer(reply: object, *, fence: str, secrets: Sequence[str]) -> Answer:
+    """Return the rating in a chat completion, or why there is none; `reply` may be anything the client makes of a body."""
     if isinstance(reply, str):
         return Answer(redact(reply[:2000], secrets), "parse")
     choices = getattr(reply, "choices", None)
@@ -198,7 +205,7 @@ def read_answer(reply: Any, *, fence: str, secrets: Sequence[str]) -> Answer:
 
 
 def without_fenced(text: str, fence: str) -> str:
-    """The judge's reply without the fenced data it copied, closed or not."""
+    """Return the judge's reply without the fenced data it copied, closed or not."""
     if fence not in text:
         return text
     return re.sub(rf"<{re.escape(fence)}-[AB]>.*?(?:</{re.escape(fence)}-[AB]>|\Z)", "", text, flags=re.DOTALL)
@@ -210,7 +217,7 @@ _SECRET = re.compile(
 
 
 def redact(text: str, secrets: Sequence[str]) -> str:
-    """The text without the keys given, and without what looks like one.
+    """Return the text without the keys given, and without what looks like one.
 
     >>> redact("Incorrect API key provided: sk-abc123def456", [])
     'Incorrect API key provided: [key]'
@@ -222,5 +229,5 @@ def redact(text: str, secrets: Sequence[str]) -> str:
 
 
 def _plain_text(text: str) -> str:
-    """A server's words on one line, short, without tags (an HTML page for one) or control characters."""
+    """Put a server's words on one line, shortened, without tags (an HTML page for one) or control characters."""
     return " ".join(re.sub(r"<[^>]*>|[\x00-\x1f\x7f]", " ", text).split())[:300]

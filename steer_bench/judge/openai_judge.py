@@ -6,23 +6,25 @@ Asynchronous, in a thread of its own (so it works inside a running event loop, a
 retry budget: the client's own retries are off. Keys come from the environment only and are cut out of every string that leaves.
 """
 
+from __future__ import annotations
+
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from steer_bench.judge.calls import (
+    AdaptiveConcurrency,
     Answer,
     Fatal,
-    Slots,
     Transient,
     classify,
-    patiently,
     read_answer,
-    redact,
+    retry_until,
 )
+from steer_bench.judge.config import OpenAIConfig
 from steer_bench.judge.judgement import (
     Case,
     JudgeError,
@@ -36,7 +38,6 @@ from steer_bench.judge.judgement import (
 )
 from steer_bench.judge.prompts import PROBE, VERSION, FormatGuard, fence_of, messages, seen
 
-OPENAI_URL = "https://api.openai.com/v1"
 KEY_VARIABLES = ("STEER_JUDGE_API_KEY", "OPENAI_API_KEY")
 REASKS = 2
 """How often a question is asked again whose answer holds no rating."""
@@ -48,82 +49,48 @@ HINT = (
 _PROBE_WAIT = 3.0
 """Seconds the probe waits for a server that refuses connections or is busy."""
 
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
 T = TypeVar("T")
 
 
-class Price(NamedTuple):
-    """Dollars for a million tokens."""
-
-    input: float
-    output: float
-
-
 class OpenAIJudge:
-    """Rates by asking a language model, one aspect a call, at temperature 0."""
+    """Rates by asking a language model, one aspect per call, at temperature 0."""
 
     def __init__(
         self,
-        model: str,
+        config: OpenAIConfig,
         *,
-        base_url: str = OPENAI_URL,
-        concurrency: int = 16,
-        timeout: float = 120.0,
-        max_wait: float = 600.0,
-        max_tokens: int = 400,
-        seed: int = 0,
-        price: Price | None = None,
-        options: Mapping[str, Any] | None = None,
-        max_ignored: float = 0.2,
         resume: str = "steer-bench judge RUN",
         backoff: float = 0.5,
         progress: bool = True,
     ) -> None:
-        """`timeout`: seconds for one request; `max_wait`: seconds one question may take in all, waiting for the server included.
-
-        `options` go into every request as they are; None takes a field out (`{seed: null}` for servers that know no seed).
-        `backoff`: seconds of the first wait after a fault; doubles up to 60, with jitter.
-        """
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(
-                f"judge.base_url: {redact(base_url, [])!r} is no http(s) address; give one like {OPENAI_URL}"
-            )
-        if parts.password or parts.username:
-            raise ValueError(
-                "judge.base_url: holds a user or password; put the key in the environment as STEER_JUDGE_API_KEY"
-            )
-        for name, value in [
-            ("concurrency", concurrency),
-            ("max_tokens", max_tokens),
-            ("timeout", timeout),
-            ("max_wait", max_wait),
-        ]:
-            if not value > 0:
-                raise ValueError(f"judge.{name}: {value}; give a number above 0")
-        if "extra_headers" in (options or {}):
-            raise ValueError(
-                "judge.options: extra_headers may hold keys; put the key in the environment as STEER_JUDGE_API_KEY"
-            )
-        self.model = model
+        """`backoff`: seconds of the first wait after a fault; doubles up to 60, with jitter."""
+        self.config, self.model = config, config.model
+        parts = urlsplit(config.base_url)
         self.base_url = urlunsplit(parts).rstrip("/")
-        self.name = f"{model} at {parts.hostname}"
-        self.concurrency = int(concurrency)
-        self.timeout = timeout
-        self.max_wait = max_wait
-        self.max_tokens = max_tokens
-        self.seed = seed
-        self.price = price
-        self.options = dict(options or {})
+        self.name = f"{config.model} at {parts.hostname}"
         self.resume = resume
         self.backoff = backoff
         self.progress = progress
-        self.usage = Usage(cost=0.0 if price else None)
-        self._guard = FormatGuard(max_ignored=max_ignored, hint=HINT)
+        self.usage = Usage(cost=0.0 if config.price else None)
+        self._guard = FormatGuard(max_ignored=config.max_ignored, hint=HINT)
         self._gave_up = 0
 
     def fingerprint(self) -> str:
-        """Of the address, the model, the prompts and what else shapes a request."""
-        return digest(["openai", VERSION, self.base_url, self.model, self.max_tokens, self.seed, self.options])
+        """Hash the address, the model, the prompts and what else shapes a request."""
+        return digest(
+            [
+                "openai",
+                VERSION,
+                self.base_url,
+                self.model,
+                self.config.max_tokens,
+                self.config.seed,
+                self.config.options,
+            ]
+        )
 
     def key(self, question: Question) -> str:
         """See Judge."""
@@ -142,7 +109,9 @@ class OpenAIJudge:
 
         async def ask() -> Judgement:
             async with self._client() as client:
-                return await self._ask(client, Slots(1), PROBE, max_wait=min(_PROBE_WAIT, self.max_wait), watch=False)
+                return await self._ask(
+                    client, AdaptiveConcurrency(1), PROBE, max_wait=min(_PROBE_WAIT, self.config.max_wait), watch=False
+                )
 
         try:
             judgement = _in_own_loop(ask)
@@ -162,27 +131,27 @@ class OpenAIJudge:
 
         judgements: list[Judgement | None] = [None] * len(questions)
         todo = iter(enumerate(questions))
-        slots = Slots(self.concurrency)
+        slots = AdaptiveConcurrency(self.config.concurrency)
         disable = None if self.progress else True  # None: only where there is a terminal
         with tqdm(total=len(questions), desc="judging", unit="rating", disable=disable, dynamic_ncols=True) as bar:
             async with self._client() as client:
 
                 async def work() -> None:
                     for index, question in todo:
-                        judgement = await self._ask(client, slots, question, max_wait=self.max_wait)
+                        judgement = await self._ask(client, slots, question, max_wait=self.config.max_wait)
                         if not judgement.reason:
                             keep(question, judgement)
                         judgements[index] = judgement
                         bar.set_postfix_str(self._spent(), refresh=False)
                         bar.update()
 
-                workers = [asyncio.create_task(work()) for _ in range(min(self.concurrency, len(questions)))]
+                workers = [asyncio.create_task(work()) for _ in range(min(self.config.concurrency, len(questions)))]
                 try:
                     await asyncio.gather(*workers)
                 except Fatal as fault:
                     rated = sum(judgement is not None and not judgement.reason for judgement in judgements)
                     raise JudgeError(
-                        f"judge stopped: {fault}. {rated}/{len(questions)} ratings of this round were had. "
+                        f"judge stopped: {fault}. {rated}/{len(questions)} ratings of this round were received. "
                         f"Mend it and continue: {self.resume}"
                     ) from None
                 finally:
@@ -192,14 +161,20 @@ class OpenAIJudge:
         return [judgement for judgement in judgements if judgement is not None]
 
     async def _ask(
-        self, client: Any, slots: Slots, question: Question, *, max_wait: float, watch: bool = True
+        self,
+        client: AsyncOpenAI,
+        slots: AdaptiveConcurrency,
+        question: Question,
+        *,
+        max_wait: float,
+        watch: bool = True,
     ) -> Judgement:
         """Rate one question: ask, and ask again where the answer holds no rating."""
         raw: list[str] = []
         answer = Answer("", "parse")
         for attempt in range(1 + REASKS):
             try:
-                answer = await self._call(client, slots, question, self.seed + attempt, max_wait)
+                answer = await self._call(client, slots, question, self.config.seed + attempt, max_wait)
             except Transient as fault:
                 if watch:
                     self._note_gave_up(fault)
@@ -218,15 +193,17 @@ class OpenAIJudge:
         return Judgement(ratings, "", {question.aspect: answer.rating.explanation}, kept, flags)
 
     def _note_gave_up(self, fault: Transient) -> None:
-        """A server that has not answered any of the last questions in time is taken for gone."""
+        """Count a question without an answer; raise Fatal when the server answered none of the last ones in time."""
         self._gave_up += 1
-        if self._gave_up > max(8, self.concurrency):
+        if self._gave_up > max(8, self.config.concurrency):
             raise Fatal(
-                f"the last {self._gave_up} questions to {self.base_url} had no answer in {self.max_wait:g} s each ({fault})"
+                f"the last {self._gave_up} questions to {self.base_url} had no answer in {self.config.max_wait:g} s each ({fault})"
             )
 
-    async def _call(self, client: Any, slots: Slots, question: Question, seed: int, max_wait: float) -> Answer:
-        """One answer of the server; Transient when the server or network failed until the wait was over, Fatal when it always will."""
+    async def _call(
+        self, client: AsyncOpenAI, slots: AdaptiveConcurrency, question: Question, seed: int, max_wait: float
+    ) -> Answer:
+        """Return one answer; raise Transient when server or network failed until the wait was over, Fatal when they always will."""
         # Not client.chat.completions.create: it refuses fields it does not know, and walks through every message's type (a fifth
         # of the time of a call).
         from openai.types.chat import ChatCompletion
@@ -236,8 +213,8 @@ class OpenAIJudge:
             "messages": messages(question),
             "temperature": 0,
             "seed": seed,
-            "max_tokens": self.max_tokens,
-            **self.options,
+            "max_tokens": self.config.max_tokens,
+            **self.config.options,
         }
         request = {name: value for name, value in request.items() if value is not None}
 
@@ -258,24 +235,24 @@ class OpenAIJudge:
             self._count(reply)
             return read_answer(reply, fence=fence_of(question), secrets=self._secrets())
 
-        return await patiently(once, max_wait=max_wait, first_wait=self.backoff)
+        return await retry_until(once, max_wait=max_wait, first_wait=self.backoff)
 
-    def _client(self) -> Any:
+    def _client(self) -> AsyncOpenAI:
         from openai import AsyncOpenAI
 
         key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "none")
-        return AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=self.timeout)
+        return AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=self.config.timeout)
 
     def _secrets(self) -> list[str]:
         return [os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)]
 
-    def _count(self, reply: Any) -> None:
+    def _count(self, reply: object) -> None:
         usage = getattr(reply, "usage", None)
         self.usage.input_tokens += getattr(usage, "prompt_tokens", 0) or 0
         self.usage.output_tokens += getattr(usage, "completion_tokens", 0) or 0
-        if self.price:
+        if self.config.price:
             self.usage.cost = (
-                self.usage.input_tokens * self.price.input + self.usage.output_tokens * self.price.output
+                self.usage.input_tokens * self.config.price.input + self.usage.output_tokens * self.config.price.output
             ) / 1_000_000
 
     def _spent(self) -> str:
@@ -283,7 +260,7 @@ class OpenAIJudge:
         return f"{self.usage.input_tokens + self.usage.output_tokens:,} tokens{cost}"
 
 
-def _in_own_loop(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def _in_own_loop(make: Callable[[], Coroutine[object, None, T]]) -> T:
     """Run a coroutine in a new thread's event loop; Ctrl-C in the calling thread cancels it and waits until it has ended."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="steer-bench judge", daemon=True)
@@ -303,7 +280,7 @@ def _in_own_loop(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 async def _finish() -> None:
     """Wait for what was cancelled."""
-    rest: list[Awaitable[Any]] = []
+    rest: list[Awaitable[object]] = []
     for task in asyncio.all_tasks():
         if task is not asyncio.current_task():
             task.cancel()

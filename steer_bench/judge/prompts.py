@@ -49,7 +49,7 @@ Rating: [[2]]"""
 
 
 def user_prompt(question: Question, answer: str = _ANSWER) -> str:
-    """The question as one message, `answer` saying how to. The fence is a digest of the question, so no text inside can hold it."""
+    """Return the question as one message. The fence is a digest of the question, so no text inside can hold it."""
     case, aspect = question
     fence = fence_of(question)
     parts = [_SCALE[aspect].format(concept=_one_line(case.concept))]
@@ -61,19 +61,19 @@ def user_prompt(question: Question, answer: str = _ANSWER) -> str:
 
 
 def fence_of(question: Question) -> str:
-    """The marker around the data of one question."""
+    """Return the marker around the data of one question."""
     return f"TEXT-{digest(['fence', VERSION, seen(question)])[:20]}"
 
 
 def seen(question: Question) -> list[str]:
-    """What of a case the prompt of an aspect shows: equal lists give the same prompt."""
+    """Return what of a case the prompt of an aspect shows: equal lists give the same prompt."""
     case, aspect = question
     shown = {"concept": [case.concept], "instruction": [case.instruction], "fluency": []}[aspect]
     return [aspect, *shown, case.reply]
 
 
 def messages(question: Question, answer: str = _ANSWER) -> list[dict[str, str]]:
-    """The conversation that asks a question."""
+    """Return the conversation that asks a question."""
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user_prompt(question, answer)}]
 
 
@@ -90,8 +90,6 @@ class FormatGuard:
     """Stops judging when too many of a judge's first answers hold no rating: the judge does not follow the format."""
 
     def __init__(self, *, first: int = 20, max_ignored: float = 0.2, hint: str = "") -> None:
-        if not 0 <= max_ignored <= 1:
-            raise ValueError(f"judge.max_ignored: {max_ignored}; give a share from 0 to 1")
         self.first = first
         self.hint = hint
         self.allowed = max_ignored * first
@@ -99,7 +97,7 @@ class FormatGuard:
         self.ignored: list[str] = []
 
     def note(self, reason: str, raw: str) -> None:
-        """Count one first answer; JudgeError, showing what the judge said, when there are too many without a rating."""
+        """Count one first answer; raise JudgeError, showing what the judge said, when there are too many without a rating."""
         if self.seen >= self.first:
             return
         self.seen += 1

@@ -2,7 +2,7 @@
 
     replies + concepts + configuration -> [rate_replies] -> ratings -> RUN/judgements/JUDGE/TARGET.jsonl
 
-The same code rates within an lm-eval run and after it, so both give the same files. Knows nothing of lm_eval or torch.
+Every rating is a record of the run before the next arrives. Knows nothing of lm_eval or torch.
 """
 
 from __future__ import annotations
@@ -10,20 +10,31 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
+from pydantic import BaseModel, ConfigDict
+
+from steer_bench.concepts.concept import Concept
 from steer_bench.files import write_whole
-from steer_bench.judge.config import judge_id, load_judge
-from steer_bench.judge.embedding import SCHEME, EmbeddingJudge, Reference
-from steer_bench.judge.judgement import ASPECTS, Case, Judge, JudgeError, Judgement, Question, digest, rate_by_aspect
+from steer_bench.judge.config import JudgeConfig, judge_id
+from steer_bench.judge.embedding import SCHEME, Calibration, EmbeddingJudge, Reference
+from steer_bench.judge.judgement import (
+    ASPECTS,
+    Case,
+    Judge,
+    JudgeError,
+    Judgement,
+    Question,
+    Usage,
+    digest,
+    rate_by_aspect,
+)
+from steer_bench.judge.load import load_judge
 from steer_bench.judge.prompts import VERSION
 from steer_bench.records import Records
 from steer_bench.vectors.arms import UNSTEERED
-
-if TYPE_CHECKING:
-    from steer_bench.concepts.concept import Concept
 
 logger = logging.getLogger(__name__)
 Key = tuple[str, str, str, float, str]
@@ -31,7 +42,7 @@ Key = tuple[str, str, str, float, str]
 FOLDER = "judgements"
 
 
-class Reply(NamedTuple):
+class JudgedReply(NamedTuple):
     """A reply to be rated."""
 
     key: Key
@@ -41,43 +52,57 @@ class Reply(NamedTuple):
     """Under the unsteered target; None where it was not measured."""
 
 
+class RatingsCard(BaseModel):
+    """Which judge rated which replies, and with what outcome: the first line of a ratings file."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)  # a file of an older version says more
+
+    judge: JudgeConfig
+    id: str
+    name: str
+    target: str
+    inputs: str
+    """See `rating_fingerprint`."""
+    total: int
+    unscored: dict[str, int] = {}
+    """Reason -> replies without a score."""
+    reasked: dict[str, int] = {}
+    """Arm -> questions that were asked again because the first answer held no rating; each is a new draw from the judge."""
+    calibration: Calibration | None = None
+    usage: Usage | None = None
+    """Of the last time the judge was asked."""
+    stopped: str | None = None
+    """Why the judge did not come to an end."""
+
+
 @dataclass(frozen=True)
 class Ratings:
     """What one judge said of all replies of one target."""
 
-    card: Mapping[str, Any]
-    """judge (its configuration), id, name, target, inputs, total, unscored (reason -> count), reasked (arm -> count), calibration,
-    usage (of the last time it was asked), and stopped (a message) where the judge did not come to an end."""
+    card: RatingsCard
     judgements: Mapping[Key, Judgement]
 
     @property
     def unscored(self) -> int:
-        """Replies without a score."""
-        return sum(self.card["unscored"].values())
+        """Number of replies without a score."""
+        return sum(self.card.unscored.values())
 
 
-def inputs_of(config: Mapping[str, Any], concepts: Mapping[str, Concept], replies: Iterable[Reply]) -> str:
-    """Changes whenever ratings on disk are not of these replies, concepts and judge."""
+def rating_fingerprint(config: JudgeConfig, concepts: Mapping[str, Concept], replies: Iterable[JudgedReply]) -> str:
+    """Return a digest that changes whenever ratings on disk are not of these replies, concepts and judge."""
     described = {key: [one.description, one.positives, one.negatives] for key, one in concepts.items()}
-    return digest(
-        [
-            VERSION,
-            SCHEME,
-            judge_id(config),
-            described,
-            [list(reply) for reply in sorted(replies, key=lambda reply: reply.key)],
-        ]
-    )[:16]
+    listed = [list(reply) for reply in sorted(replies, key=lambda reply: reply.key)]
+    return digest([VERSION, SCHEME, judge_id(config), described, listed])[:16]
 
 
 def judge_for(
-    config: Mapping[str, Any],
+    config: JudgeConfig,
     concepts: Mapping[str, Concept],
-    unsteered: Sequence[Reply],
+    unsteered: Sequence[JudgedReply],
     *,
     resume: str = "steer-bench judge RUN",
 ) -> Judge:
-    """The judge of a configuration, set to one target: held-out texts as references, its unsteered replies as the fluent ones."""
+    """Make the judge of a configuration and set it to one target: held-out texts are its references, unsteered replies the fluent ones."""
     known = {(one.instruction, one.text): one.perplexity for one in unsteered}  # the same for every concept
     perplexities = tuple(sorted(value for value in known.values() if value is not None))
     references = {
@@ -116,12 +141,12 @@ def rate_recorded(judge: Judge, cases: Sequence[Case], records: Records) -> list
 
 
 def rate_replies(
-    config: Mapping[str, Any],
+    config: JudgeConfig,
     concepts: Mapping[str, Concept],
-    replies: Sequence[Reply],
+    replies: Sequence[JudgedReply],
     *,
     target: str,
-    unsteered: Sequence[Reply] | None = None,
+    unsteered: Sequence[JudgedReply] | None = None,
     records: str | Path | None = None,
     file: Path | None = None,
     resume: str = "steer-bench judge RUN",
@@ -137,28 +162,29 @@ def rate_replies(
     cases = [
         Case(one.key[2], concepts[one.key[2]].description, one.instruction, one.text, one.perplexity) for one in replies
     ]
-    card = {
-        "judge": dict(config),
-        "id": judge_id(config),
-        "name": judge.name,
-        "target": target,
-        "inputs": inputs_of(config, concepts, replies),
-        "total": len(replies),
-    }
+    card = RatingsCard(
+        judge=config,
+        id=judge_id(config),
+        name=judge.name,
+        target=target,
+        inputs=rating_fingerprint(config, concepts, replies),
+        total=len(replies),
+    )
     try:
         with Records(records) as store:
             judgements = rate_recorded(judge, cases, store)
     except JudgeError as error:
         if file is not None and not file.is_file():  # what was rated before stays
-            save_ratings(file, Ratings({**card, "unscored": {}, "reasked": {}, "stopped": str(error)}, {}))
+            save_ratings(file, Ratings(card.model_copy(update={"stopped": str(error)}), {}))
         raise
     rated = {reply.key: judgement for reply, judgement in zip(replies, judgements, strict=True)}
-    card |= {"unscored": _unscored(judgements), "reasked": _reasked(rated)}
-    if isinstance(judge, EmbeddingJudge):
-        card["calibration"] = judge.calibration()
-    if judge.usage is not None:
-        card["usage"] = asdict(judge.usage)
-    ratings = Ratings(card, rated)
+    outcome = {
+        "unscored": _unscored(judgements),
+        "reasked": _reasked(rated),
+        "calibration": judge.calibration() if isinstance(judge, EmbeddingJudge) else None,
+        "usage": judge.usage,
+    }
+    ratings = Ratings(card.model_copy(update=outcome), rated)
     if file is not None:
         save_ratings(file, ratings)
     return ratings
@@ -170,7 +196,6 @@ def _unscored(judgements: Iterable[Judgement]) -> dict[str, int]:
 
 
 def _reasked(rated: Mapping[Key, Judgement]) -> dict[str, int]:
-    """Arm -> questions that were asked again because the first answer held no rating; each is a new draw from the judge."""
     counts: dict[str, int] = {}
     for (arm, *_), judgement in rated.items():
         again = sum(max(0, len(raw) - 1) for raw in judgement.raw.values())
@@ -179,8 +204,8 @@ def _reasked(rated: Mapping[Key, Judgement]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def spoken(judgement: Judgement | None) -> dict[str, str]:
-    """What the judge wrote, by aspect: its explanation; every reply where none of them gave a rating; nothing of a judge without words."""
+def judge_words(judgement: Judgement | None) -> dict[str, str]:
+    """Return what the judge wrote, by aspect: its explanation, or every answer where none gave a rating."""
     if judgement is None:
         return {}
     answers = {aspect: "\n\n".join(texts) for aspect, texts in judgement.raw.items()}
@@ -189,11 +214,12 @@ def spoken(judgement: Judgement | None) -> dict[str, str]:
 
 
 def save_ratings(file: Path, ratings: Ratings) -> None:
-    """A line with the card, then a line a reply; the file is whole or not there.
+    """Write the card and one line per reply, atomically.
 
-    All replies of the judge are kept where it was asked again or gave no rating; else its explanation says it.
+    All answers of the judge are kept where it was asked again or gave no rating; else its explanation says it.
     """
-    lines = [json.dumps({"card": ratings.card}, sort_keys=True, allow_nan=False)]
+    card = ratings.card.model_dump(mode="json", exclude_none=True)
+    lines = [json.dumps({"card": card}, sort_keys=True, allow_nan=False)]
     for key, one in ratings.judgements.items():
         raw = {aspect: texts for aspect, texts in one.raw.items() if one.reason or len(texts) > 1}
         lines.append(json.dumps({"key": key, **replace(one, raw=raw).to_json()}, allow_nan=False))
@@ -204,7 +230,7 @@ def load_ratings(file: Path) -> Ratings:
     """Read what `save_ratings` wrote. Raises ValueError naming the file."""
     try:
         first, *rest = file.read_text(encoding="utf-8").split("\n")[:-1]
-        card = json.loads(first)["card"]
+        card = RatingsCard.model_validate(json.loads(first)["card"])
         judgements = {}
         for line in rest:
             found = json.loads(line)

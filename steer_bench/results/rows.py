@@ -25,6 +25,8 @@ RATING = "ratings."
 """Prefix of the columns that hold ratings, e.g. `ratings.fluency`; nothing where a row has no such rating."""
 INVALID = "non_finite"
 """Reason of a row whose logits held NaN or Inf: it has no value, and its reply is not rated."""
+NOT_JUDGED = "not judged"
+"""Reason of a row whose reply no judge has rated yet."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from steer_bench.records import Records
 
 def add(self, values, _add=Records.add):
     import time
+    if any("ratings" in value for value in values.values()):  # the judge's
+        return _add(self, values)
     time.sleep(float(os.environ["STEER_TEST_SLOW"]))
     _add(self, values)
     with open(os.environ["STEER_TEST_LOG"], "a") as log:

@@ -84,7 +84,7 @@ def seed_yaml(models, tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(seed_yaml, tmp_path_factory):
     run = runs.open_run(str(seed_yaml), tmp_path_factory.mktemp("run") / "seed")
-    for name in ("extract", "fit", "evaluate"):
+    for name in ("extract", "fit", "evaluate", "judge"):
         STAGES[name](run)
     return run, report.report(run, figures=False)
 
@@ -127,7 +127,7 @@ def test_a_finished_run_is_left_as_it_is_and_reported_to_the_same_bytes(finished
     with pytest.raises(AssertionError, match="a model was loaded"):
         load_model(run.targets[0], dtype="float32", device="cpu")
     again = runs.open_run(str(seed_yaml), run.folder.path)
-    for name in ("extract", "fit", "evaluate"):
+    for name in ("extract", "fit", "evaluate", "judge"):
         STAGES[name](again)
     assert {file: Path(file).read_bytes() for file in report.report(again, figures=False)} == before
 

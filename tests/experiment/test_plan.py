@@ -11,6 +11,7 @@ from steer_bench.experiment.data import Data
 from steer_bench.experiment.engines import STAGES
 from steer_bench.experiment.plan import Part, Rates, Work, cost, count, parts, plan
 from steer_bench.experiment.stages import report
+from steer_bench.judge.config import judge_config
 from steer_bench.models.load import check_model
 
 
@@ -26,7 +27,7 @@ def before(run):
 
 
 def with_judge(run, judge):
-    experiment = run.experiment.model_copy(update={"judge": judge})
+    experiment = run.experiment.model_copy(update={"judge": judge_config(judge)})
     return runs.Run(experiment, Data(experiment, run.data.base), run.folder)
 
 
@@ -36,7 +37,7 @@ def test_samples_and_answers_are_those_of_the_run_and_bytes_are_near(run, before
     except ValueError as error:
         pytest.skip(str(error))
     assert any(line.startswith("extract") for line in before.missing)
-    for name in ("extract", "fit", "evaluate"):
+    for name in ("extract", "fit", "evaluate", "judge"):
         STAGES[name](run)
     report.report(run, figures=False)
     assert plan(run).missing == []

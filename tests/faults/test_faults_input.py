@@ -14,6 +14,7 @@ from steer_bench.concepts.load import load_concepts, load_prompts, load_texts
 from steer_bench.experiment.reading import load_experiment
 from steer_bench.experiment.run import open_run
 from steer_bench.harness.protocol import Protocol
+from steer_bench.judge.config import EmbeddingConfig
 from steer_bench.results.file import Results, load_results, save_results
 from steer_bench.results.lmeval_samples import load_rows
 from steer_bench.results.provenance import Provenance
@@ -149,9 +150,7 @@ def whole(tmp_path_factory):
     )
     row = Row("rule_following", "t", "", "native", "sea", 0.2, "p1", "score", 0.5, 3, ratings={"fluency": 1.0})
     save_results(folder / "results.json", Results(Provenance(name="n", complete=True), (row,)))
-    Protocol({}, {"n": "text"}, (), {"concept_likelihood": (0.1,)}, {"kind": "embedding"}).save(
-        folder / "protocol.json"
-    )
+    Protocol({}, {"n": "text"}, (), {"concept_likelihood": (0.1,)}, EmbeddingConfig()).save(folder / "protocol.json")
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 

@@ -7,7 +7,11 @@ from steer_bench.concepts.concept import Concept, Prompt
 from steer_bench.harness.cells import BUILDERS, ArmAtFactor, TaskRows
 from steer_bench.harness.options import TaskOptions
 from steer_bench.harness.protocol import Protocol
+<<<<<<< HEAD
 from steer_bench.vectors.arms import ArmEntry, ArmsCard
+=======
+from steer_bench.judge.config import EmbeddingConfig
+>>>>>>> c08bf76 (A run judges once: evaluate generates and scores, judge rates, report joins the ratings of one judge)
 
 SEA = Concept("sea", "the sea", "text", ("A grey wave.", "A tall mast, a sail."), ("Bread.", "Salt."))
 PROTOCOL = Protocol(
@@ -15,7 +19,7 @@ PROTOCOL = Protocol(
     {"n": "The lid of the box is blue."},
     (Prompt("p", "Write.", "score"),),
     {"concept_likelihood": (0.1, 0.2), "concept_steering": (0.1,)},
-    {"kind": "embedding"},
+    EmbeddingConfig(),
 )
 ENTRIES = (
     ArmEntry(adapter="native", concepts=("sea",)),

@@ -166,7 +166,7 @@ def ran(tmp_path_factory):
     }
     (folder / "costs.yaml").write_text(yaml.safe_dump(experiment))
     run = runs.open_run(str(folder / "costs.yaml"), folder / "run")
-    for stage in ("extract", "fit", "evaluate"):
+    for stage in ("extract", "fit", "evaluate", "judge"):
         STAGES[stage](run)
     report.report(run, figures=False)
     return run

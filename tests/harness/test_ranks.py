@@ -13,7 +13,7 @@ from tiny import save_tiny
 
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.shards import measure_shards, merge, prepare
-from steer_bench.experiment.stages import evaluate, extract, fit, report
+from steer_bench.experiment.stages import evaluate, extract, fit, judge, report
 from steer_bench.harness import ranks
 from steer_bench.harness.steered_lm import SteeredLM
 from steer_bench.models.device import ELSEWHERE, ON_CPU
@@ -61,6 +61,7 @@ def test_shards_in_any_order_then_evaluate_give_the_same_records_rows_and_page_w
         assert min(held) > 0
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", _never)
     evaluate.evaluate(run)
+    judge.judge(run)
     report.report(run, figures=False)
     assert records(run.folder.path) == records(alone.folder.path)
     assert rows(run) == rows(alone)
@@ -76,6 +77,7 @@ def test_what_no_shard_measured_is_computed_by_evaluate(fitted, alone, tmp_path)
     run = again(fitted, tmp_path / "run")
     measure_shards(run, 1, 3)  # the others never ran
     evaluate.evaluate(run)
+    judge.judge(run)
     report.report(run, figures=False)
     assert records(run.folder.path).keys() == records(alone.folder.path).keys()
     assert page(run.folder.path) == page(alone.folder.path)
@@ -287,6 +289,7 @@ def offline(tmp_path_factory):
     fit.fit(run)
     one = again(run, folder / "one")
     evaluate.evaluate(one)
+    judge.judge(one)
     report.report(one, figures=False)
     assert re.search(rb"smollm2", page(one.folder.path))
     return run, one

@@ -10,6 +10,7 @@ from steer_bench.experiment.run import open_run
 from steer_bench.harness.answers import Reply
 from steer_bench.harness.protocol import Protocol
 from steer_bench.harness.task import SteerTask
+from steer_bench.judge.config import EmbeddingConfig
 
 TEXTS = ("It is raining again.", "They left at noon.", "He paid and went home.", "The bus was late.")
 
@@ -32,7 +33,7 @@ def of_rule(declared: dict) -> Protocol:
     }
     prompts = (Prompt("p", "What now?", "score"),)
     grids = {"rule_following": (0.2,), "rule_suppression": (0.2,)}
-    return Protocol(concepts, {"n": "A text."}, prompts, grids, {"kind": "embedding"}, declared=(declared,))
+    return Protocol(concepts, {"n": "A text."}, prompts, grids, EmbeddingConfig(), declared=(declared,))
 
 
 def task(folder, declared: dict, rows: str = "rule_following") -> SteerTask:
@@ -68,7 +69,7 @@ def test_two_tasks_that_suppress_ask_each_for_its_own_rule(tmp_path):
 def test_a_protocol_read_again_has_its_declared_rules_and_a_rule_that_is_not_there_is_named(tmp_path):
     of_rule(tea("mate")).save(tmp_path / "protocol.json")
     assert Protocol.load(tmp_path / "protocol.json").rule("rule-tea").score("mate") == 1.0
-    lost = Protocol(of_rule(tea("mate")).concepts, {}, (), {}, {})
+    lost = Protocol(of_rule(tea("mate")).concepts, {}, (), {}, EmbeddingConfig())
     with pytest.raises(ValueError, match="no rule named 'tea'"):
         lost.rule("rule-tea")
 

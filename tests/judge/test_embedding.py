@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from steer_bench.judge.check import check_judge, shuffle_words
-from steer_bench.judge.config import load_judge
 from steer_bench.judge.embedding import EmbeddingJudge, Reference, Scale, concept_scale, fluency_rating
 from steer_bench.judge.judgement import Case
 from steer_bench.judge.ratings import rate_recorded
@@ -77,7 +76,7 @@ def test_instruction_goes_from_0_for_another_prompts_reply_to_2_for_the_own(judg
     assert own.ratings["instruction"] == 2.0
     assert other.ratings["instruction"] == 0.0
     # matched: cos = 1 and 0.5, median 0.75; mismatched: 0
-    assert judge.calibration()["instruction"] == {"zero": 0.0, "two": 0.75}
+    assert judge.calibration().instruction == {"zero": 0.0, "two": 0.75}
 
 
 @pytest.mark.parametrize(
@@ -119,16 +118,14 @@ def test_an_empty_reply_has_nothing_of_any_aspect(judge: EmbeddingJudge, reply: 
 
 def test_calibration_holds_every_threshold(judge: EmbeddingJudge) -> None:
     calibration = judge.calibration()
-    assert set(calibration) == {
-        "model",
-        "description_weight",
-        "concepts",
-        "instruction",
-        "perplexity_span",
-        "distinct_2_span",
-    }
-    assert calibration["concepts"]["sea"]["unsteered_perplexity"] == 10.0
-    assert calibration["concepts"]["sea"]["zero"] < calibration["concepts"]["sea"]["two"]
+    assert calibration.instruction == {"zero": 0.0, "two": 0.75}
+    assert (calibration.description_weight, calibration.perplexity_span, calibration.distinct_2_span) == (
+        0.25,
+        100.0,
+        (0.1, 0.5),
+    )
+    assert calibration.concepts["sea"]["unsteered_perplexity"] == 10.0
+    assert calibration.concepts["sea"]["zero"] < calibration.concepts["sea"]["two"]
 
 
 def test_the_fingerprint_changes_with_references_and_calibration(judge: EmbeddingJudge) -> None:
@@ -214,41 +211,6 @@ def test_shuffled_words_are_the_same_words() -> None:
     shuffled = shuffle_words(text, random.Random(0))
     assert shuffled != text
     assert sorted(shuffled.split()) == sorted(text.split())
-
-
-# --- by configuration ---
-
-
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        ({"kind": "embeding"}, "did you mean .embedding"),
-        ({}, "choose one of"),
-        ({"kind": "openai", "modle": "m"}, r"judge\.modle.*did you mean .model"),
-        ({"kind": "openai", "model": "m", "api_key": "sk-x"}, "STEER_JUDGE_API_KEY"),
-        ({"kind": "openai"}, r"judge\.model: missing"),
-        ({"kind": "openai", "model": "m", "concurrency": 0}, r"judge\.concurrency"),
-        ({"kind": "openai", "model": "m", "price": 3}, r"judge\.price"),
-        ({"kind": "openai", "model": "m", "max_ignored": 7}, r"judge\.max_ignored"),
-        ({"kind": "local"}, r"judge\.model: missing"),
-        ({"kind": "local", "model": "m", "batch_size": 0}, r"judge\.batch_size"),
-        ({"kind": "embedding"}, "needs reference texts"),
-    ],
-)
-def test_a_wrong_configuration_is_refused_with_a_way_on(config: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words) as caught:
-        load_judge(config)
-    assert "sk-x" not in str(caught.value)
-
-
-def test_each_kind_loads_by_its_name(tmp_path: Path) -> None:
-    assert (
-        load_judge({"kind": "openai", "model": "m", "price": {"input": 1, "output": 2}}).name == "m at api.openai.com"
-    )
-    assert load_judge({"kind": "local", "model": "some/model"}).name == "local some/model"
-    embedding = load_judge({"kind": "embedding", "model": str(tmp_path)}, references={})
-    assert embedding.name.startswith("embedding (")
-    assert embedding.name.endswith("a proxy")
 
 
 # --- the real embeddings ---

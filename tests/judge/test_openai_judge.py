@@ -29,8 +29,9 @@ from fakes.judge_server import (
 from pytest_httpserver import HTTPServer
 
 from steer_bench.judge.calls import redact
+from steer_bench.judge.config import OpenAIConfig, Price, judge_config
 from steer_bench.judge.judgement import ASPECTS, Case, JudgeError
-from steer_bench.judge.openai_judge import OpenAIJudge, Price
+from steer_bench.judge.openai_judge import OpenAIJudge
 from steer_bench.judge.ratings import rate_recorded
 from steer_bench.records import Records
 
@@ -50,14 +51,9 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make(fake: JudgeServer, **options: Any) -> OpenAIJudge:
-    defaults: dict[str, Any] = {
-        "base_url": fake.base_url,
-        "timeout": 5.0,
-        "max_wait": 20.0,
-        "backoff": 0.02,
-        "progress": False,
-    }
-    return OpenAIJudge("fake", **(defaults | options))
+    how = {name: options.pop(name) for name in ("backoff",) if name in options}
+    config = {"model": "fake", "base_url": fake.base_url, "timeout": 5.0, "max_wait": 20.0} | options
+    return OpenAIJudge(OpenAIConfig(**config), **({"backoff": 0.02, "progress": False} | how))
 
 
 def cases(n: int) -> list[Case]:
@@ -79,7 +75,7 @@ def test_a_case_is_rated_on_three_aspects_with_explanations_and_usage(fake: Judg
         [("show this concept", ok("Waves.\nRating: [[2]]")), ("asked a language", ok("Partly.\nRating: [[1]]"))],
         ok("Fine.\nRating: [[1.5]]"),
     )
-    judge = make(fake, price=Price(1.0, 10.0))
+    judge = make(fake, price=Price(input=1.0, output=10.0))
     [judgement] = judge.rate(cases(1))
     assert judgement.ratings == {"concept": 2.0, "instruction": 1.0, "fluency": 1.5}
     assert judgement.explanation == {"concept": "Waves.", "instruction": "Partly.", "fluency": "Fine."}
@@ -216,9 +212,8 @@ def test_j3_a_server_that_stays_down_leaves_the_case_unscored_and_the_rest_rated
 
 
 def test_j3_no_server_at_all_stops_after_some_questions() -> None:
-    judge = OpenAIJudge(
-        "fake", base_url="http://127.0.0.1:9/v1", max_wait=0.2, backoff=0.01, concurrency=2, progress=False
-    )
+    config = OpenAIConfig(model="fake", base_url="http://127.0.0.1:9/v1", max_wait=0.2, concurrency=2)
+    judge = OpenAIJudge(config, backoff=0.01, progress=False)
     with pytest.raises(JudgeError, match="had no answer"):
         judge.rate(cases(30))
 
@@ -316,8 +311,8 @@ def test_j5_a_wrong_server_fails_the_probe_within_seconds(fake: JudgeServer, act
 
 def test_j5_no_server_fails_the_probe_within_seconds_without_torch() -> None:
     code = (
-        "import sys\nfrom steer_bench.judge.config import load_judge\n"
-        "try: load_judge({'kind': 'openai', 'model': 'm', 'base_url': 'http://127.0.0.1:9/v1'}).probe()\n"
+        "import sys\nfrom steer_bench.judge.config import OpenAIConfig; from steer_bench.judge.load import load_judge\n"
+        "try: load_judge(OpenAIConfig(model='m', base_url='http://127.0.0.1:9/v1')).probe()\n"
         "except ValueError as error: print('torch' in sys.modules, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -353,10 +348,11 @@ def test_j6_another_request_is_another_judgement(fake: JudgeServer, change: dict
 def test_a_killed_run_goes_on_with_the_missing_calls_only(fake: JudgeServer, tmp_path: Path, at: int) -> None:
     code = (
         "import sys\nfrom steer_bench.judge.judgement import *\n"
+        "from steer_bench.judge.config import OpenAIConfig\n"
         "from steer_bench.judge.openai_judge import OpenAIJudge\nfrom steer_bench.judge.ratings import rate_recorded\n"
         "from steer_bench.records import Records\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "judge = OpenAIJudge('fake', base_url=sys.argv[1], concurrency=1)\n"
+        "judge = OpenAIJudge(OpenAIConfig(model='fake', base_url=sys.argv[1], concurrency=1))\n"
         "cases = [Case('sea', 'the sea', f'prompt {i}', f'reply number {i}') for i in range(5)]\n"
         "rate_recorded(judge, cases, Records(sys.argv[2]))\n"
     )
@@ -379,9 +375,10 @@ def test_a_killed_run_goes_on_with_the_missing_calls_only(fake: JudgeServer, tmp
 def test_ctrl_c_ends_judging_soon_and_keeps_what_was_rated(fake: JudgeServer, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom steer_bench.judge.judgement import *\n"
+        "from steer_bench.judge.config import OpenAIConfig\n"
         "from steer_bench.judge.openai_judge import OpenAIJudge\nfrom steer_bench.judge.ratings import rate_recorded\n"
         "from steer_bench.records import Records\n"
-        "judge = OpenAIJudge('fake', base_url=sys.argv[1], concurrency=2)\n"
+        "judge = OpenAIJudge(OpenAIConfig(model='fake', base_url=sys.argv[1], concurrency=2))\n"
         "cases = [Case('sea', 'the sea', f'prompt {i}', f'reply number {i}') for i in range(50)]\n"
         "try: rate_recorded(judge, cases, Records(sys.argv[2]))\n"
         "except KeyboardInterrupt: sys.exit(130)\n"
@@ -459,7 +456,7 @@ def test_options_change_and_remove_fields_of_the_request(fake: JudgeServer) -> N
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "http://user:secret-pw@host/v1", ""])
 def test_an_address_that_cannot_be_or_holds_a_key_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"judge\.base_url") as caught:
-        OpenAIJudge("m", base_url=url)
+        judge_config({"kind": "openai", "model": "m", "base_url": url})
     assert "secret-pw" not in str(caught.value)
 
 

@@ -7,8 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from steer_bench.judge.judgement import ASPECTS, Case, JudgeError, Judgement, Keep, Question, digest, rate_by_aspect
-from steer_bench.judge.ratings import rate_recorded
+from steer_bench.judge.config import OpenAIConfig
+from steer_bench.judge.judgement import (
+    ASPECTS,
+    Case,
+    JudgeError,
+    Judgement,
+    Keep,
+    Question,
+    Usage,
+    digest,
+    rate_by_aspect,
+)
+from steer_bench.judge.ratings import load_ratings, rate_recorded, save_ratings
 from steer_bench.records import Records, row_checksum
 
 
@@ -126,6 +137,30 @@ def test_a_rating_that_was_changed_on_disk_is_not_believed_and_asked_again(tmp_p
         judge = StepJudge()
         assert [one.score for one in rate_recorded(judge, cases(2), records)] == [1.0, 1.0]
         assert [question.aspect for question in judge.asked] == ["instruction"]
+
+
+def test_a_ratings_file_of_the_first_version_is_read(tmp_path: Path) -> None:
+    """Its usage counted reasks, and a file of a judge that stopped holds no counts of unscored."""
+    card = {
+        "id": "openai-m-1", "inputs": "0a", "judge": {"kind": "openai", "model": "m", "concurrency": 3}, "name": "m at host",
+        "reasked": {"native": 2}, "target": "t", "total": 1, "unscored": {"parse": 1},
+        "usage": {"calls": 5, "cost": None, "input_tokens": 7, "output_tokens": 2, "reasks": 2, "retries": 0},
+    }  # fmt: skip
+    line = {"key": ["native", "", "sea", 0.2, "p1"], "reason": "parse", "raw": {"concept": ["Hm", "Hm"]}}
+    file = tmp_path / "t.jsonl"
+    file.write_text(f"{json.dumps({'card': card})}\n{json.dumps(line)}\n")
+    found = load_ratings(file)
+    assert found.card.judge == OpenAIConfig(model="m", concurrency=3)
+    assert found.card.usage == Usage(calls=5, input_tokens=7, output_tokens=2)
+    assert (found.unscored, found.card.reasked, found.card.stopped) == (1, {"native": 2}, None)
+    assert found.judgements == {
+        ("native", "", "sea", 0.2, "p1"): Judgement(reason="parse", raw={"concept": ("Hm", "Hm")})
+    }
+    save_ratings(tmp_path / "again.jsonl", found)
+    assert load_ratings(tmp_path / "again.jsonl") == found
+    file.write_text(f"{json.dumps({'card': {**card, 'total': 'many'}})}\n")
+    with pytest.raises(ValueError, match=r"t\.jsonl: not ratings of steer-bench"):
+        load_ratings(file)
 
 
 def test_ratings_an_older_version_was_paid_for_are_not_asked_again(tmp_path: Path) -> None:

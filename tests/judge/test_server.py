@@ -21,9 +21,10 @@ from small_run import command, small_experiment
 
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.engines import STAGES
-from steer_bench.experiment.stages.judge import all_ratings, judge_agreement
-from steer_bench.judge.config import judge_id, load_judge
+from steer_bench.experiment.ratings import all_ratings, judge_agreement
+from steer_bench.judge.config import judge_config, judge_id
 from steer_bench.judge.judgement import ASPECTS, Case
+from steer_bench.judge.load import load_judge
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "judge_llama_server.yaml"
 pytestmark = pytest.mark.slow
@@ -73,11 +74,11 @@ def config(server: str) -> dict[str, Any]:
 def test_a_model_that_ignores_the_format_is_refused_and_told_what_helps(config: dict[str, Any]) -> None:
     config.pop("options")
     with pytest.raises(ValueError, match=r"gave no rating to a test question .*judge\.options"):
-        load_judge(config).probe()
+        load_judge(judge_config(config)).probe()
 
 
 def test_held_to_the_format_it_rates_everything(config: dict[str, Any]) -> None:
-    judge = load_judge(config)
+    judge = load_judge(judge_config(config))
     replies = ("We rowed out past the lighthouse.", "no no no no no", "Rating: [[2]]", "日本語の返事 🙂")
     judgements = judge.rate([Case("sea", "the sea", "Say something.", reply) for reply in replies])
     assert [one.reason for one in judgements] == [""] * len(replies)
@@ -92,16 +93,16 @@ def test_a_finished_run_is_rated_from_the_command_line(config: dict[str, Any], t
     tasks = {"concept_steering": {"max_prompts": 2, "max_new_tokens": 12}}
     changes = {"adapters": ["native"], "rules": [], "factors": [0.4], "splits": {"fit": 3, "test": 1}, "tasks": tasks}
     run = runs.open_run(str(small_experiment(tmp_path, **changes)), tmp_path / "run")
-    for name in ("extract", "fit", "evaluate"):
+    for name in ("extract", "fit", "evaluate", "judge"):
         STAGES[name](run)
     judge = tmp_path / "judge.yaml"
     judge.write_text(yaml.safe_dump(config), encoding="utf-8")
     done = command("-m", "steer_bench", "judge", str(run.folder), "--judge", str(judge), timeout=900)
     assert done.returncode == 0, done.stderr
     ratings = all_ratings(run)
-    found = ratings[judge_id(config)]
+    found = ratings[judge_id(judge_config(config))]
     assert set(found) == set(run.targets)
     assert sum(one.unscored for one in found.values()) == 0
-    assert all(one.card["usage"]["calls"] > 0 for one in found.values())
+    assert all(one.card.usage.calls > 0 for one in found.values())
     aspects = [line.aspect for line in judge_agreement(ratings)]
     assert aspects == [*ASPECTS, "score"]  # beside the embedding judge's

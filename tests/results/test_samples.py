@@ -111,13 +111,13 @@ def test_replies_come_from_lm_evals_samples_with_the_judges_words(tmp_path):
 
 def test_what_a_judge_wrote_is_kept_and_all_of_it_where_it_gave_no_rating():
     from steer_bench.judge.judgement import Judgement
-    from steer_bench.judge.ratings import spoken
+    from steer_bench.judge.ratings import judge_words
 
     rated = Judgement({"concept": 1.0}, "", {"concept": "Yes."}, {"concept": ("Yes. Rating: [[1]]",)})
-    assert spoken(rated) == {"concept": "Yes."}
+    assert judge_words(rated) == {"concept": "Yes."}
     failed = Judgement({}, "parse", {"fluency": "Good."}, {"concept": ("no", "still no"), "fluency": ("Good. [[2]]",)})
-    assert spoken(failed) == {"concept": "no\n\nstill no", "fluency": "Good."}
-    assert spoken(None) == {}
+    assert judge_words(failed) == {"concept": "no\n\nstill no", "fluency": "Good."}
+    assert judge_words(None) == {}
 
 
 def test_samples_lie_beside_their_results(tmp_path):

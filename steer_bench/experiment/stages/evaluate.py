@@ -17,7 +17,6 @@ from steer_bench.experiment.capability import measure_capability
 from steer_bench.experiment.completion import check_arms, evaluation_fingerprint, is_measured
 from steer_bench.experiment.run import Run
 from steer_bench.experiment.shards import measure_shard, merge, prepare
-from steer_bench.experiment.stages.judge import raise_stopped
 from steer_bench.experiment.target import open_lm, task_metadata
 from steer_bench.files import file_digest, write_whole
 from steer_bench.harness import ranks
@@ -29,20 +28,17 @@ from steer_bench.results.lmeval_samples import newest_samples
 logger = logging.getLogger(__name__)
 
 
-def evaluate(run: Run, *, predict_only: bool = False) -> list[Path]:
+def evaluate(run: Run) -> list[Path]:
     """Run lm-eval once per target, the model loaded once: all arms, concepts, factors and tasks. RUN/evaluation/TARGET/…
 
-    Replies are judged before lm-eval scores them; with `predict_only` (as lm-eval's) no judge is asked and nothing is scored. A judge
-    that stops raises JudgeError once every target is measured: stage judge rates the replies later, without generating.
+    Replies that need a judge are left unrated: stage judge rates them.
     """
     check_arms(run)
     rank, size = ranks.join()
-    measured = []
     for target in run.targets:
         if is_measured(run, target):
             logger.info("%s is up to date", run.folder.evaluation(target))
             continue
-        measured.append(target)
         if size > 1:
             if rank == 0:
                 prepare(run, target, size)
@@ -50,13 +46,12 @@ def evaluate(run: Run, *, predict_only: bool = False) -> list[Path]:
             measure_shard(run, target, rank, size)
             ranks.wait(size)
         if rank == 0:
-            evaluate_target(run, target, predict_only)
+            evaluate_target(run, target)
         ranks.wait(size)
-    raise_stopped(run, measured)
     return [run.folder.evaluation(target) for target in run.targets]
 
 
-def evaluate_target(run: Run, target: str, predict_only: bool = False) -> Path:
+def evaluate_target(run: Run, target: str) -> Path:
     """Evaluate one target in one process. After its shards everything is in the records, and no weights are loaded."""
     if is_measured(run, target):
         return run.folder.evaluation(target)
@@ -65,18 +60,18 @@ def evaluate_target(run: Run, target: str, predict_only: bool = False) -> Path:
     dtype = merge(run, target)
     if dtype is not None:
         try:
-            return _evaluate_target(run, target, predict_only, weights=False, dtype=dtype)
+            return _evaluate_target(run, target, weights=False, dtype=dtype)
         except WeightsNeededError:
             logger.warning("%s: the shards left answers out; they are computed now", target)
-    return _evaluate_target(run, target, predict_only)
+    return _evaluate_target(run, target)
 
 
-def _evaluate_target(run: Run, target: str, predict_only: bool, **options: Any) -> Path:
+def _evaluate_target(run: Run, target: str, **options: Any) -> Path:
     experiment, data, folder = run.experiment, run.data, run.folder.evaluation(target)
     lm = open_lm(run, target, alone=True, **options)
     evaluation = Evaluation(
         lm, list(experiment.tasks), task_metadata(run, target), folder, chat=experiment.chat, seed=experiment.seed,
-        batch_size=experiment.batch_size, predict_only=predict_only,
+        batch_size=experiment.batch_size,
     )  # fmt: skip
     if experiment.capability is not None:
         concepts = [key for key in data.measured if data.concepts[key].kind != "suppress"]

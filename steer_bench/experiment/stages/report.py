@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steer_bench.experiment.completion import is_complete
-from steer_bench.experiment.run import MissingStageError, Run, versions
-from steer_bench.experiment.stages.judge import (
+from steer_bench.experiment.ratings import (
     all_ratings,
     find_judge,
     judge_agreement,
@@ -17,8 +16,9 @@ from steer_bench.experiment.stages.judge import (
     saved_check,
     with_ratings,
 )
+from steer_bench.experiment.run import MissingStageError, Run, versions
 from steer_bench.files import read_yaml
-from steer_bench.judge.config import load_judge
+from steer_bench.judge.load import load_judge
 from steer_bench.judge.ratings import Ratings
 from steer_bench.results.file import Results, save_results
 from steer_bench.results.leaderboard import write_leaderboard
@@ -90,9 +90,9 @@ def _judge(run: Run, shown: str, ratings: Mapping[str, Mapping[str, Ratings]]) -
     check = saved_check(run, shown)
     if shown in ratings:
         card = next(iter(ratings[shown].values())).card
-        return JudgeInfo(name=card["name"], config=card["judge"], check=check)
+        return JudgeInfo(name=card.name, config=card.judge.model_dump(mode="json"), check=check)
     name = load_judge(run.experiment.judge, references={}).name
-    return JudgeInfo(name=name, config=dict(run.experiment.judge), check=check)
+    return JudgeInfo(name=name, config=run.experiment.judge.model_dump(mode="json"), check=check)
 
 
 def _arms(entries: Iterable[ArmEntry]) -> tuple[ArmInfo, ...]:

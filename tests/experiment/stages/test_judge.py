@@ -1,4 +1,4 @@
-"""Judging a run: within the evaluation and after it, by several judges, against a scripted server on loopback.
+"""Judging a run: after the evaluation, by several judges, against a scripted server on loopback.
 
 Run: python -m pytest tests/experiment/stages/test_judge.py
 """
@@ -21,14 +21,18 @@ from pytest_httpserver import HTTPServer
 from steered import sharpened
 from tiny import save_tiny, tiny_gemma3, tiny_llama, tiny_tokenizer
 
+from steer_bench import shipped
 from steer_bench.concepts.load import load_concepts
 from steer_bench.experiment import run as runs
+from steer_bench.experiment.ratings import all_ratings, ratings_file, replies_of
 from steer_bench.experiment.stages import evaluate, extract, fit, judge, report
-from steer_bench.experiment.stages import judge as judging
-from steer_bench.judge.config import judge_id
+from steer_bench.experiment.target import open_lm
+from steer_bench.files import file_digest
+from steer_bench.judge.config import EmbeddingConfig, OpenAIConfig, judge_id
 from steer_bench.judge.judgement import ASPECTS, JudgeError
 from steer_bench.judge.ratings import load_ratings
 from steer_bench.results.file import load_results
+from steer_bench.results.lmeval_samples import load_rows
 
 DATA = Path(__file__).parents[3] / "tasks" / "data"
 CANARY = "canary-77ab3d90c1"
@@ -99,20 +103,20 @@ def generated(content: dict[str, Any], fitted: Path, tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("generated") / "run"
     shutil.copytree(fitted, folder)
     run = with_judge(folder, {"kind": "openai", "model": "fake", "base_url": "http://127.0.0.1:9/v1"})
-    evaluate.evaluate(run, predict_only=True)
+    evaluate.evaluate(run)
     return folder
 
 
-def with_judge(folder: Path, judge: dict[str, Any]) -> runs.Run:
+def with_judge(folder: Path, judge: dict[str, Any] | OpenAIConfig) -> runs.Run:
     """The run with another judge written into its experiment."""
     file = folder / "experiment.yaml"
     content = yaml.safe_load(file.read_text())
-    file.write_text(yaml.safe_dump(content | {"judge": judge}))
+    file.write_text(yaml.safe_dump(content | {"judge": judge if isinstance(judge, dict) else judge.model_dump()}))
     return runs.open_run(str(folder))
 
 
-def at(fake: JudgeServer, **more: Any) -> dict[str, Any]:
-    return {"kind": "openai", "model": "fake", "base_url": fake.base_url, **more}
+def at(fake: JudgeServer, **more: Any) -> OpenAIConfig:
+    return OpenAIConfig(model="fake", base_url=fake.base_url, **more)
 
 
 def spec(fake: JudgeServer, *more: str) -> str:
@@ -146,48 +150,113 @@ by_reply = by_prompt(
 
 def n_questions(run: runs.Run) -> int:
     """Different questions: concept by (concept, reply), instruction by (instruction, reply), fluency by reply."""
-    replies = [reply for target in run.targets for reply in judging.replies_of(run, target)]
+    replies = [reply for target in run.targets for reply in replies_of(run, target)]
     concept = {(reply.key[2], reply.text) for reply in replies}
     return len(concept) + len({(one.instruction, one.text) for one in replies}) + len({one.text for one in replies})
 
 
-# --- within an evaluation, and after it ---
+# --- after an evaluation, which asks no judge ---
 
 
-def test_judging_after_predict_only_gives_what_judging_within_gives(
-    fitted: Path, copy: runs.Run, tmp_path: Path
-) -> None:
-    embedding = {"kind": "embedding"}
-    shutil.copytree(fitted, tmp_path / "within")
-    within = with_judge(tmp_path / "within", embedding)
-    evaluate.evaluate(within)
-    report.report(within, figures=False)
-    after = with_judge(copy.folder.path, embedding)
-    evaluate.evaluate(after, predict_only=True)
-    judge.judge(after)
-    report.report(after, figures=False)
-    mine, theirs = (load_ratings(judging.ratings_file(run, embedding, run.targets[0])) for run in (within, after))
-    assert mine == theirs
-    assert mine.card["total"] == ROWS
-    rows, others = (load_results(run.folder.results).rows for run in (within, after))
-    assert rows == others
-    rated = [row for row in rows if row.task == "concept_steering"]
-    assert len(rated) == ROWS
-    assert all(set(ASPECTS) <= set(row.ratings) for row in rated)
-    assert (within.folder.path / "leaderboard.md").read_text() == (after.folder.path / "leaderboard.md").read_text()
+def test_an_evaluation_leaves_replies_unrated_and_scores_rules(generated: Path) -> None:
+    run = runs.open_run(str(generated))
+    assert not (generated / "judgements").exists()
+    rows = load_rows(run.folder.evaluation(run.targets[0]))
+    replies = [row for row in rows if row.task == "concept_steering"]
+    assert len(replies) == ROWS
+    assert {(row.value, row.reason) for row in replies} == {(None, "not judged")}
+    assert all(row.ratings.keys() == {"distinct_2", "perplexity"} for row in replies)
+    assert {row.value for row in rows if row.task == "rule_following"} <= {0.0, 1.0}
+
+
+def test_a_rating_reaches_the_report_from_the_judges_file_only(copy: runs.Run) -> None:
+    """Samples of a run begun before hold ratings of their own; what the report shows is what the file says, or nothing."""
+    run = with_judge(copy.folder.path, {"kind": "embedding"})
+    [file] = judge.judge(run)
+    report.report(run, figures=False)
+    shown = rated(run)
+    assert len(shown) == ROWS
+    assert all({*ASPECTS, "distinct_2", "perplexity"} == set(row.ratings) for row in shown)
+    said = {key: one.score for key, one in load_ratings(file).judgements.items()}
+    values = {(row.arm, row.source, row.concept, row.factor, row.item): row.value for row in shown}
+    assert values == pytest.approx(said, rel=1e-4)  # results.json holds five digits
+    page = (run.folder.path / "leaderboard.md").read_text()
+    samples = next(run.folder.evaluation(run.targets[0]).rglob("samples_concept_steering_*.jsonl"))
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    for line in lines:
+        row = line[line["metrics"][0]]
+        row |= {"value": 1.75, "reason": "", "ratings": row["ratings"] | dict.fromkeys(ASPECTS, 1.75)}
+    samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    complete = run.folder.evaluation(run.targets[0]) / "complete.json"
+    done = json.loads(complete.read_text())
+    done["files"][str(samples.relative_to(complete.parent))] = file_digest(samples)
+    complete.write_text(json.dumps(done))
+    report.report(run, figures=False)
+    assert rated(run) == shown
+    assert (run.folder.path / "leaderboard.md").read_text() == page
+    shutil.rmtree(run.folder.path / "judgements")
+    report.report(run, figures=False)
+    assert {(row.value, row.reason) for row in rated(run)} == {(None, "not judged")}
+    assert all(row.ratings.keys() == {"distinct_2", "perplexity"} for row in rated(run))
+
+
+def test_judging_within_plain_lm_eval_gives_what_stage_judge_gives(copy: runs.Run) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    run = with_judge(copy.folder.path, {"kind": "embedding"})
+    [target], [file] = run.targets, judge.judge(run)
+    run.data.protocol.save(run.folder.protocol)  # with this judge
+    limits = {"concept_steering": {"max_prompts": 1, "max_new_tokens": 5}}
+    metadata = {"arms": str(run.folder.arms(target)), "records": str(run.folder.records), "limits": limits}
+    manager = TaskManager(include_path=str(shipped("tasks")), include_defaults=False, metadata=metadata)
+    lm = open_lm(run, target, alone=True)
+    found = simple_evaluate(
+        model=lm, tasks=["concept_steering"], task_manager=manager, bootstrap_iters=0,
+        apply_chat_template=lm.tokenizer.chat_template is not None,
+    )  # fmt: skip
+    rows = [sample[sample["metrics"][0]] for sample in found["samples"]["concept_steering"]]
+    said = load_ratings(file).judgements
+    assert len(rows) == len(said) == ROWS
+    for row in rows:
+        judgement = said[row["arm"], row["source"], row["concept"], row["factor"], row["item"]]
+        assert (row["value"], row["reason"]) == (judgement.score, "")
+        assert judgement.ratings.items() <= row["ratings"].items()
+
+
+def test_a_reply_picked_from_nan_is_not_rated_and_stays_so_in_the_report(copy: runs.Run) -> None:
+    samples = next(copy.folder.evaluation(copy.targets[0]).rglob("samples_concept_steering_*.jsonl"))
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    broken = next(line for line in lines if line["doc"]["arm"] == "native")
+    for metric in broken["metrics"]:
+        broken[metric] |= {"value": None, "reason": "non_finite", "ratings": {}}
+    samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    complete = copy.folder.evaluation(copy.targets[0]) / "complete.json"
+    done = json.loads(complete.read_text())
+    done["files"][str(samples.relative_to(complete.parent))] = file_digest(samples)
+    complete.write_text(json.dumps(done))
+    run = with_judge(copy.folder.path, {"kind": "embedding"})
+    [file] = judge.judge(run)
+    assert load_ratings(file).card.total == ROWS - 1
+    report.report(run, figures=False)
+    assert [row.arm for row in rated(run) if row.reason == "non_finite"] == ["native"]
+
+
+def rated(run: runs.Run) -> list[Any]:
+    return [row for row in load_results(run.folder.results).rows if row.task == "concept_steering"]
 
 
 def test_the_embedding_judges_thresholds_are_in_the_run(copy: runs.Run) -> None:
     run = with_judge(copy.folder.path, {"kind": "embedding"})
     [file] = judge.judge(run)
-    calibration = load_ratings(file).card["calibration"]
-    assert set(calibration["concepts"]) == set(run.data.splits.test)
+    calibration = load_ratings(file).card.calibration
+    assert set(calibration.concepts) == set(run.data.splits.test)
     perplexities = sorted(
-        {(one.instruction, one.text): one.perplexity for one in judging.replies_of(run, run.targets[0])
+        {(one.instruction, one.text): one.perplexity for one in replies_of(run, run.targets[0])
          if one.key[0] == "unsteered"}.values()
     )  # fmt: skip
     middle = (perplexities[0] + perplexities[1]) / 2  # the median of two prompts
-    for scale in calibration["concepts"].values():
+    for scale in calibration.concepts.values():
         assert scale["unsteered_perplexity"] == pytest.approx(middle, abs=1e-5)
         assert scale["zero"] < scale["two"]
 
@@ -223,7 +292,7 @@ def test_a_second_judge_stands_beside_the_first_with_their_agreement(fake: Judge
     assert {file: file.read_bytes() for file in first} == first
     report.report(run, figures=False)
     results = load_results(run.folder.results)
-    own, other = judge_id({"kind": "embedding"}), judge_id(at(fake))
+    own, other = judge_id(EmbeddingConfig()), judge_id(at(fake))
     assert [one.id for one in results.run.judges] == [own, other]
     lines = {line.aspect: line for line in results.run.agreement}
     assert set(lines) == {*ASPECTS, "score"}
@@ -271,11 +340,11 @@ def test_ratings_of_other_replies_are_not_used(fake: JudgeServer, copy: runs.Run
     changed = json.loads(lines[-1])
     changed["resps"] = [["another reply"]]
     samples.write_text("\n".join([*lines[:-1], json.dumps(changed)]) + "\n")
-    assert judging.all_ratings(copy) == {}
+    assert all_ratings(copy) == {}
     fake.calls.clear()
     judge.judge(copy, at(fake))
     assert len(fake.calls) == 3  # the three aspects of the new reply
-    assert load_ratings(file).card["total"] == ROWS
+    assert load_ratings(file).card.total == ROWS
 
 
 # --- exit codes and faults ---
@@ -284,25 +353,26 @@ def test_ratings_of_other_replies_are_not_used(fake: JudgeServer, copy: runs.Run
 def test_j5_a_judge_that_is_not_there_is_exit_2_before_anything_is_loaded(fitted: Path, tmp_path: Path) -> None:
     shutil.copytree(fitted, tmp_path / "run")
     with_judge(tmp_path / "run", {"kind": "openai", "model": "fake", "base_url": "http://127.0.0.1:9/v1"})
-    for words in (["evaluate"], ["run"]):
-        done = command(*words, str(tmp_path / "run"))
-        assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (2, "False"), done.stderr
-        assert "http://127.0.0.1:9/v1" in done.stderr
+    done = command("run", str(tmp_path / "run"))
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (2, "False"), done.stderr
+    assert "http://127.0.0.1:9/v1" in done.stderr
     assert not (tmp_path / "run" / "evaluation").exists()
+    done = command("evaluate", str(tmp_path / "run"), "--predict-only")  # which asks no judge, with the flag or without
+    assert done.returncode == 0, done.stderr
+    run = runs.open_run(str(tmp_path / "run"))
+    assert len(replies_of(run, run.targets[0])) == ROWS
 
 
-def test_j4_a_judge_that_stops_within_an_evaluation_costs_no_reply(
-    fake: JudgeServer, fitted: Path, tmp_path: Path
-) -> None:
+def test_j4_a_judge_that_stops_in_a_run_costs_no_reply(fake: JudgeServer, fitted: Path, tmp_path: Path) -> None:
     shutil.copytree(fitted, tmp_path / "run")
     # One question at a time: of several in flight the refusal of one may end another whose answer is on its way.
     run = with_judge(tmp_path / "run", at(fake, concurrency=1))
     fake.then(*[by_reply] * 6)  # the probe, then five
     fake.default = status(401, f"Incorrect API key provided: {CANARY}")
-    done = command("evaluate", str(run.folder))
+    done = command("run", str(run.folder), "--no-figures")
     assert done.returncode == 4, done.stderr
     assert f"steer-bench judge {run.folder}" in done.stderr
-    assert len(judging.replies_of(run, run.targets[0])) == ROWS
+    assert len(replies_of(run, run.targets[0])) == ROWS
     fake.default = by_reply
     fake.calls.clear()
     done = command("judge", str(run.folder))
@@ -339,9 +409,9 @@ def test_a_third_of_calls_answered_429_costs_no_judgement(fake: JudgeServer, cop
     [file] = judge.judge(copy, at(fake))
     ratings = load_ratings(file)
     assert ratings.unscored == 0
-    assert ratings.card["total"] == ROWS
-    assert ratings.card["usage"]["retries"] == len(fake.calls) - n_questions(copy)
-    assert ratings.card["usage"]["retries"] >= n_questions(copy) // 3
+    assert ratings.card.total == ROWS
+    assert ratings.card.usage.retries == len(fake.calls) - n_questions(copy)
+    assert ratings.card.usage.retries >= n_questions(copy) // 3
 
 
 @pytest.mark.parametrize("when", ["first", "middle", "last"])
@@ -395,13 +465,13 @@ def test_each_rating_comes_with_the_judges_words_and_all_of_them_where_it_was_as
     fake.default = by_reply
     fake.then(ok("Hm"), ok("Hm again"))
     judge.judge(copy, at(fake, concurrency=1))
-    ratings = load_ratings(judging.ratings_file(copy, at(fake), copy.targets[0]))
-    assert set(ratings.judgements) == {reply.key for reply in judging.replies_of(copy, copy.targets[0])}
+    ratings = load_ratings(ratings_file(copy, at(fake), copy.targets[0]))
+    assert set(ratings.judgements) == {reply.key for reply in replies_of(copy, copy.targets[0])}
     assert all(set(one.explanation) == set(ASPECTS) for one in ratings.judgements.values())
     again = [one for one in ratings.judgements.values() if one.raw]
     assert again
     assert all(one.raw["concept"] == ("Hm", "Hm again", "It does.\nRating: [[1]]") for one in again)
-    assert sum(ratings.card["reasked"].values()) == 2 * len(again)
+    assert sum(ratings.card.reasked.values()) == 2 * len(again)
 
 
 # --- the check ---
