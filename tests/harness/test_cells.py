@@ -7,11 +7,8 @@ from steer_bench.concepts.concept import Concept, Prompt
 from steer_bench.harness.cells import BUILDERS, ArmAtFactor, TaskRows
 from steer_bench.harness.options import TaskOptions
 from steer_bench.harness.protocol import Protocol
-<<<<<<< HEAD
-from steer_bench.vectors.arms import ArmEntry, ArmsCard
-=======
 from steer_bench.judge.config import EmbeddingConfig
->>>>>>> c08bf76 (A run judges once: evaluate generates and scores, judge rates, report joins the ratings of one judge)
+from steer_bench.vectors.arms import ArmEntry, ArmsCard
 
 SEA = Concept("sea", "the sea", "text", ("A grey wave.", "A tall mast, a sail."), ("Bread.", "Salt."))
 PROTOCOL = Protocol(
