@@ -56,8 +56,9 @@ def compare(
     run2: Annotated[Path, typer.Argument(metavar="RUN2", help="Another, of the same target.")],
 ) -> None:
     """Paired differences of two runs, the second minus the first, with intervals."""
+    from steer_bench.results.board.comparison import comparison_table
     from steer_bench.results.file import load_results
-    from steer_bench.results.leaderboard import comparison_table, table_to_text
+    from steer_bench.results.pages.text import table_to_text
 
     first, second = (load_results(_results_file(path)) for path in (run1, run2))
     say(table_to_text(comparison_table(first, second)))

@@ -11,50 +11,16 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from steer_bench.files import write_whole
-from steer_bench.results.board.board import Board, build_board
-from steer_bench.results.board.comparison import Difference, compare, comparison_table
-from steer_bench.results.board.entries import ArmEntry, ArmResult, Points, entries, headline_task
-from steer_bench.results.board.merging import check_same_protocol
-from steer_bench.results.board.table import Line, Table, Text, interval, number
+from steer_bench.results.board.board import build_board
 from steer_bench.results.file import Results, load_results
 from steer_bench.results.pages import html as page
 from steer_bench.results.pages import text as render
-from steer_bench.results.pages.text import table_to_text
+from steer_bench.results.pages.figures import Drawn, draw_figures
 from steer_bench.results.samples import Samples, sample_for_page, samples_beside
 
-if TYPE_CHECKING:
-    from steer_bench.results.pages.figures import Drawn
-
 FORMATS = ("md", "html", "csv", "tex")
-
-__all__ = [
-    "FORMATS",
-    "ArmEntry",
-    "ArmResult",
-    "Board",
-    "Difference",
-    "Line",
-    "Points",
-    "Table",
-    "Text",
-    "build_board",
-    "check_same_protocol",
-    "compare",
-    "comparison_table",
-    "entries",
-    "headline_task",
-    "interval",
-    "number",
-    "table_to_text",
-    "to_csv",
-    "to_html",
-    "to_latex",
-    "to_markdown",
-    "write_leaderboard",
-]
 
 
 def to_markdown(results: Iterable[Results]) -> str:
@@ -98,8 +64,6 @@ def write_leaderboard(
         results = [load_results(path) for path in results_paths]
         board = build_board(results)
         if figures:
-            from steer_bench.results.pages.figures import draw_figures
-
             drawn = draw_figures(results, board.entries, png=png)
     pages: dict[str, Callable[[], str]] = {
         "md": lambda: render.to_markdown(board, [f"figures/{name}.svg" for name in drawn]),

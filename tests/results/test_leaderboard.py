@@ -14,19 +14,11 @@ from statistics import fmean
 import pytest
 from synthetic_rows import make_results, make_rows, make_run
 
+from steer_bench.results.board.board import build_board
+from steer_bench.results.board.entries import entries
+from steer_bench.results.board.table import interval, number
 from steer_bench.results.file import Results, save_results
-from steer_bench.results.leaderboard import (
-    build_board,
-    entries,
-    interval,
-    number,
-    render,
-    to_csv,
-    to_html,
-    to_latex,
-    to_markdown,
-    write_leaderboard,
-)
+from steer_bench.results.leaderboard import render, to_csv, to_html, to_latex, to_markdown, write_leaderboard
 from steer_bench.results.pages import html as pages
 from steer_bench.results.provenance import GeometryLine, Provenance
 from steer_bench.results.stats.bootstrap import Estimate

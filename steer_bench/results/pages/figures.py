@@ -13,7 +13,7 @@ import numpy as np
 from steer_bench.results.board.entries import ArmEntry, Points
 from steer_bench.results.file import Results
 from steer_bench.results.measures import DRAWN, HEADLINES, LIKELIHOOD, SPECIFICITY, measure_of
-from steer_bench.results.pages import plots
+from steer_bench.results.pages import canvas, plots
 from steer_bench.results.stats.grid import nan_mean
 from steer_bench.results.stats.specificity import specificity
 
@@ -86,7 +86,7 @@ def draw_figures(results: Sequence[Results], entries: Sequence[ArmEntry], png: b
             plots.draw_matrices(specificity, title, "texts of", "vector of", "change of log-likelihood (nats/token)"),
         )
     return {
-        name: Drawn(caption, plots.to_svg(figure), plots.to_png(figure) if png else None)
+        name: Drawn(caption, canvas.to_svg(figure), canvas.to_png(figure) if png else None)
         for name, (caption, figure) in figures.items()
     }
 

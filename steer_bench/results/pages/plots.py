@@ -1,55 +1,36 @@
-"""Figures: effect against cost, factor curves, recovered fractions, geometry and matrices, as SVG or PNG.
+"""Plots: effect against cost, factor curves, recovered fractions, geometry and matrices.
 
-    series, dots and matrices -> [figures] -> SVG or PNG bytes
-
-Needs matplotlib, an extra, imported only when something is drawn: pip install "steer-bench[plots]".
+series, dots and matrices -> [figures] -> canvas -> SVG or PNG
 """
 
-import io
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from steer_bench.results.pages.canvas import (
+    COLUMNS,
+    FIGURE_WIDTH,
+    ORDER,
+    finish,
+    label,
+    matplotlib_style,
+    panel_axes,
+    shorten,
+    styles_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito 2008, told apart by the colour-blind; its yellow is too pale on white and is left out.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-GREYS = ("#5F5F5F", "#8C8C8C", "#3F3F3F", "#A5A5A5")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
-NATIVE_COLOUR = "#000000"
 RATIO_TICKS, CLOSE_RATIO_TICKS = (1, 1.3, 2, 3, 5, 10), (1, 1.1, 1.2, 1.3, 1.5, 1.7)
 RATIO_CUT = 10.0
 """Perplexity ratios beyond this are off the picture: the text is destroyed."""
-PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 4.3, 3.3, 3
-FIGURE_WIDTH = COLUMNS * PANEL_WIDTH
 SMALL_COLUMNS = 4
 """Small multiples beside each other."""
 NUMBERED = 10
 """Matrices up to this many columns have their numbers in the cells."""
-TICKS = 5
-"""Steps of an axis at most: laying out their labels is half of the time that drawing takes."""
-ORDER = ("baseline", "transfer", "control", "ceiling")
-
-RC: dict[str, Any] = {
-    "svg.hashsalt": "steer-bench",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E3E3E3",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "text.parse_math": False,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-}
 
 
 class Series(NamedTuple):
@@ -124,11 +105,11 @@ def draw_frontier(
 
     The dotted line is the ratio at which arms are compared.
     """
-    with _matplotlib():
+    with matplotlib_style():
         from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-        figure, axes = _grid(len(panels))
-        styles = _styles((s.arm, s.kind) for panel in panels for s in panel.series)
+        figure, axes = panel_axes(len(panels))
+        styles = styles_of((s.arm, s.kind) for panel in panels for s in panel.series)
         for axis, panel in zip(axes, panels, strict=True):
             ratios = [x for series in panel.series for x in series.x if math.isfinite(x)]
             high = min(max([*ratios, 1.5]) * 1.08, RATIO_CUT)
@@ -141,28 +122,28 @@ def draw_frontier(
             axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
             axis.axvline(limit, color="#555555", linewidth=1, linestyle=":")
             _lines(axis, panel, styles, high)
-        _label(axes, "perplexity of neutral text, steered / unsteered", y_label)
-        _finish(figure, axes, f"{title}, over the factor grid", list(styles))
+        label(axes, "perplexity of neutral text, steered / unsteered", y_label)
+        finish(figure, axes, f"{title}, over the factor grid", list(styles))
         return figure
 
 
 def draw_factor_curves(panels: Sequence[Panel], y_label: str, title: str) -> "Figure":
     """A task's mean value over the steering factor, a line an arm."""
-    with _matplotlib():
-        figure, axes = _grid(len(panels), share_x=True)
-        styles = _styles((s.arm, s.kind) for panel in panels for s in panel.series)
+    with matplotlib_style():
+        figure, axes = panel_axes(len(panels), share_x=True)
+        styles = styles_of((s.arm, s.kind) for panel in panels for s in panel.series)
         for axis, panel in zip(axes, panels, strict=True):
             _lines(axis, panel, styles)
-        _label(axes, "steering factor (multiples of the target's residual scale)", y_label)
-        _finish(figure, axes, title, list(styles))
+        label(axes, "steering factor (multiples of the target's residual scale)", y_label)
+        finish(figure, axes, title, list(styles))
         return figure
 
 
 def draw_small_multiples(panels: Sequence[Panel], y_label: str, title: str) -> "Figure":
     """A small picture a concept, all on the same axes: value over the steering factor, a line an arm."""
-    with _matplotlib():
-        figure, axes = _grid(len(panels), height=1.75, width=2.6, columns=SMALL_COLUMNS)
-        styles = _styles((s.arm, s.kind) for panel in panels for s in panel.series)
+    with matplotlib_style():
+        figure, axes = panel_axes(len(panels), height=1.75, width=2.6, columns=SMALL_COLUMNS)
+        styles = styles_of((s.arm, s.kind) for panel in panels for s in panel.series)
         heights = [y for panel in panels for series in panel.series for y in series.y]
         room = 0.06 * (max([*heights, 0.0]) - min([*heights, 0.0]) or 1.0)
         for place, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
@@ -176,15 +157,15 @@ def draw_small_multiples(panels: Sequence[Panel], y_label: str, title: str) -> "
             else:
                 axis.set_xlabel("steering factor", fontsize=8)
         figure.supylabel(y_label, fontsize=9)
-        _finish(figure, axes, title, list(styles))
+        finish(figure, axes, title, list(styles))
         return figure
 
 
 def draw_scatter(panels: Sequence[ScatterPanel], title: str, x_label: str, y_label: str) -> "Figure":
     """A point an arm, with the interval of its y."""
-    with _matplotlib():
-        figure, axes = _grid(len(panels))
-        styles = _styles((spot.arm, spot.kind) for panel in panels for spot in panel.spots)
+    with matplotlib_style():
+        figure, axes = panel_axes(len(panels))
+        styles = styles_of((spot.arm, spot.kind) for panel in panels for spot in panel.spots)
         for axis, panel in zip(axes, panels, strict=True):
             for y, line in ((0.0, "-"), (1.0, "--")):
                 axis.axhline(y, color="#555555", linewidth=0.8, linestyle=line, zorder=0)
@@ -199,8 +180,8 @@ def draw_scatter(panels: Sequence[ScatterPanel], title: str, x_label: str, y_lab
                 axis.plot([spot.x], [spot.y], color=colour, marker=marker, markersize=6.5, linestyle="", label=spot.arm)
             axis.set_xlim(min([spot.x for spot in panel.spots] + [0.0]) - 0.08, 1.05)
             axis.set_title(shorten(panel.title), loc="left")
-        _label(axes, x_label, y_label)
-        _finish(figure, axes, title, list(styles))
+        label(axes, x_label, y_label)
+        finish(figure, axes, title, list(styles))
         return figure
 
 
@@ -217,7 +198,7 @@ def draw_matrices(
     Without `limits` the scale is symmetric about 0, which is white. Matrices of the same rows and columns are labelled
     once a line of panels and once a column of them.
     """
-    with _matplotlib():
+    with matplotlib_style():
         wide = max((len(matrix.columns) for matrix in matrices), default=1)
         tall = max((len(matrix.rows) for matrix in matrices), default=1)
         numbered = wide <= NUMBERED
@@ -233,7 +214,7 @@ def draw_matrices(
         height = cell * tall + 0.2 * max(text.count("\n") + 2 for text in titles) + (0 if shared else below)
         columns = max(1, min(COLUMNS, int(FIGURE_WIDTH / width)))
         edges = (left + 1.3, below + 0.3) if shared else (1.3, 0.3)  # labels, and the bar of colours
-        figure, axes = _grid(len(matrices), height=height, width=width, columns=columns, edges=edges)
+        figure, axes = panel_axes(len(matrices), height=height, width=width, columns=columns, edges=edges)
         known = [value for matrix in matrices for line in matrix.values for value in line if value is not None]
         reach = max((abs(value) for value in known), default=0.0) or 1.0
         low, high = limits or (-reach, reach)
@@ -265,25 +246,16 @@ def draw_matrices(
         figure.colorbar(
             axes[0].images[0], ax=axes, label=value_label, shrink=bar, aspect=20, anchor=(0, 1), extend=extend
         )
-        _finish(figure, axes, title)
+        finish(figure, axes, title)
         return figure
-
-
-def shorten(text: str, width: int = 46) -> str:
-    """Text that fits: its middle left out.
-
-    >>> shorten("meta-llama/Llama-3.1-8B-Instruct", 16)
-    'meta-ll…Instruct'
-    """
-    return text if len(text) <= width else f"{text[: (width - 1) // 2]}…{text[-(width // 2) :]}"
 
 
 def draw_recovered(panels: Sequence[DotPanel], title: str) -> "Figure":
     """Recovered fraction with its 95 % interval, a dot an arm; 0 is unsteered, 1 is native."""
-    with _matplotlib():
+    with matplotlib_style():
         tallest = max((len(panel.dots) for panel in panels), default=1)
-        figure, axes = _grid(len(panels), height=1.3 + 0.27 * tallest)
-        styles = _styles((dot.arm, dot.kind) for panel in panels for dot in panel.dots)
+        figure, axes = panel_axes(len(panels), height=1.3 + 0.27 * tallest)
+        styles = styles_of((dot.arm, dot.kind) for panel in panels for dot in panel.dots)
         for axis, panel in zip(axes, panels, strict=True):
             dots = sorted(panel.dots, key=lambda dot: (ORDER.index(dot.kind), -(dot.value or 0), dot.arm))
             for place, dot in enumerate(dots):
@@ -302,89 +274,9 @@ def draw_recovered(panels: Sequence[DotPanel], title: str) -> "Figure":
             axis.set_xlim(min([*ends, 0.0]) - 0.08, max([*ends, 1.0]) + 0.08)
             axis.grid(False, axis="y")
             axis.set_title(shorten(panel.title), loc="left")
-        _label(axes, "recovered fraction of native's effect")
-        _finish(figure, axes, title)
+        label(axes, "recovered fraction of native's effect")
+        finish(figure, axes, title)
         return figure
-
-
-def to_svg(figure: "Figure") -> bytes:
-    """The figure as SVG: the same bytes for the same figure."""
-    stream = io.BytesIO()
-    with _matplotlib():
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-        # Not savefig: it draws everything twice, first for the layout alone, and drawing is half of a board's time.
-        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None})
-    return stream.getvalue()
-
-
-def to_png(figure: "Figure", dots_per_inch: int = 150) -> bytes:
-    """The figure as PNG."""
-    stream = io.BytesIO()
-    with _matplotlib():
-        figure.savefig(stream, format="png", dpi=dots_per_inch, metadata={"Software": None})
-    return stream.getvalue()
-
-
-@contextmanager
-def _matplotlib() -> Iterator[None]:
-    """matplotlib with our style, whatever the user's own settings are."""
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise ValueError('figures need matplotlib; pip install "steer-bench[plots]", or ask for no figures') from error
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(cast(Any, RC))
-        yield
-
-
-def _grid(
-    n: int,
-    height: float = PANEL_HEIGHT,
-    width: float = PANEL_WIDTH,
-    columns: int = COLUMNS,
-    edges: tuple[float, float] = (0.0, 0.0),
-    share_x: bool = False,
-) -> tuple["Figure", list["Axes"]]:
-    """A figure with n panels, at most `columns` beside each other; `edges`: further inches beside and below them.
-
-    `share_x`: one x axis for all, labelled in the last line only.
-    """
-    from matplotlib.figure import Figure
-
-    if n == 0:
-        raise ValueError("nothing to draw; give at least one panel")
-    columns = min(n, columns)
-    rows = math.ceil(n / columns)
-    size = (width * columns + edges[0], height * rows + 0.9 + edges[1])
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x).ravel()
-    for spare in axes[n:]:
-        spare.remove()
-    return figure, list(axes[:n])
-
-
-def _styles(arms: Iterable[tuple[str, str]]) -> dict[str, tuple[str, str, str]]:
-    """arm -> colour, marker, line: native black, transfer arms in colour, controls grey and dashed.
-
-    Native is counted where it is not drawn, so that an arm looks the same in every figure.
-    """
-    kinds = {"native": "baseline"}
-    for arm, kind in arms:
-        kinds.setdefault(arm, kind)
-    used = dict.fromkeys(ORDER, 0)
-    styles = {}
-    for place, arm in enumerate(sorted(kinds, key=lambda arm: (ORDER.index(kinds[arm]), arm))):
-        kind = kinds[arm]
-        rank = used[kind]
-        used[kind] += 1
-        colour = {"transfer": COLOURS[rank % len(COLOURS)], "baseline": NATIVE_COLOUR}.get(
-            kind, GREYS[rank % len(GREYS)]
-        )
-        line = {"control": "--", "ceiling": ":"}.get(kind, "-")
-        styles[arm] = (colour, MARKERS[place % len(MARKERS)], line)
-    return styles
 
 
 def _lines(
@@ -410,33 +302,3 @@ def _lines(
         room = 0.06 * (max([*heights, 0.0]) - min([*heights, 0.0]) or 1.0)
         axis.set_ylim(min([*heights, 0.0]) - room, max([*heights, 0.0]) + room)
     axis.set_title(shorten(panel.title), loc="left")
-
-
-def _label(axes: Sequence["Axes"], x_label: str, y_label: str = "") -> None:
-    """Name the axes, which all panels have in common: x under the lowest of each column, y beside the first of each line."""
-    for place, axis in enumerate(axes):
-        if place + COLUMNS >= len(axes):
-            axis.tick_params(labelbottom=True)
-            axis.set_xlabel(x_label)
-        if y_label and place % COLUMNS == 0:
-            axis.set_ylabel(y_label)
-
-
-def _finish(figure: "Figure", axes: Sequence["Axes"], title: str, legend: Sequence[str] = ()) -> None:
-    """Title, few ticks, and one legend for all panels below them, in the order given."""
-    from matplotlib.ticker import AutoLocator
-
-    room = int(figure.get_figwidth() * 12)  # characters of the bold title that fit an inch, about
-    figure.suptitle(textwrap.fill(title, max(room, 24)), x=0.01, ha="left", fontweight="bold")
-    for axis in axes:
-        for side in (axis.xaxis, axis.yaxis):
-            if isinstance(locator := side.get_major_locator(), AutoLocator):
-                locator.set_params(nbins=TICKS)
-    handles: dict[str, Any] = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    labels = [arm for arm in legend if arm in handles]
-    if labels:
-        columns = min(len(labels), max(2, int(figure.get_figwidth() / 1.05)))
-        figure.legend([handles[label] for label in labels], labels, loc="outside lower left", ncols=columns)

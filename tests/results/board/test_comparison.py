@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from steer_bench.results.board.comparison import compare
+from steer_bench.results.board.comparison import compare, comparison_table
 from steer_bench.results.file import Results, save_results
-from steer_bench.results.leaderboard import comparison_table
 from steer_bench.results.provenance import ArmInfo, Provenance
 from steer_bench.results.rows import Row
 

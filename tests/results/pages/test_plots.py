@@ -8,7 +8,7 @@ import pytest
 from synthetic_rows import make_results
 
 from steer_bench.results.board.entries import entries
-from steer_bench.results.pages import figures, plots
+from steer_bench.results.pages import canvas, figures, plots
 from steer_bench.results.pages.figures import draw_figures
 from steer_bench.results.rows import Row
 
@@ -56,7 +56,7 @@ def test_arms_differ_in_colour_and_in_marker_and_keep_both_in_every_figure():
     assert len({colour for colour, _ in styles}) == len({marker for _, marker in styles}) == 3
     arms = ("native", "linear", "mlp", "random")
     kinds = ("baseline", "transfer", "transfer", "control")
-    assert plots._styles(zip(arms, kinds, strict=True)) == plots._styles(zip(arms[1:], kinds[1:], strict=True))
+    assert canvas.styles_of(zip(arms, kinds, strict=True)) == canvas.styles_of(zip(arms[1:], kinds[1:], strict=True))
     assert [tick.get_text() for tick in dots.get_yticklabels()] == ["linear", "mlp", "random"]
 
 
@@ -69,16 +69,16 @@ def test_recovered_fractions_have_their_intervals_and_a_missing_one_says_so():
 
 
 def test_svg_and_png_are_the_same_bytes_twice():
-    for save in (plots.to_svg, plots.to_png):
+    for save in (canvas.to_svg, canvas.to_png):
         assert save(plots.draw_frontier([PANEL], 1.3)) == save(plots.draw_frontier([PANEL], 1.3))
-    svg = plots.to_svg(plots.draw_factor_curves([PANEL] * 4, "score", "t")).decode()
+    svg = canvas.to_svg(plots.draw_factor_curves([PANEL] * 4, "score", "t")).decode()
     assert svg.startswith("<?xml")
     assert not re.search(r"<dc:date>|<script", svg)
 
 
 def test_names_with_mathematics_or_markup_are_drawn_as_text():
     panel = plots.Panel("$x_{", (plots.Series("<b>&$\\frac", "transfer", (0.0, 1.0), (0.0, 1.0)),))
-    svg = plots.to_svg(plots.draw_factor_curves([panel], "score", "$")).decode()
+    svg = canvas.to_svg(plots.draw_factor_curves([panel], "score", "$")).decode()
     assert "<b>" not in svg
 
 
@@ -86,7 +86,7 @@ def test_the_users_own_settings_are_left_alone():
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    plots.to_svg(plots.draw_recovered([DOTS], "t"))
+    canvas.to_svg(plots.draw_recovered([DOTS], "t"))
     assert dict(mpl.rcParams) == before
 
 
@@ -106,7 +106,7 @@ def test_results_become_figures_with_the_known_effects(monkeypatch):
     monkeypatch.setattr(plots, "draw_frontier", lambda panels, limit, label, title: drawn.update({title: panels}))
     monkeypatch.setattr(plots, "draw_factor_curves", lambda panels, label, title: drawn.update({title: panels}))
     monkeypatch.setattr(plots, "draw_recovered", lambda panels, title: drawn.update(recovered=panels))
-    monkeypatch.setattr(plots, "to_svg", lambda figure: b"<svg/>")
+    monkeypatch.setattr(canvas, "to_svg", lambda figure: b"<svg/>")
     results = make_results(wobble=0.0, n_concepts=3)
     monkeypatch.setattr(plots, "draw_small_multiples", lambda panels, label, title: drawn.update(concepts=panels))
     found = draw_figures([results], entries(results))
