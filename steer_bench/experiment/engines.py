@@ -6,13 +6,15 @@ Importing it imports all that a run needs: torch, transformers and lm_eval.
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
-from steer_bench.experiment.run import Stages
+from steer_bench.experiment.run import Stages, open_run
 from steer_bench.experiment.stages.evaluate import evaluate
 from steer_bench.experiment.stages.extract import extract
 from steer_bench.experiment.stages.fit import fit
 from steer_bench.experiment.stages.judge import judge
 from steer_bench.experiment.stages.report import report
+from steer_bench.results.file import Results, load_results
 
 STAGES: Stages = {
     "extract": extract,
@@ -21,3 +23,12 @@ STAGES: Stages = {
     "judge": partial(judge, again=False),
     "report": report,
 }
+
+
+def run(experiment: str, folder: Path | None = None) -> Results:
+    """Run an experiment (shipped name or YAML) in this process, or continue a run folder; return its results."""
+    opened = open_run(experiment, folder)
+    with opened.folder.lock():
+        for stage in STAGES.values():
+            stage(opened)
+    return load_results(opened.folder.results)

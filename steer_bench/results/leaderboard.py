@@ -28,6 +28,12 @@ def to_markdown(results: Iterable[Results]) -> str:
     return render.to_markdown(build_board(results))
 
 
+def leaderboard(runs: Iterable[str | Path]) -> str:
+    """Return one leaderboard of run folders or results files, as Markdown. Raises ValueError for one that is not reported."""
+    files = [path / "results.json" if path.is_dir() else path for path in map(Path, runs)]
+    return to_markdown([load_results(file) for file in files])
+
+
 def to_csv(results: Iterable[Results]) -> str:
     """One line a run, target, source, arm and task."""
     return render.to_csv(build_board(results))

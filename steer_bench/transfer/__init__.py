@@ -6,3 +6,18 @@
 are functions between residual spaces, `controls` the arms that need no source, `pair_vectors` and `target_arms` what comes of
 it, `geometry` compares vectors. Imports no lm_eval.
 """
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+
+class _Package(ModuleType):
+    """Lets `steer_bench.transfer(fitted, vectors)` be called, though this package has the same name."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return importlib.import_module("steer_bench.transfer.fitted").transfer(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Package
