@@ -9,16 +9,21 @@ from small_run import command, small_experiment
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.data import Data
 from steer_bench.experiment.engines import STAGES
-from steer_bench.experiment.plan import Part, Rates, Work, cost, count, parts, plan
+from steer_bench.experiment.plan import StageTime, TaskCost, Throughput, count, plan
 from steer_bench.experiment.stages import report
 from steer_bench.judge.config import judge_config
 from steer_bench.models.load import check_model
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("small")
-    return runs.open_run(str(small_experiment(folder)), folder / "run")
+def experiment(tmp_path_factory):
+    return small_experiment(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def run(experiment):
+    """A run that is never begun."""
+    return runs.open_run(str(experiment), experiment.parent / "never")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,8 @@ def with_judge(run, judge):
     return runs.Run(experiment, Data(experiment, run.data.base), run.folder)
 
 
-def test_samples_and_answers_are_those_of_the_run_and_bytes_are_near(run, before):
+def test_samples_and_answers_are_those_of_the_run_and_bytes_are_near(experiment, before):
+    run = runs.open_run(str(experiment), experiment.parent / "run")
     try:
         check_model("minilm-l6-v2")
     except ValueError as error:
@@ -41,15 +47,16 @@ def test_samples_and_answers_are_those_of_the_run_and_bytes_are_near(run, before
         STAGES[name](run)
     report.report(run, figures=False)
     assert plan(run).missing == []
+    assert plan(run).costs == before.costs, "the arms that are there are those that were counted before"
     for target in run.targets:
         done = json.loads((run.folder.evaluation(target) / "complete.json").read_text())["samples"]
-        assert {task: before.work[target, task].samples for task in run.experiment.tasks} == done
+        assert {task: before.costs[target, task].samples for task in run.experiment.tasks} == done
     with sqlite3.connect(run.folder.records) as database:
         (recorded,) = database.execute("SELECT count(*) FROM records WHERE value NOT LIKE '{\"ratings\"%'").fetchone()
     total = before.total
     # concept_likelihood and steered_perplexity ask for some of the same texts: what is recorded is at most what is planned
     assert recorded <= total.answers
-    assert total.judged == sum(before.work[target, "concept_steering"].samples for target in run.targets)
+    assert total.judged == sum(before.costs[target, "concept_steering"].samples for target in run.targets)
     size = sum(file.stat().st_size for file in run.folder.path.rglob("samples_*.jsonl"))
     assert before.disk["samples"] == pytest.approx(size, rel=0.35)
     arms = sum(run.folder.arms(target).stat().st_size for target in run.targets)
@@ -75,51 +82,44 @@ def test_replies_under_suppression_are_counted_and_do_not_grow_with_the_topics(t
     tasks = {"rule_suppression": {"max_prompts": 1, "max_new_tokens": 4}}
     path = small_experiment(tmp_path, tasks=tasks, rules=[], suppress=["question"])
     run = runs.open_run(str(path), tmp_path / "run")
-    work = plan(run).work[run.targets[0], "rule_suppression"]
+    work = plan(run).costs[run.targets[0], "rule_suppression"]
     assert work.samples == 2 * (1 + 4 * 2)  # prompts x (unsteered + arms x factors)
     assert work.written == work.answers * 4
-    assert plan(run, concepts=20).work[run.targets[0], "rule_suppression"] == work
+    assert plan(run, concepts=20).costs[run.targets[0], "rule_suppression"] == work
 
 
 def test_twice_the_concepts_and_pairs_are_twice_the_linear_work(run, before):
     double = plan(run, concepts=4)
-    for key, work in before.work.items():
+    for key, work in before.costs.items():
         if key[1] == "rule_following":
-            assert double.work[key] == work
+            assert double.costs[key] == work
         else:
             fixed, linear, _ = count(run, *key)
-            assert double.work[key] == fixed + linear * 2
+            assert double.costs[key] == fixed + linear * 2
     assert plan(run, pairs=6).total.samples == 3 * before.total.samples
 
 
 def test_a_part_uses_no_more_machines_than_it_has_pieces():
-    assert Part("fit", 7200, 2).hours(1) == 2
-    assert Part("fit", 7200, 2).hours(64) == 1
-    assert Work(1, 2, 3, 4, 5, 6) + Work(1, 1, 1, 1, 1, 1) * 2 == Work(3, 4, 5, 6, 7, 8)
+    assert StageTime("fit", 7200, 2).hours(1) == 2
+    assert StageTime("fit", 7200, 2).hours(64) == 1
+    assert TaskCost(1, 2, 3, 4, 5, 6) + TaskCost(1, 1, 1, 1, 1, 1) * 2 == TaskCost(3, 4, 5, 6, 7, 8)
 
 
-def test_time_is_work_over_rate_and_cost_needs_a_price(run, before):
-    found = {part.name: part for part in parts(before, run, Rates(100, 10))}
+def test_time_is_work_over_throughput_and_a_server_is_asked_its_concurrency_at_once(run, before):
+    found = {stage.name: stage for stage in before.stages(Throughput(100, 10))}
     assert found["measure"].seconds == pytest.approx(before.total.read / 100 + before.total.written / 10)
-    assert found["judge"].seconds == 0
-    assert cost(before, run) == 0
-    judge = {"kind": "openai", "model": "m", "concurrency": 4}
-    paid = with_judge(run, judge)
-    assert cost(before, paid) is None
-    assert {part.name: part for part in parts(before, paid, Rates(1, 1))}[
-        "judge"
-    ].seconds == before.total.judged * 3 / 4
-    priced = {**judge, "price": {"input": 1.0, "output": 0}}
-    paid = with_judge(run, priced)
-    assert cost(before, paid) == pytest.approx(before.total.judged * 3 * (420 + 4) / 1e6)
+    assert found["extract"].seconds == before.extract / 100
+    assert (found["judge"].seconds, before.judge_calls) == (0, 0)
+    paid = plan(with_judge(run, {"kind": "openai", "model": "m", "concurrency": 4}))
+    assert paid.judge_calls == paid.total.judged * 3
+    assert {stage.name: stage for stage in paid.stages(Throughput(1, 1))}["judge"].seconds == paid.judge_calls / 4
 
 
-def test_the_command_prints_the_table_and_wants_rates_for_hours(run, before):
-    done = command("-m", "steer_bench", "plan", str(run.folder), "--scale", "--rates", "100", "10")
+def test_the_command_prints_the_table_and_wants_rates_for_hours(run, before, experiment):
+    done = command("-m", "steer_bench", "plan", str(experiment), "--scale", "--rates", "100", "10")
     assert done.returncode == 0, done.stderr
     assert f"{before.total.samples:,}" in done.stdout
     assert "64 GPUs" in done.stdout
-    assert "stops scaling first" in done.stdout
-    done = command("-m", "steer_bench", "plan", str(run.folder), "--scale")
+    done = command("-m", "steer_bench", "plan", str(experiment), "--scale")
     assert done.returncode == 2
-    assert "--probe" in done.stderr
+    assert "--rates READ WRITTEN" in done.stderr
