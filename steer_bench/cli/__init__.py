@@ -28,7 +28,7 @@ from steer_bench.models.device import keep_freed_memory
 
 
 def main() -> None:
-    """Entry point: turns errors into one line and an exit code; --debug shows the traceback."""
+    """Run the command line: turn errors into one line and an exit code; --debug shows the traceback."""
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _said(error: Exception) -> list[str]:
-    """An error as lines, one a fault."""
+    """Return an error as lines, one per fault."""
     if isinstance(error, ValueError | Fault):
         return str(error).splitlines() or [type(error).__name__]
     if isinstance(error, FileNotFoundError):

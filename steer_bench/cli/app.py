@@ -33,7 +33,7 @@ Figures = Annotated[bool, typer.Option("--figures/--no-figures", help="Draw figu
 
 
 def say(text: object, *, err: bool = False) -> None:
-    """Print a line: what others wrote may be in it, so no escape sequence and no key gets through."""
+    """Print a line without escape sequences and keys, which may be in what others wrote."""
     typer.echo(printable(str(text)), err=err)
 
 
@@ -47,15 +47,15 @@ def run_stages(run: Run, stages: Stages) -> list[Path]:
 
     files: list[Path] = []
     folder, resume = run.folder.path, f"steer-bench run {plain(run.folder.path)}"
-    with Faults("the run", folder, resume, passed=(MissingStageError,)), run.folder.lock(), stoppable():
+    with StageErrors("the run", folder, resume, passed=(MissingStageError,)), run.folder.lock(), stoppable():
         for name, stage in stages.items():
-            with Faults(name, folder, resume, passed=(MissingStageError,)):
+            with StageErrors(name, folder, resume, passed=(MissingStageError,)):
                 files = stage(run)
     return files
 
 
-class Faults:
-    """Turns what a stage raises into a Fault with the way on, and Ctrl-C into exit code 130."""
+class StageErrors:
+    """Turn what a stage raises into a Fault that says how to go on, and Ctrl-C into exit code 130."""
 
     def __init__(self, name: str, folder: Path, resume: str, *, passed: tuple[type[Exception], ...] = ()) -> None:
         self.name, self.folder, self.resume, self.passed = name, folder, resume, passed
@@ -75,13 +75,13 @@ class Faults:
 
 
 def print_files(files: list[Path]) -> None:
-    """A path a line."""
+    """Print one path per line."""
     for file in files:
         say(plain(file))
 
 
 def show(opened: Run, files: list[Path]) -> None:
-    """The leaderboard's tables, then where everything lies."""
+    """Print the leaderboard's tables, then where everything lies."""
     say((opened.folder.path / "leaderboard.md").read_text())
     print_files(files)
     for target in opened.targets:
@@ -89,6 +89,6 @@ def show(opened: Run, files: list[Path]) -> None:
 
 
 def plain(path: Path) -> str:
-    """Relative to where the user stands, where that is shorter."""
+    """Return the path relative to where the user stands, where that is shorter."""
     relative = os.path.relpath(path)
     return relative if len(relative) < len(str(path)) else str(path)

@@ -39,7 +39,7 @@ def doctor(
 
 
 def findings(experiment: str | None) -> Iterator[Finding]:
-    """Everything that is looked at, in order."""
+    """Yield everything that is looked at, in order."""
     yield "ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     for name in PACKAGES:
         try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer_bench.cli.app import Fault, Faults, plain, run_stages, show
+from steer_bench.cli.app import Fault, StageErrors, plain, run_stages, show
 
 if TYPE_CHECKING:
     from steer_bench.experiment.run import Run, Stage, Stages
@@ -88,7 +88,7 @@ def measure_one_shard(opened: Run, shard: str) -> list[Path]:
     index, count = int(match[1]), int(match[2])
     folder = opened.folder
     resume = f"steer-bench evaluate {plain(folder.path)} --shard {index}/{count}"
-    with Faults(f"shard {shard}", folder.path, resume), folder.shard_lock(index, count), stoppable():
+    with StageErrors(f"shard {shard}", folder.path, resume), folder.shard_lock(index, count), stoppable():
         return measure_shards(opened, index, count)
 
 

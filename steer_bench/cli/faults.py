@@ -20,12 +20,8 @@ class Fault(Exception):
     """A run that stopped and can be continued: exit code 4."""
 
 
-class Incomplete(Exception):
-    """A run that finished, with too much unscored: exit code 3."""
-
-
 def printable(text: str) -> str:
-    r"""The text without escape sequences and control characters, which a model's reply may hold, and without keys.
+    r"""Return the text without escape sequences and control characters, which a model's reply may hold, and without keys.
 
     >>> printable("a\x1b]0;title\x07b\x1b[31mc\rd\te")
     'abcd\te'
@@ -34,7 +30,7 @@ def printable(text: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """The text without what looks like a key, and without the values of the environment's keys and tokens."""
+    """Return the text without what looks like a key, and without the values of the environment's keys and tokens."""
     from steer_bench.judge.calls import redact
 
     names = [name for name in os.environ if re.search(r"(?:_KEY|_TOKEN|_SECRET|_PASSWORD)$", name)]
@@ -42,7 +38,7 @@ def redacted(text: str) -> str:
 
 
 def explained(error: BaseException, folder: Path) -> str:
-    """What stopped a stage, on one line. `folder`: where it wrote."""
+    """Say on one line what stopped a stage that wrote to `folder`."""
     for cause in _chain(error):
         if _is_disk_full(cause):
             named = getattr(cause, "filename", None)
@@ -54,7 +50,7 @@ def explained(error: BaseException, folder: Path) -> str:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free bytes on the disk of a folder, or of the nearest parent that exists."""
+    """Return the free bytes on the disk of a folder, or of its nearest parent that exists."""
     place = folder.resolve()
     while not place.exists():
         place = place.parent

@@ -19,7 +19,7 @@ from steer_bench.models.steered.steering import Steering
 from steer_bench.results.rows import Row
 
 PREFERRED = ("acc", "exact_match", "prompt_level_strict_acc")
-"""Metrics of a sample that are taken before others; else the first that is a number."""
+"""Metrics of a sample that go before others; else the first that is a number."""
 
 
 def measure_capability(lm: PooledLM, config: CapabilityConfig, concepts: list[str], file: Path, seed: int) -> None:
@@ -64,14 +64,14 @@ def _rows(results: Mapping[str, Any], steering: Steering, target: str) -> Iterat
 
 
 def _value(sample: Mapping[str, Any]) -> float | None:
-    """The sample's score by the metric that counts."""
+    """Return the sample's score by the metric that counts."""
     numbers = {name: sample[name] for name in sample["metrics"] if isinstance(sample.get(name), bool | int | float)}
     found = next((numbers[name] for name in (*PREFERRED, *numbers) if name in numbers), None)
     return None if found is None or not math.isfinite(found) else float(found)
 
 
-def _finite(responses: Any) -> bool:
-    """Whether every number in nested lists of a sample's responses is finite.
+def _finite(responses: object) -> bool:
+    """Return whether every number in nested lists of a sample's responses is finite.
 
     >>> _finite([[(-1.0, True)], [(float("nan"), False)]]), _finite([["text"]])
     (False, True)

@@ -140,7 +140,7 @@ class Experiment(Strict):
     pairs: Literal["all"] | list[tuple[str, str]] = "all"
     concepts: ConceptConfig
     splits: SplitConfig
-    rules: list[str | dict[str, Any]] = []
+    rules: list[str | dict[str, object]] = []
     """Names of rules, or rules of one's own, declared (see `steer_bench.concepts.rules.declared.DeclaredRule`)."""
     suppress: list[str] = []
     """Rules that an instruction asks for and a vector, subtracted, is to forbid."""
@@ -152,7 +152,7 @@ class Experiment(Strict):
     capability: CapabilityConfig | None = None
     neutral: NeutralConfig
     prompts: str = "instructions.jsonl"
-    adapters: list[str | dict[str, dict[str, Any]]] = [
+    adapters: list[str | dict[str, dict[str, object]]] = [
         "native",
         "identity",
         "linear",
@@ -180,7 +180,7 @@ class Experiment(Strict):
 
     @field_validator("capability", mode="before")
     @classmethod
-    def _short_capability(cls, given: Any) -> Any:
+    def _short_capability(cls, given: object) -> object:
         return {"tasks": given} if isinstance(given, list) else given
 
     @property
@@ -189,7 +189,7 @@ class Experiment(Strict):
         return [rule if isinstance(rule, str) else declared_rule(rule, ifeval_rule).name for rule in self.rules]
 
     def grid(self, task: str) -> tuple[float, ...]:
-        """The factors of a task."""
+        """Return the factors of a task."""
         named = self.factors if isinstance(self.factors, dict) else {}
         if task == SPECIFICITY:  # a matrix: one factor, unless the task is named
             return tuple(named.get(task, MEASURES[task].factors))
@@ -216,5 +216,5 @@ class Experiment(Strict):
         return {task: limits.model_dump(exclude_none=True) for task, limits in self.tasks.items()}
 
     def layer(self, model: str) -> int | float:
-        """The layer of a model as it is given: an index or a relative depth."""
+        """Return the layer of a model as it is given: an index or a relative depth."""
         return next(config.layer for config in self.models if config.name == model)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class Data:
         return {concept.id: concept for concept in (*self.topics, *rules, *suppressed)}
 
     @property
-    def declared_rules(self) -> list[dict[str, Any]]:
+    def declared_rules(self) -> list[dict[str, object]]:
         """The rules that the YAML declares itself."""
         return [rule for rule in self.experiment.rules if not isinstance(rule, str)]
 

@@ -1,4 +1,4 @@
-"""The stages on a Ray cluster: a task a model, a pair, a shard of a target's cells, and a target to finish.
+"""The stages on a Ray cluster: one task per model, pair, shard of a target's cells, and target to finish.
 
     extract a model -> fit a pair -> arms -> measure shards (actors, the model loaded once a worker) -> merge, write -> judge
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -44,7 +44,7 @@ PASSED_ON = ("HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS", "PYT
 
 @contextmanager
 def ray_stages(address: str | None) -> Iterator[Stages]:
-    """The stages on the cluster at `address`, or on one that is started on this machine and ends with this process.
+    """Give the stages on the cluster at `address`, or on one that is started on this machine and ends with this process.
 
     Raises ValueError for a cluster that does not answer.
     """
@@ -68,7 +68,7 @@ def ray_stages(address: str | None) -> Iterator[Stages]:
 
 
 def _extract(run: Run) -> list[Path]:
-    """A task a model."""
+    """Run one task per model."""
     begin(run)
     names = [config.name for config in run.experiment.models]
     _tasks(run, "extract", {f"extract {name}": (extract_model, name) for name in names})
@@ -76,7 +76,7 @@ def _extract(run: Run) -> list[Path]:
 
 
 def _fit(run: Run) -> list[Path]:
-    """A task a pair, and one for the arms."""
+    """Run one task per pair, and one for the arms."""
     check_vectors(run)
     if not arms_up_to_date(run):
         _tasks(run, "fit", {f"fit {first} and {second}": (fit_pair, first, second) for first, second in pairs(run)})
@@ -106,13 +106,13 @@ def _judge(run: Run) -> list[Path]:
 
 
 def on_workers(run: Run, jobs: list[tuple[str, int, int]], workers: int, kind: type | None = None) -> None:
-    """Every job on a pool of actors. An actor that dies is started again elsewhere, with the job it had."""
+    """Run every job on a pool of actors. An actor that dies is started again elsewhere, with the job it had."""
     asked = _resources(run.experiment.cluster.evaluate)
     actor: Any = ray.remote(kind or _Worker).options(max_restarts=RETRIES, max_task_retries=RETRIES, **asked)
     left, busy = iter(jobs), {}
 
     def give(worker: Any) -> None:
-        """The next job, if there is one. One name a target: Ray keeps counts of every name for ever."""
+        """Start the next job, if there is one. One name per target: Ray keeps counts of every name for ever."""
         for target, index, count in islice(left, 1):
             named = worker.measure.options(name=f"measure {target}")
             busy[named.remote(target, index, count)] = worker
@@ -129,7 +129,7 @@ def on_workers(run: Run, jobs: list[tuple[str, int, int]], workers: int, kind: t
 
 
 class _Worker:
-    """Measures shards; keeps the model and the requests of the target it is at."""
+    """Measure shards; keep the model and the requests of the target at hand."""
 
     def __init__(self, run: Run, folder: str) -> None:
         self.run = run
@@ -137,14 +137,14 @@ class _Worker:
         _stand_in(folder)
 
     def measure(self, target: str, index: int, count: int) -> int:
-        """One shard; gives the number of answers its file holds."""
+        """Measure one shard; return the number of answers its file holds."""
         if self.measuring is None or self.measuring.target != target:
             self.measuring = None  # before the next model is loaded
             self.measuring = Measuring(self.run, target)
         return self.measuring.shard(index, count)
 
 
-def _tasks(run: Run, kind: str, calls: dict[str, tuple[Any, ...]]) -> None:
+def _tasks(run: Run, kind: str, calls: Mapping[str, tuple[Callable[..., object], *tuple[object, ...]]]) -> None:
     """Run named calls as Ray tasks, all at once, with the resources of their kind."""
     asked = _resources(getattr(run.experiment.cluster, kind))
     remote = ray.remote(_call)
@@ -160,13 +160,13 @@ def _tasks(run: Run, kind: str, calls: dict[str, tuple[Any, ...]]) -> None:
                 bar.update()
 
 
-def _call(function: Callable[..., Any], run: Run, folder: str, *arguments: Any) -> None:
+def _call(function: Callable[..., object], run: Run, folder: str, *arguments: object) -> None:
     _stand_in(folder)
     function(run, *arguments)
 
 
-def _get(result: Any) -> Any:
-    """The result; an error of ours as it was raised, not in Ray's wrapping."""
+def _get(result: Any) -> object:
+    """Return the result; raise an error of ours as it was raised, not in Ray's wrapping."""
     try:
         return ray.get(result)
     except ray.exceptions.RayTaskError as error:
@@ -174,19 +174,19 @@ def _get(result: Any) -> Any:
 
 
 def _light(run: Run) -> Run:
-    """The run without what it has read, and by whole paths: small enough to send with every task."""
+    """Return the run without what it has read, and by whole paths: small enough to send with every task."""
     data = Data(run.experiment, run.data.base.resolve())
     return Run(run.experiment, data, Folder(run.folder.path.resolve()))
 
 
 def _stand_in(folder: str) -> None:
-    """Where the driver stands, so that relative names in the YAML mean the same."""
+    """Go where the driver stands, so that relative names in the YAML mean the same."""
     if Path(folder).is_dir():
         os.chdir(folder)
 
 
 def _resources(config: ResourceConfig) -> dict[str, float]:
-    """What a task asks for; a GPU where the cluster has any and the experiment does not say."""
+    """Return what a task asks for; a GPU where the cluster has any and the experiment does not say."""
     gpus = config.num_gpus
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
@@ -194,7 +194,7 @@ def _resources(config: ResourceConfig) -> dict[str, float]:
 
 
 def _workers(run: Run) -> int:
-    """As many workers as the experiment says, or as the cluster has room for now."""
+    """Return the number of workers that the experiment says, or that the cluster has room for now."""
     if run.experiment.cluster.workers:
         return run.experiment.cluster.workers
     asked, there = _resources(run.experiment.cluster.evaluate), ray.cluster_resources()

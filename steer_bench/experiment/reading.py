@@ -91,7 +91,7 @@ def read_experiment(path: Path) -> tuple[Experiment, CollectErrors]:
     return experiment, errors
 
 
-def _without(content: dict[Any, Any], locs: Sequence[tuple[int | str, ...]]) -> dict[Any, Any]:
+def _without(content: dict[object, object], locs: Sequence[tuple[int | str, ...]]) -> dict[object, object]:
     """Return the content without these keys; of one within a list the whole list goes."""
     kept = copy.deepcopy(content)
     for *path, last in locs:

@@ -58,7 +58,7 @@ class Measuring:
 
     @cached_property
     def _lm(self) -> PooledLM:
-        return open_lm(self.run, self.target, records=None, alone=True)
+        return open_lm(self.run, self.target, recorded=False)
 
     @cached_property
     def _requests(self) -> dict[str, list[Instance]]:

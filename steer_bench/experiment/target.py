@@ -9,14 +9,24 @@ from steer_bench.harness.sweep import PooledLM
 from steer_bench.models.device import default_device, resolve_dtype
 
 
-def open_lm(run: Run, target: str, **options: Any) -> PooledLM:
-    """Open the lm-eval model of a target with its arms; `options` go before the run's."""
-    device = run.experiment.device or default_device()
-    arguments = _arguments(run, target) | options
-    return PooledLM(**arguments, device=device, batch_size=run.experiment.batch_size)
+def open_lm(
+    run: Run, target: str, *, weights: bool = True, dtype: str | None = None, recorded: bool = True
+) -> PooledLM:
+    """Open the lm-eval model of a target with its arms, alone in this process.
+
+    Without `weights` it answers from the records only, those of a model of this `dtype`; without `recorded` it has none.
+    """
+    device, changed = run.experiment.device or default_device(), {} if dtype is None else {"dtype": dtype}
+    arguments = (
+        _arguments(run, target)
+        | changed
+        | ({} if recorded else {"records": None})
+        | ({} if weights else {"weights": False})
+    )
+    return PooledLM(**arguments, alone=True, device=device, batch_size=run.experiment.batch_size)
 
 
-def task_metadata(run: Run, target: str) -> dict[str, Any]:
+def task_metadata(run: Run, target: str) -> dict[str, object]:
     """Return what the tasks read as metadata: the model's arguments, the experiment's limits, and to leave replies unrated."""
     return {**_arguments(run, target), "limits": run.experiment.limits, "rate": False}
 

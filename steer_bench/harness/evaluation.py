@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from lm_eval import simple_evaluate
@@ -27,7 +26,7 @@ class Evaluation:
         self,
         lm: SteeredLM,
         tasks: Sequence[str],
-        metadata: Mapping[str, Any],
+        metadata: Mapping[str, object],
         folder: Path,
         *,
         chat: bool,
@@ -58,7 +57,7 @@ def has_chat_template(lm: SteeredLM) -> bool:
 
 
 def requests_of(
-    lm: SteeredLM, tasks: Sequence[str], metadata: Mapping[str, Any], *, chat: bool
+    lm: SteeredLM, tasks: Sequence[str], metadata: Mapping[str, object], *, chat: bool
 ) -> dict[str, list[Instance]]:
     """Return the requests of tasks by kind, in the order in which lm-eval asks them: all tasks together."""
     chat &= has_chat_template(lm)
@@ -74,5 +73,5 @@ def requests_of(
     return dict(requests)
 
 
-def _task_manager(metadata: Mapping[str, Any]) -> TaskManager:
+def _task_manager(metadata: Mapping[str, object]) -> TaskManager:
     return TaskManager(include_path=str(shipped("tasks")), include_defaults=False, metadata=dict(metadata))

@@ -11,7 +11,6 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from steer_bench.experiment.capability import measure_capability
 from steer_bench.experiment.completion import check_arms, evaluation_fingerprint, is_measured
@@ -22,6 +21,7 @@ from steer_bench.files import file_digest, write_whole
 from steer_bench.harness import ranks
 from steer_bench.harness.evaluation import Evaluation
 from steer_bench.harness.steered_lm import WeightsNeededError
+from steer_bench.harness.sweep import PooledLM
 from steer_bench.records import Records
 from steer_bench.results.lmeval_samples import newest_samples
 
@@ -60,15 +60,15 @@ def evaluate_target(run: Run, target: str) -> Path:
     dtype = merge(run, target)
     if dtype is not None:
         try:
-            return _evaluate_target(run, target, weights=False, dtype=dtype)
+            lm = open_lm(run, target, weights=False, dtype=dtype)
+            return _evaluate_on(lm, run, target)
         except WeightsNeededError:
             logger.warning("%s: the shards left answers out; they are computed now", target)
-    return _evaluate_target(run, target)
+    return _evaluate_on(open_lm(run, target), run, target)
 
 
-def _evaluate_target(run: Run, target: str, **options: Any) -> Path:
+def _evaluate_on(lm: PooledLM, run: Run, target: str) -> Path:
     experiment, data, folder = run.experiment, run.data, run.folder.evaluation(target)
-    lm = open_lm(run, target, alone=True, **options)
     evaluation = Evaluation(
         lm, list(experiment.tasks), task_metadata(run, target), folder, chat=experiment.chat, seed=experiment.seed,
         batch_size=experiment.batch_size,
