@@ -16,14 +16,13 @@ def open_lm(
 
     Without `weights` it answers from the records only, those of a model of this `dtype`; without `recorded` it has none.
     """
-    device, changed = run.experiment.device or default_device(), {} if dtype is None else {"dtype": dtype}
-    arguments = (
-        _arguments(run, target)
-        | changed
-        | ({} if recorded else {"records": None})
-        | ({} if weights else {"weights": False})
-    )
-    return PooledLM(**arguments, alone=True, device=device, batch_size=run.experiment.batch_size)
+    arguments = _arguments(run, target)
+    if dtype is not None:
+        arguments["dtype"] = dtype
+    if not recorded:
+        arguments["records"] = None
+    device = run.experiment.device or default_device()
+    return PooledLM(**arguments, weights=weights, alone=True, device=device, batch_size=run.experiment.batch_size)
 
 
 def task_metadata(run: Run, target: str) -> dict[str, object]:
