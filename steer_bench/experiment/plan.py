@@ -139,8 +139,7 @@ def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> 
     for target in run.targets:
         for task, limits in run.experiment.tasks.items():
             fixed, linear, square = count(run, target, task)
-            grows = concepts is not None and MEASURES[task].subject not in ("rule", "suppress")
-            n = concepts / min(given, limits.max_concepts or given) if grows and concepts else 1.0
+            n = 1.0 if concepts is None else concepts / min(given, limits.max_concepts or given)
             costs[target, task] = (fixed + linear * n + square * n**2) * by_pairs
     total = sum(costs.values(), TaskCost())
     models = len(run.models) if pairs is None else max(len(run.models), _models_for(pairs))
@@ -166,7 +165,7 @@ def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> 
 
 
 def count(run: Run, target: str, task: str) -> tuple[TaskCost, TaskCost, TaskCost]:
-    """Count the rows of one task on one target: (fixed, linear, quadratic) in the number of concepts."""
+    """Count the rows of one task on one target: (fixed, linear, quadratic) in the number of test concepts, rules left out."""
     rows = TaskRows(
         task, TaskOptions(**run.experiment.limits[task]), target=target, entries=_entries(run, target), asked=run.data.prompt_templates,
         protocol=run.data.protocol,
@@ -174,9 +173,10 @@ def count(run: Run, target: str, task: str) -> tuple[TaskCost, TaskCost, TaskCos
     new, judged = _new_tokens(run, task), MEASURES[task].judged
     sums, cells = [Counter[str]() for _ in range(3)], [set() for _ in range(3)]
     seen: set[str] = set()
+    topics = set(run.data.splits.test)
     for row in BUILDERS[task](rows):
         plain, text = row["arm"] == UNSTEERED, row["text"]
-        growth = 1 if row["concept"] or task == SPECIFICITY else 0
+        growth = 1 if row["concept"] in topics or task == SPECIFICITY else 0
         growth = 2 if task == SPECIFICITY and not plain else growth
         sums[growth] += Counter(samples=1, judged=int(judged))
         cells[growth].add((row["arm"], row["source"], row["concept"], row["factor"]))

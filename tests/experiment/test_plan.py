@@ -67,9 +67,12 @@ def test_counts_by_hand(run):
     """2 test concepts, 1 rule, arms native, identity, linear, random from one source, 2 factors, 1 + 1 prompts."""
     target = run.targets[0]
     fixed, linear, square = count(run, target, "rule_following")
-    assert (fixed.samples, square.samples) == (0, 0)
-    assert linear.samples == 2 * (1 + 4 * 2)  # prompts x (unsteered + arms x factors)
-    assert linear.written == linear.answers * 4
+    assert (linear.samples, square.samples) == (0, 0)  # more topics are no more rules
+    assert fixed.samples == 2 * (1 + 4 * 2)  # prompts x (unsteered + arms x factors)
+    assert fixed.written == fixed.answers * 4
+    fixed, linear, _ = count(run, target, "steered_perplexity")
+    assert fixed.samples == 2 * (1 + 4 * 2)  # neutral texts x (unsteered + arms x factors, under the rule's vectors)
+    assert linear.samples == 2 * 2 * 4 * 2  # neutral texts x topics x arms x factors
     fixed, linear, _ = count(run, target, "concept_likelihood")
     assert fixed.samples == 2  # neutral texts, unsteered
     assert linear.samples == 2 * (2 + 4 * 2 * (2 + 2))  # concepts x (unsteered texts + cells x (texts + neutral texts))
