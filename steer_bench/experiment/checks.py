@@ -11,7 +11,9 @@ from steer_bench.harness.ifeval import ifeval_rule
 from steer_bench.judge.load import load_judge
 from steer_bench.models.blocks import resolve_layer
 from steer_bench.models.load import read_config
+from steer_bench.names import hint
 from steer_bench.transfer.adapters import load_adapters
+from steer_bench.vectors.arms import Arm
 
 
 def check(data: Data, errors: CollectErrors) -> None:
@@ -54,6 +56,7 @@ def _check_texts(data: Data, errors: CollectErrors) -> None:
     """Collect the faults of what is made from sound files: concepts, splits, halves, map texts."""
     with errors.at("adapters"):
         _ = data.adapters
+        _check_capability_arms(data, errors)
     with errors.at("concepts"):
         _ = data.concepts
     with errors.at("splits"):
@@ -68,3 +71,18 @@ def _check_texts(data: Data, errors: CollectErrors) -> None:
             )
     with errors.at("neutral", "map"):
         _ = data.map_texts
+
+
+def _check_capability_arms(data: Data, errors: CollectErrors) -> None:
+    """Collect the capability arms that the experiment does not make."""
+    capability, imported = data.experiment.capability, [entry.name for entry in data.experiment.vectors]
+    if capability is None:
+        return
+    made = {*imported, *(adapter.name for adapter in data.adapters)}
+    made |= {arm.name for adapter in data.adapters for arm in adapter.arms([""])}
+    made |= {Arm(adapter.name, name).name for adapter in data.adapters if adapter.needs_source for name in imported}
+    for arm in capability.arms or []:
+        if arm not in made:
+            errors.add(
+                ("capability", "arms"), f"capability.arms: {arm!r} is not one of the arms; {hint(arm, sorted(made))}"
+            )

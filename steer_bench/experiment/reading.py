@@ -168,7 +168,7 @@ def _task_faults(experiment: Experiment) -> Iterator[Fault]:
 
 
 def _arm_faults(experiment: Experiment) -> Iterator[Fault]:
-    """Yield what is wrong with the adapters, imported vectors and capability arms, taken together."""
+    """Yield what is wrong with the adapters and the imported vectors, taken together."""
     if "native" not in experiment.adapters:
         yield ("adapters",), "adapters: 'native' is missing; it is the baseline that every transfer is measured against"
     names = [model.name for model in experiment.models]
@@ -178,10 +178,6 @@ def _arm_faults(experiment: Experiment) -> Iterator[Fault]:
             yield ("vectors",), f"vectors: {entry.file} is of {entry.model!r}, which is not one of the models"
         if entry.name in arms or [other.name for other in experiment.vectors].count(entry.name) > 1:
             yield ("vectors",), f"vectors: {entry.name!r} is the name of another arm; give it another name"
-    known = (*arms, *(entry.name for entry in experiment.vectors))
-    for arm in (experiment.capability.arms or []) if experiment.capability else []:
-        if not any(arm == name or arm.startswith(f"{name}-") for name in known):  # few-shot-8, linear-published
-            yield ("capability", "arms"), f"capability.arms: {arm!r} is not one of the adapters; {hint(arm, known)}"
 
 
 def find_experiment(name: str) -> Path:

@@ -129,7 +129,7 @@ def make_arms(run: Run) -> list[Path]:
         )  # fmt: skip
         arms = make_target_arms(
             _side(run, store, covariances.get(name), _few_shot(run, name)), stores, run.data.adapters, made,
-            imported_vectors(run, name, store.layer, store.d_model), card=card, seed=run.experiment.seed,
+            imported_vectors(run.data, name, store.layer, store.d_model), card=card, seed=run.experiment.seed,
             sources=[source for source, other in run.experiment.directed if other == name],
             test=run.data.splits.test, rules=[key for key in run.data.measured if key not in run.data.splits.test],
         )  # fmt: skip
@@ -158,7 +158,7 @@ def _inputs(run: Run, names: Sequence[str]) -> str:
     adapters = [(a.name, a.kind, a.method, a.options) for a in run.data.adapters]
     return digest(
         FORM, digests, adapters, run.data.map_texts, run.experiment.seed, run.experiment.map_pairs, run.data.measured, run.data.splits.fit,
-        *([import_digests(run)] if run.experiment.vectors else []),
+        *([import_digests(run.data)] if run.experiment.vectors else []),
     )  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def _fit_one(run: Run, adapter: Adapter, pair: Pair, source: Loaded, layer: int)
         )
     }
     if isinstance(fitted.map, DirectionMap):
-        for name, vectors in imported_vectors(run, one, layer, pair.source.d_model).items():
+        for name, vectors in imported_vectors(run.data, one, layer, pair.source.d_model).items():
             made[Arm(adapter.name, name, one), other] = ArmVectors(transfer(fitted.map, vectors, None))
     return made
 
