@@ -41,7 +41,7 @@ class Results:
 def save_results(path: str | Path, results: Results) -> None:
     """Write results as JSON: whole or not at all, and the same bytes for the same results.
 
-    Rows are sorted by key, floats carry 6 significant digits. Raises ValueError for values JSON can not hold.
+    Rows are sorted by key, floats carry 6 significant digits. Raises ValueError for values that JSON cannot hold.
     """
     columns = results.rows.ordered().columns()
     document = {

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from steer_bench.names import hint
-from steer_bench.vectors.arms import UNSTEERED
+from steer_bench.vectors.arms import UNSTEERED, GeometryLine, Refused
 
 Kind = Literal["unsteered", "baseline", "transfer", "control", "ceiling"]
 """What an arm is to the comparison, in the order of the tables."""
@@ -73,30 +73,6 @@ class Seeds(_Strict):
     bootstrap: int = 0
     experiment: int = 0
     splits: int = 0
-
-
-class Refused(_Strict):
-    """An arm that could not be made, and why."""
-
-    arm: str
-    source: str
-    target: str
-    reason: str
-
-
-class GeometryLine(_Strict):
-    """Closeness of one arm's vectors to native ones; None where undefined."""
-
-    arm: str
-    source: str
-    target: str
-    cosine: float | None
-    centred_cosine: float | None
-    retrieval: float | None
-    r2: float | None
-    ceiling: float | None = None
-    """Cosine that a perfect transfer could reach between vectors of disjoint texts."""
-    centred_ceiling: float | None = None
 
 
 class Reliability(_Strict):

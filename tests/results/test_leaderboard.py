@@ -20,8 +20,9 @@ from steer_bench.results.board.table import interval, number
 from steer_bench.results.file import Results, save_results
 from steer_bench.results.leaderboard import render, to_csv, to_html, to_latex, to_markdown, write_leaderboard
 from steer_bench.results.pages import html as pages
-from steer_bench.results.provenance import GeometryLine, Provenance
+from steer_bench.results.provenance import Provenance
 from steer_bench.results.stats.bootstrap import Estimate
+from steer_bench.vectors.arms import GeometryLine
 
 HOSTILE = (
     '<script>alert(1)</script>|`x`\n# y [z](javascript:alert(2)) " onerror="a()" \x1b]0;t\x07 \u202e $a$ {{ 7*7 }}'
@@ -353,15 +354,7 @@ def hostile() -> Results:
 
 def geometry_line(name: str) -> dict:
     """Geometry of an arm, source and target of that name."""
-    return {
-        "source": name,
-        "target": name,
-        "arm": name,
-        "cosine": 0.5,
-        "centred_cosine": None,
-        "retrieval": None,
-        "r2": None,
-    }
+    return {"source": name, "target": name, "arm": name, "cosine": 0.5, "centred_cosine": 0.5, "retrieval": 0.0}
 
 
 class TestHostileText:

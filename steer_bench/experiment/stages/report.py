@@ -135,8 +135,8 @@ def _provenance(run: Run, ratings: Mapping[str, Mapping[str, Ratings]], judge: J
             "chat": experiment.chat,
             "prompts": run.data.prompts_hash,
             "arms": _arms(entry for card in arms for entry in card.arms),
-            "refused": [line.model_dump() for card in arms for line in card.refused],
-            "geometry": [line.model_dump() for card in arms for line in card.geometry],
+            "refused": [line for card in arms for line in card.refused],
+            "geometry": [line for card in arms for line in card.geometry],
             **counted,
         }
     )

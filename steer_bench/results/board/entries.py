@@ -61,7 +61,7 @@ class ArmResult:
 
     @property
     def unscored(self) -> int:
-        """Values that could not be had."""
+        """Number of missing values."""
         return self.total - self.scored
 
 

@@ -49,7 +49,7 @@ def agreement_table(results: Sequence[Results]) -> Table | None:
 
 
 def refused_table(results: Sequence[Results]) -> Table | None:
-    """Adapters that could not be had for a pair, with the reason."""
+    """Return the arms that could not be made, with the reason."""
     lines = [
         Line(tuple(map(Text, (refused.target or "-", refused.source or "-", refused.arm, refused.reason))))
         for result in results

@@ -11,7 +11,7 @@ from scipy import stats
 
 
 class Agreement(NamedTuple):
-    """Agreement of two judges on the replies both rated; None where it can not be had."""
+    """Agreement of two judges on the replies both rated; None when undefined."""
 
     kappa: float | None
     """Quadratically weighted Cohen's kappa: 1 is perfect, 0 what chance gives."""

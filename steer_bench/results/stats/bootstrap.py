@@ -24,7 +24,7 @@ Gate = NDArray[np.bool_]
 
 
 class Estimate(NamedTuple):
-    """A number with its interval; None where it can not be had, never NaN."""
+    """A point estimate with its interval; None when undefined, never NaN."""
 
     value: float | None
     low: float | None

@@ -15,7 +15,7 @@ class FewShot(NamedTuple):
     """How many texts a side the target needs for a vector of its own that does as much."""
 
     n: float | None
-    """None where it can not be said: no few-shot arms, or the arm's effect can not be had."""
+    """None when undefined: no few-shot arms, or an arm without an effect."""
     beyond: str = ""
     """"<" where the smallest n already does as much, ">" where the largest does not."""
 

@@ -41,7 +41,7 @@ class Comparison(NamedTuple):
     control: ArmKey
     difference: Estimate
     p: float
-    """Sign-flip p, two-sided; 1 where it can not be had."""
+    """Sign-flip p, two-sided; 1 when undefined."""
 
 
 class Verdict(NamedTuple):
