@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from steer_bench.vectors.arms import Arm, Arms, ArmsCard
+from steer_bench.vectors.arms import Arm, ArmEntry, Arms, ArmsCard
 from steer_bench.vectors.store import VectorCard, VectorStore, unit
 from steer_bench.vectors.tensor_file import load_card, load_tensors, save_tensors
 
@@ -218,6 +218,32 @@ def test_a_file_of_another_kind_is_refused_by_what_it_holds(file, tmp_path):
     assert "holds map tensors" in _refused(tmp_path / "map", Arms.load)
     save_tensors(tmp_path / "none", {}, {"kind": "arms"})
     _refused(tmp_path / "none", Arms.load)
+
+
+def test_an_arms_file_of_the_older_form_is_refused_by_name_with_what_makes_it_again(tmp_path):
+    card = {
+        "kind": "arms",
+        "target": "t",
+        "layer": 1,
+        "scale": 1.0,
+        "d_model": WIDTH,
+        "entries": [["native", "", ["sea"]]],
+    }
+    save_tensors(tmp_path / "f", {"native||sea": _row(1)}, card)
+    assert "made by an older steer-bench; steer-bench fit RUN makes it again" in _refused(tmp_path / "f", Arms.load)
+    assert "made by an older steer-bench" in _refused(tmp_path / "f", ArmsCard.read)
+
+
+def test_an_arms_file_keeps_what_each_arm_is_and_two_arms_of_one_name_are_refused(tmp_path):
+    seeds = [Arm("random", "1"), Arm("random", "12")]
+    card = ArmsCard(arms=tuple(ArmEntry.of(arm, "control", "random", ["sea"]) for arm in seeds))
+    Arms("t", 1, 1.0, {(arm, "sea"): _row(arm.variant) for arm in seeds}, card).save(tmp_path / "f")
+    back = Arms.load(tmp_path / "f")
+    assert back.entries == card.arms
+    assert back.find("random-12", "", "sea").tobytes() == _row("12").tobytes()
+    same = {(Arm("a-b"), "sea"): _row(1), (Arm("a", "b"), "sea"): _row(2)}
+    with pytest.raises(ValueError, match=r"two arms are called 'a-b\|\|sea'"):
+        Arms("t", 1, 1.0, same).save(tmp_path / "g")
 
 
 def test_a_vector_of_another_width_in_an_arms_file_is_refused(tmp_path):
