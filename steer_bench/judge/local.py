@@ -144,7 +144,7 @@ class LocalJudge:
             except Exception:  # templates without a system role raise their own error
                 joined = [{"role": "user", "content": "\n\n".join(one["content"] for one in conversation)}]
                 text = tokenizer.apply_chat_template(joined, tokenize=False, add_generation_prompt=True)
-            return list(tokenizer(text + self._opening, add_special_tokens=False)["input_ids"])
+            return list(tokenizer(f"{text}{self._opening}", add_special_tokens=False)["input_ids"])
         text = "\n\n".join(one["content"] for one in conversation)
         return list(tokenizer(f"{text}\n\n{self._opening}")["input_ids"])
 
