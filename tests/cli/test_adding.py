@@ -1,13 +1,11 @@
 """Adding things as a user does: the README's own blocks, written to a folder and run through the real commands."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from children import command
 from steered import sharpened
 from tiny import save_tiny, tiny_gemma3, tiny_llama, tiny_tokenizer
 
@@ -47,12 +45,9 @@ def ran(folder):
     return run(folder, "steer-bench", "run", "drinks.yaml", "--no-figures")
 
 
-def run(folder: Path, *command: str) -> Path:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    assert command[0] == "steer-bench"
-    done = subprocess.run(
-        [sys.executable, "-m", "steer_bench", *command[1:]], cwd=folder, env=environment, capture_output=True, text=True
-    )
+def run(folder: Path, *words: str) -> Path:
+    assert words[0] == "steer-bench"
+    done = command("-m", "steer_bench", *words[1:], cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "runs" / "drinks"
 
@@ -78,9 +73,9 @@ def test_the_concepts_the_adapter_and_the_rule_are_in_the_results(ran):
 
 
 def test_the_task_runs_through_lm_eval_on_the_runs_arms(ran, folder):
-    command = next(text for kind, text in BLOCKS if kind == "bash").split()
+    words = next(text for kind, text in BLOCKS if kind == "bash").split()
     arms = next((ran / "arms").glob("tiny-smollm2*.safetensors")).relative_to(folder)
-    line = " ".join(command).replace("pretrained=smollm2-135m-instruct", "pretrained=./tiny-smollm2-135m-instruct")
+    line = " ".join(words).replace("pretrained=smollm2-135m-instruct", "pretrained=./tiny-smollm2-135m-instruct")
     line = line.replace("runs/drinks/arms/smollm2-135m-instruct.safetensors", str(arms))
     run(folder, *line.split(), "--device", "cpu", "--output_path", "out", "--log_samples")
     results = json.loads(next((folder / "out").rglob("results_*.json")).read_text())["results"]["cheers"]
@@ -133,10 +128,7 @@ def test_somebodys_vector_is_an_arm_and_goes_through_every_linear_map(ran, folde
 )
 def test_what_does_not_fit_is_said_before_anything_runs(key, said, folder):
     (folder / "wrong.yaml").write_text((folder / "drinks.yaml").read_text().replace("name: drinks", "name: w") + key)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "steer_bench", "run", "wrong.yaml"], cwd=folder, env=environment, capture_output=True, text=True
-    )  # fmt: skip
+    done = command("-m", "steer_bench", "run", "wrong.yaml", cwd=folder)
     assert done.returncode == 2, done.stderr[-2000:]
     assert said in done.stderr
     assert not (folder / "runs" / "w" / "vectors").exists()

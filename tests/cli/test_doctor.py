@@ -1,8 +1,8 @@
 """What the newcomer sees before anything runs: the doctor, and all faults of an experiment at once."""
 
-import subprocess
-import sys
 from pathlib import Path
+
+from children import command
 
 BAD = """\
 name: bad
@@ -19,14 +19,10 @@ rules: [all-lower-cases]
 """
 
 
-def steer_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "steer_bench", *arguments], capture_output=True, text=True, timeout=60)
-
-
 def test_all_faults_of_an_experiment_are_told_at_once_with_file_and_line(tmp_path: Path) -> None:
     file, run = tmp_path / "bad.yaml", tmp_path / "run"
     file.write_text(BAD)
-    done = steer_bench("run", str(file), "--out", str(run))
+    done = command("-m", "steer_bench", "run", str(file), "--out", str(run))
     assert done.returncode == 2
     assert not run.exists()
     for line, words in (
@@ -40,7 +36,7 @@ def test_all_faults_of_an_experiment_are_told_at_once_with_file_and_line(tmp_pat
 
 
 def test_the_doctor_names_versions_device_models_and_the_judge() -> None:
-    done = steer_bench("doctor", "quickstart")
+    done = command("-m", "steer_bench", "doctor", "quickstart")
     told = {tuple(line.split()[1:2]): line for line in done.stdout.splitlines()}
     assert {("python",), ("torch",), ("lm_eval",), ("device",), ("dtype",), ("model",), ("disk",), ("judge",)} <= set(
         told

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -177,7 +178,7 @@ lines = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.lists(lines, max_size=4).map(b"\n".join), name=st.sampled_from(["c.jsonl", "c.parquet"]))
 def test_any_bytes_give_concepts_or_a_value_error_with_the_path_in_it(tmp_path, content, name):
     path = tmp_path / name
@@ -459,7 +460,7 @@ def test_near_duplicates_by_description_or_shared_text_stand_in_one_group():
     assert {len({"c", "d", "e"} & set(split)) for split in (splits.fit, splits.test)} == {0, 3}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.lists(st.frozensets(st.sampled_from("abcdefg"), min_size=1), min_size=1, max_size=12), st.integers(0, 3))
 def test_near_duplicates_are_all_pairs_of_jaccard_06_and_never_split(word_sets, seed):
     concepts = [concept(f"n{i}", " ".join(f"w{w}" for w in words)) for i, words in enumerate(word_sets)]

@@ -109,6 +109,7 @@ def page(run):
 
 
 @needs_ray
+@pytest.mark.slow
 def test_head_killed_then_a_worker_killed_the_page_is_that_of_one_process_and_nothing_is_done_twice(
     fitted, alone, tmp_path
 ):

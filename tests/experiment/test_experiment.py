@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 import yaml
@@ -210,16 +211,14 @@ def test_no_yaml_of_ours_builds_or_calls_anything(tag, tmp_path):
 
 @pytest.fixture(scope="module")
 def command(finished, models):
-    """Runs a command in a child process as a user does; gives its output."""
+    """Return what runs a module in a child process, as a user does."""
     target = models["llama"]
     arms = str(finished[0].folder.arms(target))
     source = models["gemma2"]
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
+    def run(*words, start=children.command):
         words = [word.format(target=target, arms=arms, source=source) for word in words]
-        return subprocess.run(
-            [sys.executable, "-m", *words], capture_output=True, text=True, cwd=finished[0].folder.path
-        )
+        return start("-m", *words, cwd=finished[0].folder.path)
 
     return run
 
@@ -242,7 +241,7 @@ def test_the_plain_lm_eval_command_runs_all_arms_of_a_run(command, tmp_path):
     done = command(
         "lm_eval", "--model", "steer_bench", "--model_args", "pretrained={target},arms={arms},dtype=float32", "--device", "cpu",
         "--tasks", str(task), "--metadata", '{{"max_texts": 1, "max_neutral": 1, "max_concepts": 1}}',
-        "--output_path", str(tmp_path), "--log_samples",
+        "--output_path", str(tmp_path), "--log_samples", start=children.fresh,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads(next(tmp_path.rglob("results_*.json")).read_text())["results"]["concept_likelihood"]

@@ -5,6 +5,7 @@ import string
 
 import pytest
 import yaml
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from steered import make_arms
@@ -24,7 +25,7 @@ from steer_bench.vectors.arms import Arms
 from steer_bench.vectors.store import VectorStore
 from steer_bench.vectors.tensor_file import load_card
 
-EACH = 160
+EACH = examples(160)
 TRIED = {"inputs": 0, "read": 0}
 quiet = settings(
     max_examples=EACH, deadline=None, database=None, derandomize=True,
@@ -211,5 +212,5 @@ def test_the_number_of_inputs_that_were_tried():
     print(
         f"random input: {TRIED['inputs']} files tried, {TRIED['read']} read, the others refused by name, 0 other exceptions"
     )
-    assert TRIED["inputs"] >= 2000
-    assert TRIED["read"] > 50
+    assert TRIED["inputs"] >= 12 * EACH
+    assert TRIED["read"] > EACH // 3

@@ -439,6 +439,7 @@ def test_what_does_not_fit_is_refused_before_the_model_is_loaded(change, said, t
 
 
 @pytest.mark.real
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-3-270m"])
 def test_on_the_real_models_mixed_batches_are_rows_alone_and_the_trunk_is_the_full_pass(name):
     check_model(name)

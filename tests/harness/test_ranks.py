@@ -3,11 +3,12 @@
 import json
 import re
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
 import yaml
-from small_run import DATA, accelerate, command, copy_run, records, torchrun
+from small_run import DATA, accelerate, command, copy_run, in_ranks, records, torchrun
 from steered import PROMPTS, TEXTS, likelihoods, make_arms, replies, rolling, steer, steered_lm, tiny_pair
 from tiny import save_tiny
 
@@ -18,6 +19,7 @@ from steer_bench.harness import ranks
 from steer_bench.harness.steered_lm import SteeredLM
 from steer_bench.models.device import ELSEWHERE, ON_CPU
 from steer_bench.records import Records, ShardRecords
+from steer_bench.results.file import load_results
 
 TASKS = Path(__file__).parents[2] / "tasks"
 LIMITS = {"max_texts": 2, "max_neutral": 2, "max_concepts": 1, "max_words": 8, "max_prompts": 2, "max_new_tokens": 4}
@@ -163,7 +165,7 @@ def test_several_writers_lose_no_record_and_read_only_readers_see_all(tmp_path):
     assert len(Records(file)) == 4 * 200 + 1
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_run_in_several_processes_gives_the_page_of_one(fitted, alone, tmp_path, count):
     run = again(fitted, tmp_path / "run")
     done = command("-m", "steer_bench", "run", str(run.folder), "--no-figures", "--processes", str(count))
@@ -172,11 +174,12 @@ def test_run_in_several_processes_gives_the_page_of_one(fitted, alone, tmp_path,
     assert page(run.folder.path) == page(alone.folder.path)
 
 
-def test_torchrun_of_the_whole_run_extracts_and_fits_by_ranks(fitted, alone, tmp_path):
-    """From nothing, under torchrun itself; the vectors and arms are the same bytes too."""
+@pytest.mark.parametrize("launch", [in_ranks, pytest.param(torchrun, marks=pytest.mark.slow)])
+def test_ranks_of_the_whole_run_extract_and_fit_together(fitted, alone, tmp_path, launch):
+    """From nothing, also under torchrun itself; the vectors and arms are the same bytes too."""
     (tmp_path / "run").mkdir()
     shutil.copy(fitted.folder.experiment, tmp_path / "run")
-    done = torchrun(2, "steer_bench", "run", str(tmp_path / "run"), "--no-figures")
+    done = launch(2, "steer_bench", "run", str(tmp_path / "run"), "--no-figures")
     assert done.returncode == 0, done.stderr[-3000:]
     for part in ("vectors", "arms", "maps"):
         files = {file.relative_to(fitted.folder.path) for file in (fitted.folder.path / part).rglob("*.safetensors")}
@@ -185,7 +188,7 @@ def test_torchrun_of_the_whole_run_extracts_and_fits_by_ranks(fitted, alone, tmp
     assert page(tmp_path / "run") == page(alone.folder.path)
 
 
-def lm_eval(run, out, tasks, *more, n=1, metadata=LIMITS, launch=torchrun):
+def lm_eval(run, out, tasks, *more, n=1, metadata=LIMITS, launch=in_ranks):
     target = run.targets[0]
     words = [
         "lm_eval", "--model", "steer_bench", "--device", "cpu", "--batch_size", "4",
@@ -203,20 +206,24 @@ def lm_eval(run, out, tasks, *more, n=1, metadata=LIMITS, launch=torchrun):
     return results, samples
 
 
+@pytest.mark.parametrize(
+    ("two", "three"), [(in_ranks, in_ranks), pytest.param(accelerate, torchrun, marks=pytest.mark.slow)]
+)
 def test_lm_eval_itself_on_2_and_3_ranks_gives_the_results_and_samples_of_one_also_of_fewer_rows_than_ranks(
-    fitted, tmp_path
+    fitted, tmp_path, two, three
 ):
-    """2 ranks by accelerate; 3 by torchrun, measuring 2 rows of each task: lm-eval alone dies of a rank without rows (its issue 3511)."""
+    """2 ranks, also by accelerate; 3, also by torchrun, that measure 2 rows of each task: lm-eval alone dies of a rank without rows
+    (its issue 3511)."""
     tasks = ("concept_likelihood", "steered_perplexity", "concept_steering", "rule_following")
     one, samples = lm_eval(fitted, tmp_path / "1", tasks)
-    results, found = lm_eval(fitted, tmp_path / "2", tasks, n=2, launch=accelerate)
+    results, found = lm_eval(fitted, tmp_path / "2", tasks, n=2, launch=two)
     assert results.keys() == one.keys()
     for task, of_task in one.items():
         assert results[task].keys() == of_task.keys()
         for key, value in of_task.items():
             near = pytest.approx(value, rel=1e-5, abs=1e-5) if isinstance(value, float) else value
             assert results[task][key] == near, (task, key)
-    few, first = lm_eval(fitted, tmp_path / "3", tasks[:2], "--limit", "2", n=3)
+    few, first = lm_eval(fitted, tmp_path / "3", tasks[:2], "--limit", "2", n=3, launch=three)
     assert few.keys() == set(tasks[:2])
     for task, expected in samples.items():
         for other, n in ((found, len(expected)), (first, 2)):
@@ -296,14 +303,24 @@ def offline(tmp_path_factory):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(
-    "way",
-    [
-        "--processes 2",
-        pytest.param("--processes 3", marks=pytest.mark.slow),
-        pytest.param("--engine ray", marks=pytest.mark.slow),
-    ],
-)
+def test_the_offline_models_run_from_extract_to_report(offline):
+    """A native vector raises the likelihood of its concept's texts, in both models."""
+    results = load_results(offline[1].folder.results)
+    assert results.run.complete
+    assert {row.arm for row in results.rows} == {"unsteered", "native", "linear"}
+    assert {row.task for row in results.rows} == set(offline[1].experiment.tasks)
+    for target in ("gemma-3-270m", "smollm2-135m-instruct"):
+        values = {
+            arm: [row.value for row in results.rows
+                  if (row.target, row.arm, row.task, row.role) == (target, arm, "concept_likelihood", "concept")]
+            for arm in ("unsteered", "native")
+        }  # fmt: skip
+        assert statistics.mean(values["native"]) > statistics.mean(values["unsteered"])
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["--processes 2", "--processes 3", "--engine ray"])
 def test_ranks_and_ray_on_the_offline_models_give_the_bytes_of_one_process(offline, tmp_path, way):
     """In bfloat16 where the machine computes it."""
     if "ray" in way:

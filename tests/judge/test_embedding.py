@@ -245,6 +245,7 @@ def real_rows(concepts: Sequence[Concept]) -> dict[str, float | None]:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_concept_auroc_on_axbench() -> None:
     if not AXBENCH.is_dir():
         pytest.skip("the AxBench data files are not beside this checkout")

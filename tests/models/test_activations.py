@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_gemma3, tiny_llama, tiny_qwen2, tiny_tokenizer
@@ -363,7 +364,7 @@ WORDS = [
 
 
 @given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map("".join))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @pytest.mark.parametrize(("first", "second"), [(BYTES, METASPACE), (BYTES, BYTES_BOS), (BYTES_BOS, METASPACE)])
 def test_paired_tokens_have_read_exactly_the_same_text(first, second, text):
     sides = [tokenize(Loaded("", None, tokenizer), [text])[0] for tokenizer in (first, second)]

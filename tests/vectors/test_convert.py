@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
@@ -590,7 +591,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=said):
             file_of("a", "b", **changes)
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         start=st.sampled_from(
             [
@@ -614,7 +615,7 @@ class TestErrors:
                 read_vectors(path, format, allow_pickle=True)
             assert "\n" not in str(caught.value)
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     @pytest.mark.parametrize("format", FORMATS)
     def test_a_damaged_file_is_read_or_a_value_error(self, format, data, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -202,7 +203,7 @@ def test_a_missing_file_is_refused_with_what_makes_it(tmp_path):
 
 
 @given(st.binary(max_size=200), st.booleans())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_bytes_are_refused(tmp_path, content, with_header):
     (tmp_path / "f").write_bytes((len(content) // 2).to_bytes(8, "little") * with_header + content)
     _refused(tmp_path / "f")

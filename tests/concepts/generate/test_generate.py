@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from werkzeug import Request, Response
@@ -110,7 +111,7 @@ def test_clean_cuts_to_whole_sentences_within_the_limit():
     assert clean(BODY, words=(5, 10)).text == "Gulls cried over the quay while men mended nets."  # 9 words, then 16
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=examples(100))
 @given(
     st.text(max_size=300)
     | st.lists(st.sampled_from(["Sure!", "A b c.", "\n", '"', "- x", "**", "1.", "Here is:"])).map(" ".join)

@@ -14,6 +14,7 @@ FACTOR, TOKENS, LAYER = 0.4, 32, 15
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_vectors_of_four_rules_raise_rule_following_by_0_3_at_a_ratio_below_2():
     from steered import replies, rolling, steer
 

@@ -137,6 +137,7 @@ def test_a_matrix_that_is_not_orthogonal_is_refused():
 
 
 @pytest.mark.real
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-3-270m"])
 def test_the_offline_models_have_twins(name):
     if not (cache_folder() / "models" / name / "config.json").is_file():

@@ -4,7 +4,6 @@ Run: python -m pytest tests/experiment/stages/test_judge.py
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import children
 import pytest
 import torch
 import yaml
@@ -131,13 +131,19 @@ def copy(generated: Path, tmp_path: Path) -> runs.Run:
 
 
 def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return checked(children.command("-m", "steer_bench", *words, env=environment))
+
+
+def without_torch(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command, whose last line says whether it imported torch: so in an interpreter of its own."""
     code = (
         "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr));"
         f"sys.argv = ['steer-bench', *{list(words)!r}]; from steer_bench.cli import main; main()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
-    )
+    return checked(children.fresh("-c", code))
+
+
+def checked(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
@@ -353,7 +359,7 @@ def test_ratings_of_other_replies_are_not_used(fake: JudgeServer, copy: runs.Run
 def test_j5_a_judge_that_is_not_there_is_exit_2_before_anything_is_loaded(fitted: Path, tmp_path: Path) -> None:
     shutil.copytree(fitted, tmp_path / "run")
     with_judge(tmp_path / "run", {"kind": "openai", "model": "fake", "base_url": "http://127.0.0.1:9/v1"})
-    done = command("run", str(tmp_path / "run"))
+    done = without_torch("run", str(tmp_path / "run"))
     assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (2, "False"), done.stderr
     assert "http://127.0.0.1:9/v1" in done.stderr
     assert not (tmp_path / "run" / "evaluation").exists()
@@ -375,7 +381,7 @@ def test_j4_a_judge_that_stops_in_a_run_costs_no_reply(fake: JudgeServer, fitted
     assert len(replies_of(run, run.targets[0])) == ROWS
     fake.default = by_reply
     fake.calls.clear()
-    done = command("judge", str(run.folder))
+    done = without_torch("judge", str(run.folder))
     assert done.stderr.strip().splitlines()[-1] == "False", "judging needs no torch"
     assert done.returncode == 0, done.stderr
     assert len(fake.calls) == 1 + n_questions(run) - 5

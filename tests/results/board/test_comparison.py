@@ -1,11 +1,11 @@
 """Two runs compared, and pages in the formats asked for; every number by hand."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+from children import command
 
 from steer_bench.results.board.comparison import compare, comparison_table
 from steer_bench.results.file import Results, save_results
@@ -62,9 +62,8 @@ def test_compare_and_the_formats_asked_for_by_command(tmp_path: Path):
     for name, native in (("one", 0.5), ("two", 0.75)):
         save_results(tmp_path / f"{name}.json", results(name, native))
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "steer_bench", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    def run(*arguments: str) -> CompletedProcess[str]:
+        return command("-m", "steer_bench", *arguments, cwd=tmp_path)
 
     compared = run("compare", "one.json", "two.json")
     assert compared.returncode == 0
