@@ -1,5 +1,6 @@
 """README promises only what is there."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -31,17 +32,28 @@ def test_every_make_target_of_the_readme_exists():
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
 
 
-def test_the_file_tree_names_what_there_is_and_misses_no_module():
+def test_the_file_tree_is_the_tree():
     tree = next(block for language, block in BLOCKS if not language and "steer_bench/" in block)
-    named, parent = set(), Path()
+    named, parent = [], Path()
     for line in tree.splitlines():
-        name = line.split()[0]
-        parent = Path(name) if not line.startswith(" ") else parent
-        path = parent / name if line.startswith(" ") else parent
-        assert (ROOT / path).exists(), line
-        named.add(path)
-    modules = {path for path in (ROOT / "steer_bench").iterdir() if not path.name.startswith(("_", "py.typed"))}
-    assert {path.relative_to(ROOT) for path in modules} <= named
+        parent = parent if line.startswith(" ") else Path(line.split()[0])
+        named.append(parent / line.split()[0] if line.startswith(" ") else parent)
+        assert (ROOT / named[-1]).exists(), line
+        assert (ROOT / named[-1]).is_dir() == line.split()[0].endswith("/"), line
+    assert len(named) == len(set(named))
+    package = {path.relative_to(ROOT) for path in (ROOT / "steer_bench").iterdir()}
+    said_nothing_of = {Path("steer_bench") / name for name in ("__init__.py", "__main__.py", "py.typed", "__pycache__")}
+    assert {path for path in named if path.parent.name == "steer_bench"} | said_nothing_of >= package
+    rooms = [path.stem for path in named if path.parent.name == "steer_bench"]
+    assert rooms == [*order_of_imports(), "experiments"]
+
+
+def order_of_imports() -> list[str]:
+    """The rooms as tests/test_import_order.py has them."""
+    text = (ROOT / "tests" / "test_import_order.py").read_text()
+    return [
+        room for room in ast.literal_eval(re.search(r"^ORDER = (\[.*?\])", text, re.DOTALL | re.MULTILINE)[1]) if room
+    ]
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)]+)\)", README))))
