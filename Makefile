@@ -18,7 +18,7 @@ quickstart: $(VENV)/.quickstart
 	$(BIN)/steer-bench run quickstart
 
 # Two workers; those of a file stay together, for they share what they make. `make test` leaves out what is marked slow.
-PYTEST := $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),2) --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.dev
 	$(PYTEST) -m "not slow"

@@ -20,6 +20,24 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = (
+    "experiment/test_engines",
+    "harness/test_ranks",
+    "faults/",
+    "experiment/test_experiment",
+    "cli/test_adding",
+    "experiment/",
+)
+"""Files that take longest; they are started first, so that neither worker is left alone with one."""
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest files first."""
+    items.sort(
+        key=lambda item: next((i for i, name in enumerate(LONGEST) if f"tests/{name}" in item.nodeid), len(LONGEST))
+    )
+
+
 def pytest_runtest_setup(item):
     """Skip tests of the offline models where a wheel is missing, and tests of a GPU where there is none."""
     if item.get_closest_marker("real"):
