@@ -14,15 +14,13 @@ from typing import Any
 
 import children
 import pytest
-import torch
 import yaml
 from fakes.judge_server import JudgeServer, by_prompt, every, kill, ok, status
 from pytest_httpserver import HTTPServer
-from steered import sharpened
-from tiny import save_tiny, tiny_gemma3, tiny_llama, tiny_tokenizer
+from small_run import small_experiment, small_models
+from tiny import tiny_gemma3, tiny_llama
 
 from steer_bench import shipped
-from steer_bench.concepts.load import load_concepts
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.ratings import all_ratings, ratings_file, replies_of
 from steer_bench.experiment.stages import evaluate, extract, fit, judge, report
@@ -34,7 +32,6 @@ from steer_bench.judge.ratings import load_ratings
 from steer_bench.results.file import load_results
 from steer_bench.results.lmeval_samples import load_rows
 
-DATA = Path(__file__).parents[3] / "tasks" / "data"
 CANARY = "canary-77ab3d90c1"
 
 
@@ -51,35 +48,25 @@ def fake() -> Iterator[JudgeServer]:
 
 
 @pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An experiment on two tiny models: two concepts, two arms, two factors, one prompt of each role."""
     folder = tmp_path_factory.mktemp("models")
-    texts = [text for concept in load_concepts(DATA / "concepts.jsonl")[:4] for text in concept.positives]
-    names = []
-    for i, (build, width, bos) in enumerate([(tiny_llama, 48, False), (tiny_gemma3, 40, True)]):
-        tokenizer = tiny_tokenizer(texts[i:], bos=bos, vocab_size=480 + 8 * i)
-        model = sharpened(build(width, seed=i))
-        with torch.no_grad():
-            model.get_output_embeddings().weight[:259].zero_()  # replies of whole pieces of words, none empty
-        names.append(save_tiny(folder / f"m{i}", model, tokenizer))
-    return {
-        "name": "judged",
-        "models": [{"name": name, "layer": 2} for name in names],
-        "pairs": [[names[1], names[0]]],
-        "concepts": {"source": "concepts.jsonl", "limit": 6, "held_out": 4},
-        "splits": {"fit": 3, "test": 2},
-        "rules": ["question"],
-        "rule_texts": 8,
-        "neutral": {"map": "neutral_map.jsonl", "map_limit": 12, "perplexity": "neutral.jsonl"},
-        "adapters": ["native", {"random": {"seeds": 1}}, "prompt"],
-        "factors": [0.2, 0.4],
-        "tasks": {
+    builds = {"m0": (tiny_llama, 48, False), "m1": (tiny_gemma3, 40, True)}
+    names = small_models(folder, builds, blank=259)  # replies of whole pieces of words, none empty
+    return small_experiment(
+        folder,
+        names,
+        name="judged",
+        pairs=[[names[1], names[0]]],
+        concepts={"source": "concepts.jsonl", "limit": 6, "held_out": 4},
+        rule_texts=8,
+        neutral={"map": "neutral_map.jsonl", "map_limit": 12, "perplexity": "neutral.jsonl"},
+        adapters=["native", {"random": {"seeds": 1}}, "prompt"],
+        tasks={
             "concept_steering": {"max_prompts": 1, "max_new_tokens": 5},
             "rule_following": {"max_prompts": 1, "max_new_tokens": 4},
         },
-        "dtype": "float32",
-        "device": "cpu",
-    }
+    )
 
 
 # rows of concept_steering: 2 concepts x 2 prompts x (unsteered + prompt + 2 arms x 2 factors)
@@ -87,18 +74,16 @@ ROWS = 2 * 2 * (1 + 1 + 2 * 2)
 
 
 @pytest.fixture(scope="module")
-def fitted(content: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fitted(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of that experiment after extract and fit, which know nothing of judges."""
-    folder = tmp_path_factory.mktemp("fitted")
-    (folder / "first.yaml").write_text(yaml.safe_dump(content))
-    run = runs.open_run(str(folder / "first.yaml"), folder / "run")
+    run = runs.open_run(str(experiment), tmp_path_factory.mktemp("fitted") / "run")
     extract.extract(run)
     fit.fit(run)
     return run.folder.path
 
 
 @pytest.fixture(scope="module")
-def generated(content: dict[str, Any], fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder after an evaluation that asked no judge; its own judge is an openai judge that is not there."""
     folder = tmp_path_factory.mktemp("generated") / "run"
     shutil.copytree(fitted, folder)
