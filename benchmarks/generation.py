@@ -13,7 +13,7 @@ from common import Steering, VectorBank, arguments, ask, compare, grow, prompts,
 from lm_eval.models.hf_steered import SteeredModel
 from lm_eval.models.huggingface import HFLM
 
-from steer_bench.harness.steered_lm import SteeredLM
+from steer_bench.harness.model import SteeredLM
 
 CELLS = 4
 SETTINGS = {"until": [], "max_gen_toks": 24, "do_sample": False}

@@ -10,7 +10,7 @@ import json
 from common import Steering, arguments, ask, compare, grow, peak, random_arms, spec, texts, timed
 from lm_eval.models.huggingface import HFLM
 
-from steer_bench.harness.steered_lm import SteeredLM
+from steer_bench.harness.model import SteeredLM
 
 if __name__ == "__main__":
     given = arguments(__doc__)

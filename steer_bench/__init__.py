@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from steer_bench.concepts.load import load_concepts, load_prompts
     from steer_bench.experiment.config import Experiment
     from steer_bench.experiment.engines import run
-    from steer_bench.harness.steered_lm import SteeredLM
+    from steer_bench.harness.model import SteeredLM
     from steer_bench.judge.judgement import rate_by_aspect as rate
     from steer_bench.judge.load import load_judge
     from steer_bench.models.extract import extract
     from steer_bench.models.load import load_model
+    from steer_bench.models.steered.generator import Generator
+    from steer_bench.models.steered.scorer import Scorer
     from steer_bench.models.steered.steer import steer
     from steer_bench.models.steered.steering import Steering
     from steer_bench.results.leaderboard import leaderboard
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _DOOR = {
     "Arms": "vectors.arms", "Concept": "concepts.concept", "Experiment": "experiment.config",
-    "SteeredLM": "harness.steered_lm", "Steering": "models.steered.steering", "VectorStore": "vectors.store",
+    "Generator": "models.steered.generator", "Scorer": "models.steered.scorer", "SteeredLM": "harness.model",
+    "Steering": "models.steered.steering", "VectorStore": "vectors.store",
     "convert": "vectors.convert", "diff_mean": "vectors.methods", "extract": "models.extract", "fit": "transfer.fitted",
     "geometry": "transfer.geometry", "leaderboard": "results.leaderboard", "load_concepts": "concepts.load",
     "load_judge": "judge.load", "load_model": "models.load", "load_prompts": "concepts.load",
@@ -82,4 +85,4 @@ def register() -> None:
     from lm_eval.api.registry import model_registry
 
     if "steer_bench" not in model_registry:
-        model_registry.register("steer_bench", target="steer_bench.harness.steered_lm:SteeredLM")
+        model_registry.register("steer_bench", target="steer_bench.harness.model:SteeredLM")

@@ -12,7 +12,7 @@ import steer_bench as sb
 from steer_bench.experiment.run import open_run
 from steer_bench.experiment.stages.extract import extract
 from steer_bench.experiment.stages.fit import fit
-from steer_bench.models.steered.steering import run_to
+from steer_bench.models.blocks import outputs_of
 from steer_bench.vectors.store import unit
 
 LAYER, FACTOR = 2, 0.3
@@ -51,7 +51,7 @@ def test_transfer_is_a_package_and_a_function_in_either_order_of_import(code):
 
 def _after_block(loaded: sb.models.load.Loaded, **inputs: torch.Tensor) -> torch.Tensor:
     block = loaded.model.model.layers[LAYER]
-    output = run_to(block, lambda: loaded.model(**inputs))
+    (output,) = outputs_of([block], lambda: loaded.model(**inputs))
     return output[0] if isinstance(output, tuple) else output
 
 

@@ -39,7 +39,7 @@ def test_the_wheel_holds_every_yaml_data_file_and_the_autoload_module(wheel):
 def test_the_entry_points_lead_to_the_model_and_the_command(wheel):
     points = wheel[next(name for name in wheel if name.endswith("entry_points.txt"))].decode()
     assert "steer-bench = steer_bench.cli:main" in points
-    assert "steer_bench = steer_bench.harness.steered_lm:SteeredLM" in points
+    assert "steer_bench = steer_bench.harness.model:SteeredLM" in points
     assert "steer_bench = _steer_bench_autoload:autoload" in points
 
 

@@ -43,7 +43,7 @@ def run_stages(run: Run, stages: Stages) -> list[Path]:
     A stop or a fault leaves what is saved and says how to go on.
     """
     from steer_bench.experiment.run import MissingStageError
-    from steer_bench.harness.stopping import stoppable
+    from steer_bench.models.stopping import stoppable
 
     files: list[Path] = []
     folder, resume = run.folder.path, f"steer-bench run {plain(run.folder.path)}"

@@ -82,7 +82,7 @@ def measure_one_shard(opened: Run, shard: str) -> list[Path]:
         raise ValueError(f"--shard {shard}: give I/N, shards are numbered 0 to N-1, such as 0/4 to 3/4")
     from steer_bench.experiment.completion import check_arms
     from steer_bench.experiment.shards import measure_shards
-    from steer_bench.harness.stopping import stoppable
+    from steer_bench.models.stopping import stoppable
 
     check_arms(opened)
     index, count = int(match[1]), int(match[2])

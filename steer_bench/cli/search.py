@@ -110,7 +110,8 @@ def sweep(
     from tabulate import tabulate
 
     from steer_bench.files import write_whole
-    from steer_bench.harness.sweep import PooledLM, steerings, task_manager
+    from steer_bench.harness.model import SteeredLM
+    from steer_bench.harness.sweep import steerings, task_manager
     from steer_bench.harness.sweep import sweep as run_sweep
     from steer_bench.models.device import default_device, resolve_dtype
     from steer_bench.models.load import check_model
@@ -122,7 +123,7 @@ def sweep(
     names = [name for name in tasks.split(",") if name]
     loaded = task_manager(names, include_path).load(names)
     on = device or default_device()
-    lm = PooledLM(
+    lm = SteeredLM(
         model or arms.target, arms=arms, device=on, dtype=str(resolve_dtype(dtype, on)).removeprefix("torch."),
         batch_size=batch_size if batch_size == "auto" else int(batch_size),
     )  # fmt: skip

@@ -78,7 +78,7 @@ def generate(
     from collections import Counter
 
     from steer_bench.concepts.generate.passages import Writing, generate_concepts, generate_neutral, save_lines
-    from steer_bench.concepts.generate.writers import HFWriter, OpenAIWriter, Writer
+    from steer_bench.concepts.generate.writers import OpenAIWriter, Writer
 
     if what not in ("neutral", "concepts"):
         raise ValueError(f"generate {what}: there are neutral and concepts")
@@ -90,10 +90,10 @@ def generate(
         writer = OpenAIWriter(base_url, model)
     else:
         from steer_bench.models.load import check_model, load_model
+        from steer_bench.models.writer import ModelWriter
 
         check_model(model)
-        loaded = load_model(model)
-        writer = HFWriter(loaded.model, loaded.tokenizer, batch_size)
+        writer = ModelWriter(load_model(model), batch_size)
     counts: Counter[str] = Counter()
     writing = Writing(words, max_new_tokens, temperature, batch_size, seed)
     if what == "neutral":

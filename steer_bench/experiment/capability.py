@@ -14,7 +14,8 @@ from typing import Any
 
 from steer_bench.experiment.config import CapabilityConfig
 from steer_bench.files import write_whole
-from steer_bench.harness.sweep import PooledLM, sweep, task_manager
+from steer_bench.harness.model import SteeredLM
+from steer_bench.harness.sweep import sweep, task_manager
 from steer_bench.models.steered.steering import Steering
 from steer_bench.results.rows import Row
 
@@ -22,7 +23,7 @@ PREFERRED = ("acc", "exact_match", "prompt_level_strict_acc")
 """Metrics of a sample that go before others; else the first that is a number."""
 
 
-def measure_capability(lm: PooledLM, config: CapabilityConfig, concepts: list[str], file: Path, seed: int) -> None:
+def measure_capability(lm: SteeredLM, config: CapabilityConfig, concepts: list[str], file: Path, seed: int) -> None:
     """Run the tasks unsteered and under every chosen arm and concept, and write their rows, one JSON per line.
 
     concepts: those measured, in order. A sample with a log-likelihood that is not finite becomes a row without a value.
@@ -36,11 +37,11 @@ def measure_capability(lm: PooledLM, config: CapabilityConfig, concepts: list[st
         for steering, results in sweep(lm, tasks, pool, limit=config.limit, log_samples=True, seed=seed):
             rows.extend(_rows(results, steering, target))
     finally:
-        lm.default, lm.keep_non_finite, lm.pool = *before, ()
+        lm.default, lm.keep_non_finite, lm.pool.steerings = *before, ()
     write_whole(file, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
 
 
-def _steerings(lm: PooledLM, config: CapabilityConfig, concepts: list[str]) -> Iterator[Steering]:
+def _steerings(lm: SteeredLM, config: CapabilityConfig, concepts: list[str]) -> Iterator[Steering]:
     yield Steering()
     known = list(lm.bank.arms.vectors) if lm.bank else []
     for arm in dict.fromkeys(arm for arm, _ in known):

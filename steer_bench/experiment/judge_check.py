@@ -6,22 +6,25 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from types import SimpleNamespace
-from typing import Any
+from functools import cached_property, partial
 
 from steer_bench.experiment.ratings import check_file, replies_of
 from steer_bench.experiment.run import MissingStageError, Run
 from steer_bench.experiment.stages.judge import probe
 from steer_bench.files import write_whole
-from steer_bench.harness.steered_lm import SteeredLM
 from steer_bench.harness.task import as_prompt
 from steer_bench.judge.check import CheckRow, check_judge
 from steer_bench.judge.config import JudgeConfig, judge_id
 from steer_bench.judge.ratings import JudgedReply, judge_for
-from steer_bench.models.device import default_device, resolve_dtype
-from steer_bench.results.measures import JUDGED
+from steer_bench.models.load import load_model
+from steer_bench.models.steered.generator import Generator
+from steer_bench.models.steered.model import SteeredModel
+from steer_bench.models.steered.requests import ReplySettings
+from steer_bench.models.steered.scorer import Scorer
 from steer_bench.vectors.arms import UNSTEERED
+
+REPLY_TOKENS = 32
+"""Of a reply that is made for the check alone."""
 
 
 def check(run: Run, config: JudgeConfig | None = None, *, limit: int | None = None, seed: int = 0) -> list[CheckRow]:
@@ -69,36 +72,24 @@ class _Target:
         return [one for one in found if one.key[0] == UNSTEERED]
 
     def perplexities(self, texts: Sequence[str]) -> list[float]:
-        """Perplexity of each text under the unsteered target."""
-        answers = self._model.loglikelihood_rolling([_ask(text) for text in texts])
-        return [math.exp(-float(answer) / answer.n_tokens) for answer in answers]
+        """Return the perplexity of each text by itself, under the unsteered target."""
+        scores = Scorer(self._model).score_texts(texts)
+        return [math.exp(-score.log_likelihood / score.n_tokens) for score in scores]
 
     def _reply(self) -> list[JudgedReply]:
-        template = self._model.tokenizer.chat_template if self.run.experiment.chat else None
         prompts = [prompt.instruction for prompt in self.run.data.protocol.prompts]
-        how = {"until": [], "max_gen_toks": 32, "do_sample": False}
-        asked = [
-            _ask(as_prompt(text, self._model.apply_chat_template if template else None), how, UNSTEERED_REQUEST)
-            for text in prompts
-        ]
-        replies = self._model.generate_until(asked)
+        tokenizer = self._model.tokenizer
+        through_template = self.run.experiment.chat and tokenizer.chat_template
+        template = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
+        asked = [as_prompt(prompt, template if through_template else None) for prompt in prompts]
+        replies = Generator(self._model).generate(asked, ReplySettings((), REPLY_TOKENS), perplexity=True)
         return [
-            JudgedReply((UNSTEERED, "", "", 0.0, str(i)), prompt, str(reply), reply.perplexity)
+            JudgedReply((UNSTEERED, "", "", 0.0, str(i)), prompt, reply.text, reply.perplexity)
             for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True))
         ]
 
     @cached_property
-    def _model(self) -> Any:
+    def _model(self) -> SteeredModel:
         experiment = self.run.experiment
-        device = experiment.device or default_device()
-        dtype = str(resolve_dtype(experiment.dtype, device)).removeprefix("torch.")
-        batch_size = experiment.batch_size
-        return SteeredLM(pretrained=self.name, dtype=dtype, device=device, batch_size=batch_size)
-
-
-UNSTEERED_REQUEST = {"steer": {"arm": UNSTEERED, "source": "", "concept": "", "factor": 0.0}, "perplexity": True}
-
-
-def _ask(*arguments: Any) -> Any:
-    """A request, as far as SteeredLM looks at one."""
-    return SimpleNamespace(args=arguments, task_name=JUDGED)
+        loaded = load_model(self.name, dtype=experiment.dtype, device=experiment.device)
+        return SteeredModel(loaded, batch_size=experiment.batch_size)

@@ -20,7 +20,7 @@ from steer_bench.experiment.run import Run
 from steer_bench.experiment.target import open_lm, task_metadata
 from steer_bench.files import write_whole
 from steer_bench.harness.evaluation import requests_of
-from steer_bench.harness.sweep import PooledLM
+from steer_bench.harness.model import SteeredLM
 from steer_bench.records import Records, ShardRecords, read_only
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Measuring:
         return answers
 
     @cached_property
-    def _lm(self) -> PooledLM:
+    def _lm(self) -> SteeredLM:
         return open_lm(self.run, self.target, recorded=False)
 
     @cached_property

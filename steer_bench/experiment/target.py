@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from steer_bench.experiment.run import Run
-from steer_bench.harness.sweep import PooledLM
+from steer_bench.harness.model import SteeredLM
 from steer_bench.models.device import default_device, resolve_dtype
 
 
 def open_lm(
     run: Run, target: str, *, weights: bool = True, dtype: str | None = None, recorded: bool = True
-) -> PooledLM:
+) -> SteeredLM:
     """Open the lm-eval model of a target with its arms, alone in this process.
 
     Without `weights` it answers from the records only, those of a model of this `dtype`; without `recorded` it has none.
@@ -22,7 +22,7 @@ def open_lm(
     if not recorded:
         arguments["records"] = None
     device = run.experiment.device or default_device()
-    return PooledLM(**arguments, weights=weights, alone=True, device=device, batch_size=run.experiment.batch_size)
+    return SteeredLM(**arguments, weights=weights, alone=True, device=device, batch_size=run.experiment.batch_size)
 
 
 def task_metadata(run: Run, target: str) -> dict[str, object]:

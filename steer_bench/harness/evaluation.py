@@ -16,7 +16,7 @@ from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 
 from steer_bench import shipped
-from steer_bench.harness.steered_lm import SteeredLM
+from steer_bench.harness.model import SteeredLM
 
 
 class Evaluation:

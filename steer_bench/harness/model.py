@@ -1,50 +1,67 @@
-"""The model: what it is, how a request is steered, and how requests run in batches."""
+"""SteeredLM: the lm-eval model `steer_bench`, an `hf` model that steers each request by its own vector and factor.
+
+A request's steering is its third argument, {"steer": {"arm", "source", "concept", "factor"}}; a request without one is steered
+by the model's default (`arm=…,source=…,concept=…,factor=…` in model_args), which is unsteered unless given. The three request
+loops are our own, because lm-eval's merge requests of equal text whatever their steering, and have three faults of their own
+(see the tests): they take the wrong positions for requests with equal context + continuation and another split, decide on BOS
+by a batch's first text, and leave what follows a stop token in batched replies.
+"""
 
 from __future__ import annotations
 
-import logging
+import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
-import steer_bench
 from steer_bench.harness import ranks
-from steer_bench.harness.answers import Generation, Scored
-from steer_bench.harness.stopping import whole
-from steer_bench.harness.weightless import model_without_weights
-from steer_bench.models.blocks import decoder_layers, lean_head
-from steer_bench.models.device import ON_CPU, sizes
-from steer_bench.models.fingerprint import model_digests, weights_digest
-from steer_bench.models.load import check_model, model_path, read_config, revision
-from steer_bench.models.steered.selftest import self_test
-from steer_bench.models.steered.steering import POSITIONS, STRENGTHS, Steerer, Steering, VectorBank
-from steer_bench.models.tokens import encode
-from steer_bench.records import Records, ShardRecords, record_key
+from steer_bench.harness.answers import LogLikelihood, ReplyText, RollingLogLikelihood, rolling_answer
+from steer_bench.harness.pool import Pool
+from steer_bench.models.blocks import lean_head
+from steer_bench.models.device import keep_freed_memory
+from steer_bench.models.fingerprint import IN_MEMORY, fingerprint_of, weights_digest
+from steer_bench.models.load import Loaded, check_model, model_path, read_config, revision
+from steer_bench.models.records_only import model_without_weights
+from steer_bench.models.steered.generator import Generator
+from steer_bench.models.steered.model import SteeredModel
+from steer_bench.models.steered.requests import ReplyRow, ReplySettings
+from steer_bench.models.steered.sampling import WARPERS
+from steer_bench.models.steered.scorer import Scorer
+from steer_bench.models.steered.steering import POSITIONS, Steering, VectorBank
+from steer_bench.records import Records, record_key
 from steer_bench.vectors.arms import Arms
 
-logger = logging.getLogger(__name__)
-T = TypeVar("T")
-R = TypeVar("R")
-
-TEXTS_REMEMBERED = 8192
-"""Texts whose token ids are kept."""
 MARK_INVALID = frozenset({"capability_choices"})
 """Tasks without a steering of their own that mark samples with a non-finite log-likelihood as invalid."""
+FINGERPRINT = "__steer_bench_fingerprint__"
+"""Key in lm-eval's cache database of whose answers it holds."""
 
 
-class SteeredHF(HFLM):
-    """lm-eval's `hf` with a bank of vectors, a steerer and records; the request loops are in `scoring` and `generation`."""
+@register_model("steer_bench")
+class SteeredLM(HFLM):
+    """lm-eval's `hf` model with a steering vector per request.
+
+    Besides the arguments of `hf`: `arms` (a file of RUN/arms/), a default steering `arm`, `source`, `concept`, `factor`;
+    `layer` (only to check it is the file's), `positions` (text, generated, all), `strength` (scaled: factor times the
+    target's median centred residual norm; raw: factor times the vector as stored), `records` (a SQLite file that keeps
+    finished replies and log-likelihoods), `seed` (of sampled replies; see `sampling`), `alone` (no part in data parallelism),
+    `weights` (False: answers come from the records only, and the first forward pass raises WeightsNeededError) and
+    `keep_non_finite` (hand NaN to tasks of others, which take it for an answer, instead of raising). Raises ValueError for
+    anything that does not fit, before the model is loaded.
+    """
 
     def __init__(
         self,
         pretrained: str | Any,
-        arms: str | Arms | None = None,
+        arms: str | Path | Arms | None = None,
         arm: str | None = None,
         source: str = "",
         concept: str = "",
@@ -59,45 +76,44 @@ class SteeredHF(HFLM):
         keep_non_finite: bool = False,
         **kwargs: Any,
     ) -> None:
-        for given, known, name in ((positions, POSITIONS, "positions"), (strength, STRENGTHS, "strength")):
-            if given not in known:
-                raise ValueError(f"{name}={given}: there are {', '.join(known)}")
-        loaded_arms = Arms.load(arms) if isinstance(arms, str | Path) else arms
-        if loaded_arms is None and (arm or factor):
-            raise ValueError(
-                "arm=… and factor=… need arms=FILE, the arms file of the target (RUN/arms/MODEL.safetensors)"
-            )
-        self.bank = VectorBank(loaded_arms, strength=strength) if loaded_arms else None
-        self.positions, self.seed = positions, int(seed)
+        if positions not in POSITIONS:
+            raise ValueError(f"positions={positions}: there are {', '.join(POSITIONS)}")
+        named = isinstance(pretrained, str)
+        self.name = pretrained if named else type(pretrained).__name__
+        self.bank = _bank(arms, strength, arm, factor)
         self._default = Steering(arm, str(source), str(concept), factor) if arm else Steering()
-        if arm and loaded_arms is not None:  # also at factor 0: a misspelt name is never quietly unsteered
-            loaded_arms.find(arm, str(source), str(concept))
-        if isinstance(pretrained, str):
+        if arm and self.bank is not None:  # also at factor 0: a misspelt name is never quietly unsteered
+            self.bank.arms.find(arm, str(source), str(concept))
+        if named:
             check_model(pretrained)
-            if loaded_arms is not None:
-                _check_fit(loaded_arms, read_config(pretrained), layer, pretrained)
-        self.name = pretrained if isinstance(pretrained, str) else type(pretrained).__name__
+            config = read_config(pretrained) if self.bank else {}
+            if self.bank is not None:
+                self.bank.check_fit(pretrained, config.get("hidden_size"), config.get("num_hidden_layers"), layer)
         self._weights = weights
-        super().__init__(pretrained=model_path(pretrained) if isinstance(pretrained, str) else pretrained, **kwargs)
+        super().__init__(pretrained=model_path(pretrained) if named else pretrained, **kwargs)
         lean_head(self.model)
-        alone = alone or not isinstance(pretrained, str) or bool(kwargs.get("tp_plan"))
+        if self.model.device.type == "cpu" and _is_lm_eval_command():
+            keep_freed_memory()
+        alone = alone or not named or bool(kwargs.get("tp_plan"))
         self._rank, self._world_size = ranks.place(self.rank, self.world_size, alone=alone)
-        if loaded_arms is not None:
-            config = self.model.config.get_text_config(decoder=True)
-            _check_fit(
-                loaded_arms,
-                {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers},
-                layer,
-                self.name,
-            )
-            self._blocks = list(decoder_layers(self.model))[: loaded_arms.layer + 1]
-            self.steerer = Steerer(self._blocks[-1])
-        self.records = records if isinstance(records, Records) else Records(records)
+        if self.bank is not None:
+            self.bank.check_fit(self.name, None, None, layer)
+        loaded = Loaded(self.name, self.model, self.tokenizer)
+        self._named = named
+        self._fingerprint = fingerprint_of(
+            loaded, layer=self.bank.arms.layer if self.bank else None, positions=positions, max_length=self.max_length,
+            options=kwargs, weights=revision(self.name) if named else None if records is not None else IN_MEMORY,
+        )  # fmt: skip
+        self.steered = SteeredModel(
+            loaded, self.bank, positions=positions, batch_size=self.batch_size, max_length=self.max_length,
+            records=records if isinstance(records, Records) else Records(records), fingerprint=self._fingerprint,
+            device=self.device, prefix=self.prefix_token_id,
+        )  # fmt: skip
+        self.steerer, self.records = self.steered.steerer, self.steered.records
+        self.scorer = Scorer(self.steered, forward=self._model_call, softmax_dtype=self.softmax_dtype)
+        self.generator = Generator(self.steered, seed=int(seed))
         self.keep_non_finite = keep_non_finite
-        self._rows_at_once: dict[str, int] = {}
-        self._trunk_checked: bool | None = None
-        self._self_tested = False
-        self._fingerprint = self._describe(kwargs, exact=records is not None)
+        self.pool = Pool()
 
     def _create_model(self, pretrained: str, dtype: Any = "auto", **kwargs: Any) -> None:
         """As `hf`; without weights a model of the same shape that fails at its first forward pass."""
@@ -108,12 +124,12 @@ class SteeredHF(HFLM):
 
     # ------------------------------------------------------------------------------------------ among other ranks
 
-    def all_gather(self, tensor: Any) -> Any:
-        """The tensors of all ranks, concatenated; a single number counts as a tensor of one."""
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the tensors of all ranks, concatenated; a single number counts as a tensor of one."""
         return ranks.all_gather(tensor) if self.world_size > 1 else tensor
 
     def gather_object(self, obj: Any, dst: int = 0) -> Any:
-        """lm-eval's samples and metrics of all ranks, as one rank alone would have them, on rank `dst`."""
+        """Return lm-eval's samples and metrics of all ranks, as one rank alone would have them, on rank `dst`."""
         return ranks.gather(obj, dst) if self.world_size > 1 else [obj]
 
     def barrier(self) -> None:
@@ -122,32 +138,6 @@ class SteeredHF(HFLM):
 
     # ------------------------------------------------------------------------------------------ what this model is
 
-    def _describe(self, options: Mapping[str, Any], *, exact: bool) -> dict[str, Any]:
-        """Everything a result depends on, but the request itself and its vector.
-
-        `exact`: results are kept by it, so a model that was given as an object is hashed too.
-        """
-        import transformers
-
-        own = isinstance(self.name, str) and isinstance(self.pretrained_name, str)
-        return {
-            "model": self.name,
-            "revision": revision(self.name) if own else weights_digest(self.model) if exact else "in memory",
-            "dtype": str(self.model.dtype),
-            "layer": self.bank.arms.layer if self.bank else None,
-            "positions": self.positions,
-            "max_length": self.max_length,
-            **model_digests(self.model, self.tokenizer, options),
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-            "steer_bench": steer_bench.__version__,
-        }
-
-    @property
-    def pretrained_name(self) -> str | None:
-        """Name the model was loaded by; None for a model object."""
-        return self.name if getattr(self.model, "name_or_path", "") else None
-
     @property
     def default(self) -> Steering:
         """The steering of requests that bring none."""
@@ -155,21 +145,17 @@ class SteeredHF(HFLM):
 
     @default.setter
     def default(self, steering: Steering) -> None:
-        if steering.is_steered:  # raises ValueError for an unknown arm, source or concept
-            assert self.bank is not None
-            self.bank.vector(steering)
-        self._default = steering
+        self._default = self.steered.check(steering)  # raises ValueError for an unknown arm, source or concept
 
     @property
     def fingerprint(self) -> str:
         """Hash of the model, its settings and its default steering: what lm-eval's own cache does not key."""
-        steering = self.bank.digest(self._default) if self.bank and self._default.is_steered else ""
         arms = self.bank.arms.sha256 if self.bank else ""
-        return record_key(**self._fingerprint, default=steering, arms=arms)
+        return record_key(**self._fingerprint, default=self.steered.digest(self._default), arms=arms)
 
     def get_model_info(self) -> dict[str, Any]:
-        """lm-eval writes this into its results file."""
-        told = super().get_model_info() if self.pretrained_name else {}
+        """Return what lm-eval writes into its results file."""
+        told = super().get_model_info() if self._named else {}
         info = {key: str(value) if isinstance(value, torch.dtype) else value for key, value in told.items()}
         return {**info, "steer_bench": {**self._fingerprint, "scale": self.bank.arms.scale if self.bank else None}}
 
@@ -179,119 +165,127 @@ class SteeredHF(HFLM):
         database = getattr(cache_hook, "dbdict", None)
         if database is None:
             return
-        if self._fingerprint["revision"] == "in memory":
+        if self._fingerprint["revision"] == IN_MEMORY:
             self._fingerprint["revision"] = weights_digest(self.model)
-        key = "__steer_bench_fingerprint__"
-        known = database.get(key)
+        known = database.get(FINGERPRINT)
         if (known is None and len(database)) or (known is not None and known != self.fingerprint):
             raise ValueError(
                 "--use_cache: this database was written by another model, vector file or default steering; give another path"
             )
-        database[key] = self.fingerprint
+        database[FINGERPRINT] = self.fingerprint
         database.commit()
-
-    # ------------------------------------------------------------------------------------------ requests
-
-    def _steering(self, request: Instance) -> tuple[Steering, bool]:
-        """The steering of a request and whether it wants its reply's perplexity."""
-        given = extra_of(request)
-        if given is None:
-            return self._default, False
-        steering = Steering.from_mapping(given["steer"])
-        if steering.is_steered and self.bank is None:
-            raise ValueError(
-                f"a request asks for arm {steering.arm!r}: give arms=FILE in model_args (RUN/arms/MODEL.safetensors)"
-            )
-        return steering, bool(given.get("perplexity"))
-
-    def _start(self, ids: Sequence[int], n_context: int) -> int:
-        """First steered position of a row whose context is `n_context` tokens long."""
-        if self.positions == "all":
-            return 0
-        first = 1 if ids and ids[0] in (self.tokenizer.bos_token_id, self.prefix_token_id) else 0
-        return first if self.positions == "text" else max(first, n_context - 1)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """As `hf`, with exactly one BOS where the tokenizer uses one, decided for each text alone."""
         if add_special_tokens is None and self.add_bos_token is None and not kwargs:
-            return list(self._encode(string))
+            return list(self.steered.encode(string))
         return super().tok_encode(string, add_special_tokens=add_special_tokens, **kwargs)
 
-    @cached_property
-    def _encode(self) -> Callable[[str], tuple[int, ...]]:
-        """`encode`, that remembers: a text is asked for once a steering."""
-        return lru_cache(TEXTS_REMEMBERED)(lambda text: tuple(encode(self.tokenizer, text)))
+    # ------------------------------------------------------------------------------------------ requests
 
-    def _steered(self, batch: Sequence[Scored | Generation], padding: Sequence[int] | None = None) -> Any:
-        """The context in which a forward pass over `batch` is steered, row by row."""
-        assert self.bank is not None
-        starts = torch.tensor([row.start for row in batch])
-        if padding is not None:
-            starts = starts + torch.tensor(padding)
-        rows = self.bank.rows([row.steering for row in batch])
-        return self.steerer.steering(rows, starts if starts.any() else None)
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[LogLikelihood]:
+        """Return (log-likelihood of the continuation in nats, whether greedy decoding gives it), each under its own steering."""
+        return self.pool.ask(self._loglikelihood, requests, disable_tqdm, self._default)
 
-    def _share(self, items: Sequence[T], keys: Callable[[T], Iterable[str]], limit: int | None = None) -> Sequence[T]:
-        """All items, about to be run in batches; in a shard of a run its own, dealt alike on every kind of device.
+    def _loglikelihood(self, requests: list[Instance], quiet: bool) -> list[LogLikelihood]:
+        rows = []
+        for request in requests:
+            asked = self._asked(request)
+            rows.append(self.scorer.row(*self._split(*request.args[:2]), asked.steering, kl=asked.kl))
+        scores = self.scorer.score_rows(rows, quiet=quiet or self.rank != 0)
+        answers = [LogLikelihood(score.log_likelihood, score.is_greedy, score.n_tokens) for score in scores]
+        self._refuse_non_finite(requests, [answer[0] for answer in answers])
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("loglikelihood", request.args, answer)
+        return answers
 
-        They are dealt in batches of a CPU, where `auto` leaves the size open: shards that took other sizes would leave items to none.
+    def _split(self, context: str, continuation: str) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the token ids of context and continuation; an empty context is the prefix token (BOS)."""
+        if context:
+            return self._encode_pair(context, continuation)
+        return self.scorer.after_prefix(self.tok_encode(continuation, add_special_tokens=False))
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[RollingLogLikelihood]:
+        """Return log-likelihoods of whole texts in nats, in windows of the model's length, each under its own steering.
+
+        The first token is predicted from one BOS. (lm-eval's `hf` puts a second one where the tokenizer adds its own.)
         """
-        if not isinstance(self.records, ShardRecords):
-            return items
-        size = ON_CPU.rows if self.batch_size == "auto" else int(self.batch_size)
-        return self.records.mine(items, min(size, limit or size), keys)
+        return self.pool.ask(self._loglikelihood_rolling, requests, disable_tqdm, self._default)
 
-    @property
-    def _rows(self) -> int:
-        """Rows of a batch as asked for, or for this device."""
-        return sizes(self.device).rows if self.batch_size == "auto" else int(self.batch_size)
+    def _loglikelihood_rolling(self, requests: list[Instance], quiet: bool) -> list[RollingLogLikelihood]:
+        rows, owners = [], []
+        for index, request in enumerate(requests):
+            asked = self._asked(request)
+            for window in self.scorer.windows(self.tok_encode(request.args[0])):
+                rows.append(self.scorer.row(*window, asked.steering, kl=asked.kl))
+                owners.append(index)
+        scores = self.scorer.score_windows(rows, owners, len(requests), quiet=quiet or self.rank != 0)
+        answers = [rolling_answer(score) for score in scores]
+        self._refuse_non_finite(requests, answers)
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, answer)
+        return answers
 
-    def _in_batches(
-        self,
-        kind: str,
-        items: Sequence[T],
-        run: Callable[[Sequence[T]], list[R]],
-        keep: Callable[..., None],
-        limit: int | None = None,
-    ) -> None:
-        """Run items in batches; when memory runs out halve the batch, remember that, and go on with the same items."""
-        done = 0
-        while done < len(items):
-            size = self._rows_at_once.get(kind, self._rows)
-            batch = items[done : done + min(size, limit or size)]
-            try:
-                with whole(), torch.inference_mode():  # a stop waits until the batch is recorded
-                    answers = run(batch)
-                    keep(batch, answers)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error) or len(batch) == 1:
-                    raise
-                self._rows_at_once[kind] = max(1, len(batch) // 2)
-                logger.warning("out of memory with %d rows; going on with %d", len(batch), self._rows_at_once[kind])
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                continue
-            done += len(batch)
+    def _loglikelihood_tokens(
+        self, requests: Any, disable_tqdm: bool = False, **_kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """Answer lm-eval's inner interface, for callers that tokenise themselves: all under the default steering."""
+        rows = [self.scorer.row(context, continuation, self._default) for _, context, continuation in requests]
+        return [score[:2] for score in self.scorer.score_rows(rows, quiet=disable_tqdm or self.rank != 0)]
 
-    def _test_once(self, rows: Iterable[Scored | Generation]) -> None:
-        """Before the first steered batch: the self-test, which stops the run where steering is not what it should be."""
-        first = next((row.steering for row in rows if row.steering.is_steered), None)
-        if self._self_tested or first is None or self.bank is None:
-            return
-        self._self_tested = True
-        self_test(self.model, self.tokenizer, self._blocks[-1], self.steerer, self.bank, first)
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[ReplyText]:
+        """Return replies, each under its own steering; rows of different vectors and factors share batches."""
+        return self.pool.ask(self._generate_until, requests, disable_tqdm, self._default)
+
+    def _generate_until(self, requests: list[Instance], quiet: bool) -> list[ReplyText]:
+        jobs: dict[ReplySettings, dict[int, ReplyRow]] = {}
+        for i, request in enumerate(requests):
+            asked, settings = self._asked(request), self.settings(request.args[1])
+            row = self.generator.row(self.tok_encode(request.args[0]), settings, asked.steering, asked.perplexity)
+            jobs.setdefault(settings, {})[i] = row._replace(sample=asked.sample) if settings.sampling else row
+        replies: dict[int, ReplyText] = {}
+        for settings, mine in jobs.items():
+            rows = self.generator.numbered(list(mine.values())) if settings.sampling else list(mine.values())
+            found = self.generator.generate_rows(rows, settings, quiet=quiet or self.rank != 0)
+            for i, reply in zip(mine, found, strict=True):
+                replies[i] = ReplyText(*reply)
+                self._refuse_non_finite([requests[i]], [math.nan if reply.invalid else 0.0])
+                self.cache_hook.add_partial("generate_until", requests[i].args, replies[i])
+        return [replies[i] for i in range(len(requests))]
+
+    def settings(self, gen_kwargs: dict[str, Any]) -> ReplySettings:
+        """Return lm-eval's generation arguments as settings."""
+        kwargs = normalize_gen_kwargs(dict(gen_kwargs), self.max_gen_toks)
+        eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        until = handle_stop_sequences(kwargs.pop("until", None), eos=eos)
+        max_new_tokens = kwargs.pop("max_gen_toks")
+        kwargs.pop("max_length", None)
+        asked = kwargs.pop("do_sample", None)
+        given = {name: kwargs.pop(name, None) for name in WARPERS}
+        sampling = {name: value for name, value in given.items() if value}
+        if asked and "temperature" not in gen_kwargs:
+            sampling["temperature"] = 1.0
+        drawn = json.dumps(sampling, sort_keys=True) if sampling.get("temperature") and asked is not False else ""
+        options = json.dumps({**kwargs, "do_sample": False}, sort_keys=True)
+        return ReplySettings(tuple(until), max_new_tokens, options, drawn)
+
+    def _asked(self, request: Instance) -> Asked:
+        """Return what a request asks for beside its text."""
+        given = extra_of(request)
+        if given is None:
+            return Asked(self._default)
+        flags = bool(given.get("perplexity")), bool(given.get("kl")), int(given.get("sample", 0))
+        return Asked(self.steered.check(Steering.from_mapping(given["steer"])), *flags)
 
     def _refuse_non_finite(self, requests: Sequence[Instance], values: Sequence[float]) -> None:
         """Stop where a request of a task that knows no invalid samples got NaN or Inf: lm-eval would make a score of it.
 
         Our own tasks say their steering in the last argument, and show such a sample as invalid.
         """
+        if self.keep_non_finite:
+            return
         ours = [extra_of(request) is not None or request.task_name in MARK_INVALID for request in requests]
-        bad = (
-            0
-            if self.keep_non_finite
-            else sum(not own and not math.isfinite(value) for own, value in zip(ours, values, strict=True))
-        )
+        bad = sum(not own and not math.isfinite(value) for own, value in zip(ours, values, strict=True))
         if bad:
             raise FloatingPointError(
                 f"{bad} of {len(requests)} results are not finite: the model's activations overflow under this steering, and "
@@ -299,28 +293,32 @@ class SteeredHF(HFLM):
             )
 
 
+class Asked(NamedTuple):
+    """What a request asks for beside its text."""
+
+    steering: Steering
+    perplexity: bool = False
+    """Whether the perplexity of its reply is wanted."""
+    kl: bool = False
+    """Whether the divergence from the unsteered model is wanted."""
+    sample: int = 0
+    """Which of several replies it is."""
+
+
 def extra_of(request: Instance) -> dict[str, Any] | None:
-    """What our tasks add to a request's arguments, {"steer": …}; None where it is a request of another task."""
+    """Return what our tasks add to a request's arguments, {"steer": …}; None where it is a request of another task."""
     last = request.args[-1]
     return last if isinstance(last, dict) and "steer" in last else None
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "out of memory" in text
+def _bank(arms: str | Path | Arms | None, strength: str, arm: str | None, factor: float) -> VectorBank | None:
+    loaded = Arms.load(arms) if isinstance(arms, str | Path) else arms
+    if loaded is None and (arm or factor):
+        raise ValueError("arm=… and factor=… need arms=FILE, the arms file of the target (RUN/arms/MODEL.safetensors)")
+    return VectorBank(loaded, strength=strength) if loaded else None
 
 
-def _check_fit(arms: Arms, config: dict[str, Any], layer: int | None, model: str) -> None:
-    """Raise ValueError where an arms file and a model do not belong together."""
-    width, depth = config.get("hidden_size"), config.get("num_hidden_layers")
-    if width is not None and width != arms.d_model:
-        raise ValueError(
-            f"arms of {arms.target} have d_model {arms.d_model}, {model} has {width}; "
-            "take the arms file of this model, or transfer the vectors to it (steer-bench fit)"
-        )
-    if depth is not None and not 0 <= arms.layer < depth:
-        raise ValueError(f"arms of {arms.target} steer layer {arms.layer}, {model} has {depth} decoder blocks")
-    if layer is not None and layer != arms.layer:
-        raise ValueError(
-            f"layer={layer}: the arms file of {arms.target} was made for layer {arms.layer}; extract again to change it"
-        )
+def _is_lm_eval_command() -> bool:
+    """Return whether this process is lm-eval's command, not a program that uses it."""
+    command = Path(sys.argv[0]) if sys.argv else Path()
+    return command.parent.name == "lm_eval" or command.stem in ("lm_eval", "lm-eval")

@@ -39,7 +39,7 @@ from steer_bench.vectors.arms import UNSTEERED
 register()  # a task given by path is loaded before the model: from here on `--model steer_bench` is known
 
 
-Answer = answers.Reply | answers.LogLikelihood | answers.RollingLogLikelihood
+Answer = answers.ReplyText | answers.LogLikelihood | answers.RollingLogLikelihood
 RULE_SCORES = {RULES: Rule.score, SUPPRESSION: Rule.score_suppressed}
 
 
@@ -205,7 +205,7 @@ class SteerTask(ConfigurableTask):
             Row, task=self.measure, target=self.rows.target, source=doc["source"], arm=doc["arm"], concept=doc["concept"],
             factor=doc["factor"], item=doc["item"], role=doc["role"], tokens=answer.n_tokens,
         )  # fmt: skip
-        if not isinstance(answer, answers.Reply):
+        if not isinstance(answer, answers.ReplyText):
             total = answer[0] if isinstance(answer, answers.LogLikelihood) else float(answer)
             if not math.isfinite(total):
                 return row(value=None, reason=INVALID)

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steer_bench.models.blocks import decoder_layers
+from steer_bench.models.blocks import decoder_layers, outputs_of, states_of
 from steer_bench.models.device import sizes
 from steer_bench.models.load import Loaded
+from steer_bench.models.padding import right_padded
 from steer_bench.models.tokens import Tokens, tokenize, tokenized
 
 FIRST_READ = 1
@@ -32,28 +33,6 @@ SINK_RATIO = 5.0
 Group = TypeVar("Group", bound=Hashable)
 """The name of a group of texts."""
 Name = TypeVar("Name", str, int)
-
-
-class _Stop(Exception):
-    """Ends a forward pass at the last layer that was asked for."""
-
-
-@contextmanager
-def _stopped_at(blocks: Sequence[Any]) -> Iterator[list[Tensor]]:
-    """Within the block, forward passes leave the outputs of these blocks in the list, and raise `_Stop` after the last."""
-    caught: list[Tensor] = []
-
-    def hook(_module: Any, _args: Any, output: Any) -> None:
-        caught.append(output[0] if isinstance(output, tuple) else output)
-        if len(caught) == len(blocks):
-            raise _Stop
-
-    handles = [block.register_forward_hook(hook) for block in blocks]
-    try:
-        yield caught
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -94,16 +73,11 @@ def stream_layers(
     blocks, pad = decoder_layers(loaded.model), loaded.tokenizer.pad_token_id or 0
     with tqdm(total=len(texts), desc=desc, disable=None if desc else True, unit="text") as bar:
         for batch in batches([len(text.ids) for text in texts], sizes(loaded.device).tokens):
-            width = max(len(texts[i].ids) for i in batch)
-            ids = torch.full((len(batch), width), pad)
-            mask = torch.zeros_like(ids)
+            ids, mask = right_padded([texts[i].ids for i in batch], pad, loaded.device)
+            run = partial(loaded.model, input_ids=ids, attention_mask=mask, use_cache=False)
+            states = [states_of(output) for output in outputs_of([blocks[layer] for layer in layers], run)]
             for row, i in enumerate(batch):
-                ids[row, : len(texts[i].ids)] = torch.tensor(texts[i].ids)
-                mask[row, : len(texts[i].ids)] = 1
-            with _stopped_at([blocks[layer] for layer in layers]) as caught, suppress(_Stop):
-                loaded.model(input_ids=ids.to(loaded.device), attention_mask=mask.to(loaded.device), use_cache=False)
-            for row, i in enumerate(batch):
-                yield i, [hidden[row, : len(texts[i].ids)].float() for hidden in caught]
+                yield i, [hidden[row, : len(texts[i].ids)].float() for hidden in states]
             bar.update(len(batch))
 
 

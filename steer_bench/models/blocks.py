@@ -5,7 +5,9 @@ A layer is the 0-based index of a decoder block; its activation is what that blo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -85,3 +87,31 @@ def lean_head(model: PreTrainedModel) -> None:
         return
     head.register_forward_pre_hook(lambda _module, args: (args[0].contiguous(), *args[1:]))
     head._steer_bench_lean = True
+
+
+class _Stopped(Exception):
+    """Ends a forward pass at the last block that was asked for."""
+
+
+def outputs_of(blocks: Sequence[nn.Module], run: Callable[[], object]) -> list[Any]:
+    """Return what each of `blocks` gives, in order, in the forward pass that `run` makes; blocks after the last are not computed."""
+    caught: list[Any] = []
+
+    def hook(_module: nn.Module, _args: object, output: object) -> None:
+        caught.append(output)
+        if len(caught) == len(blocks):
+            raise _Stopped
+
+    handles = [block.register_forward_hook(hook) for block in blocks]
+    try:
+        with suppress(_Stopped):
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return caught
+
+
+def states_of(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Return the activations (rows, tokens, d_model) in what a block gives: a tensor, or a tuple that begins with one."""
+    return output[0] if isinstance(output, tuple) else output

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from steer_bench.models.load import Loaded
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MAX_TOKENS = 512
 """Longer texts are cut: concept passages and neutral paragraphs are far shorter."""
@@ -17,6 +17,10 @@ MAX_TOKENS = 512
 
 TEXTS_AT_ONCE = 1000
 """Texts given to the tokenizer in one call: what it says of them takes many times the memory of what is kept."""
+
+
+UNBOUNDED = 10**12
+"""A tokenizer without a length says a larger number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Tokens:
 
 
 def tokenize(loaded: Loaded, texts: Sequence[str]) -> list[Tokens]:
-    """Token ids with exactly one leading BOS (or none, as the tokenizer has it), and end offsets."""
+    """Return token ids with exactly one leading BOS (or none, as the tokenizer has it), and end offsets."""
     return list(tokenized(loaded, texts))
 
 
@@ -45,7 +49,7 @@ def tokenized(loaded: Loaded, texts: Sequence[str]) -> Iterator[Tokens]:
 
 
 def ends_of(offsets: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """End of each token; 0 where the next token starts before it, and so goes on with the same character.
+    """Return the end of each token; 0 where the next token starts before it, and so goes on with the same character.
 
     Tokenizers give every byte of one emoji the emoji's offsets, and a space put in front of a text its first character's.
 
@@ -59,6 +63,25 @@ def ends_of(offsets: Sequence[tuple[int, int]]) -> tuple[int, ...]:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text with exactly one BOS where the tokenizer uses one, also when the text already begins with it."""
+    """Return the token ids of a text with exactly one BOS where the tokenizer uses one, also when the text already begins with it."""
     has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     return list(tokenizer(text, add_special_tokens=not has_bos).input_ids)
+
+
+def instruction_ids(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[int]:
+    """Return an instruction as the model reads it: through its chat template, or followed by a blank line where it has none."""
+    if not tokenizer.chat_template:
+        return list(tokenizer(instruction + "\n\n").input_ids)
+    chat = [{"role": "user", "content": instruction}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many tokens a model reads, as its config says, else its tokenizer, else 2048."""
+    config = model.config.get_text_config(decoder=True)
+    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
+        found = getattr(config, name, None)
+        if found:
+            return int(found)
+    return int(tokenizer.model_max_length) if tokenizer.model_max_length < UNBOUNDED else 2048

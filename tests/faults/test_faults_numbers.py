@@ -45,9 +45,18 @@ def test_a_vector_whose_square_is_inf_in_float32_is_refused():
         likelihoods(steered_lm(*tiny_pair("llama"), make_arms()), [(*PAIR[0][:2], steer(factor=1e20))])
 
 
-def test_a_reply_whose_perplexity_is_no_number_is_invalid():
-    lm = steered_lm(*tiny_pair("llama"), make_arms())
-    lm._reply_perplexities = lambda batch, replies: [None] * len(batch)
+def test_a_reply_whose_perplexity_is_no_number_is_invalid(monkeypatch):
+    model, tokenizer = tiny_pair("llama")
+    lm = steered_lm(model, tokenizer, make_arms())
+    replies(lm, [(PROMPTS[1], steer())])  # the self-test, before numbers are broken
+    whole = model.forward
+
+    def broken_when_scored(*args, **kwargs):
+        """Logits of one position are what a reply is picked from; of several, what its perplexity is made of."""
+        out = whole(*args, **kwargs)
+        return out if kwargs.get("logits_to_keep") == 1 else type(out)(logits=out.logits * math.nan)
+
+    monkeypatch.setattr(model, "forward", broken_when_scored)
     settings = {"until": [], "max_gen_toks": 4, "do_sample": False}
     (reply,) = lm.generate_until([ask("generate_until", PROMPTS[0], settings, {**steer(), "perplexity": True})])
     assert reply.invalid == "non_finite"

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from lm_eval.api.instance import Instance
-from steered import TEXTS, ask, likelihoods, make_arms, rolling, sharpened, steer, steered_lm, tiny_pair
+from steered import TEXTS, likelihoods, make_arms, rolling, sharpened, steer, steered_lm, tiny_pair
 from synthetic_rows import make_run
 from tiny import save_tiny, tiny_gemma3, tiny_llama, tiny_tokenizer
 
@@ -19,6 +19,7 @@ from steer_bench.experiment.engines import STAGES
 from steer_bench.experiment.stages import report
 from steer_bench.harness.multiple_choice import load, mean_valid, rated
 from steer_bench.models.steered.selftest import SelfTestError
+from steer_bench.models.steered.steering import Steering
 from steer_bench.results.board.costs import costs_table
 from steer_bench.results.file import Results, load_results
 from steer_bench.results.rows import Row
@@ -38,7 +39,7 @@ class TestDivergence:
         answer = rolling(lm, [(TEXTS[0], spec), *others])[0]
         ids = lm.tok_encode(TEXTS[0])
         ids = ids if ids[0] == lm.prefix_token_id else [lm.prefix_token_id, *ids]
-        steering, _ = lm._steering(ask("loglikelihood_rolling", TEXTS[0], spec))
+        steering = Steering.from_mapping(spec["steer"])
         with torch.no_grad():
             plain = lm.model(torch.tensor([ids[:-1]])).logits[0].double().log_softmax(-1)
             with lm.steerer.steering(lm.bank.rows([steering]), torch.tensor([1])):
@@ -68,11 +69,17 @@ class TestDivergence:
 
 class TestNonFinite:
     @pytest.fixture
-    def broken(self):
-        model, tokenizer = tiny_pair("llama")
+    def sound(self):
+        return steered_lm(*tiny_pair("llama"), make_arms())
+
+    @pytest.fixture
+    def broken(self, sound):
+        return self.without_numbers(sound)
+
+    def without_numbers(self, lm):
         with torch.no_grad():
-            model.model.norm.weight.fill_(NAN)
-        return steered_lm(model, tokenizer, make_arms())
+            lm.model.model.norm.weight.fill_(NAN)
+        return lm
 
     def test_a_model_that_is_broken_unsteered_is_stopped_by_the_self_test(self, broken):
         with pytest.raises(SelfTestError, match="the model's own logits are not finite"):
@@ -83,8 +90,9 @@ class TestNonFinite:
             likelihoods(broken, [("The sea", " was grey"), ("The sea", " is wide")])
         assert "\n" not in str(caught.value)
 
-    def test_our_tasks_and_those_that_mark_such_samples_get_the_value(self, broken):
-        broken._self_tested = True  # it would stop a model that is broken unsteered
+    def test_our_tasks_and_those_that_mark_such_samples_get_the_value(self, sound):
+        likelihoods(sound, [("The self", " test", steer())])  # it would stop a model that is broken unsteered
+        broken = self.without_numbers(sound)
         assert math.isnan(likelihoods(broken, [("The sea", " was grey", steer())])[0][0])
         request = Instance("loglikelihood", {}, ("The sea", " was grey"), 0, metadata=("capability_choices", 0, 1))
         assert math.isnan(broken.loglikelihood([request])[0][0])

@@ -7,16 +7,12 @@ import torch
 from lm_eval.models.hf_steered import SteeredModel
 from steered import PROMPTS, TEXTS, ask, hf_lm, likelihoods, make_arms, replies, rolling, steer, steered_lm, tiny_pair
 from tiny import save_tiny
-from transformers.cache_utils import DynamicLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from steer_bench.harness.answers import Generation
-from steer_bench.harness.steered_lm import LogLikelihood, Reply, SteeredLM
+from steer_bench.harness.answers import LogLikelihood, ReplyText, RollingLogLikelihood
+from steer_bench.harness.model import SteeredLM
 from steer_bench.models.load import check_model, load_model
-from steer_bench.models.steered import decoding
-from steer_bench.models.steered.captured import Captured, FixedStep, why_not
-from steer_bench.models.steered.decoding import ROOM, RoomyLayer, grouped_heads, new_cache
 from steer_bench.models.steered.likelihood import token_scores
+from steer_bench.models.steered.steering import Steering
 from steer_bench.vectors.arms import Arm, Arms
 
 FAMILIES = ("llama", "gemma3")
@@ -28,6 +24,16 @@ MIXED = [
     steer("linear", factor=-1.0),
 ]
 PAIRS = [(text[:12], text[12:], MIXED[i % len(MIXED)]) for i, text in enumerate(TEXTS * 2)]
+
+
+def score_rows(lm, pairs):
+    """The rows of (context, continuation, steering), as the scorer takes them."""
+    rows = []
+    for context, continuation, steering in pairs:
+        n = len(lm.tok_encode(context))
+        ids = lm.tok_encode(context + continuation)
+        rows.append(lm.scorer.row(ids[:n], ids[n:], Steering.from_mapping(steering["steer"])))
+    return rows
 
 
 @pytest.fixture(params=FAMILIES)
@@ -58,123 +64,15 @@ def test_every_step_with_the_cache_is_the_full_forward_pass_under_the_same_steer
     for prompt, steering in [(PROMPTS[0], MIXED[0]), (PROMPTS[2], MIXED[1])]:
         (reply,) = replies(lm, [(prompt, steering)])
         ids = lm.tok_encode(prompt)
-        spec, _ = lm._steering(ask("generate_until", prompt, {}, steering))
-        start = torch.tensor([lm._start(ids, len(ids))])
+        spec = Steering.from_mapping(steering["steer"])
+        start = torch.tensor([lm.steered.start(ids, len(ids))])
         for _ in range(8):
             with torch.no_grad(), lm.steerer.steering(lm.bank.rows([spec]), start if start.any() else None):
                 ids = [*ids, int(lm.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())]
-            if ids[-1] in lm._stop_ids(()):
+            if ids[-1] in lm.generator.stop_ids():
                 ids = ids[:-1]
                 break
         assert reply == lm.tok_decode(ids[len(lm.tok_encode(prompt)) :])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("max_new_tokens", [1, 9, 24])  # 24 goes past the sliding window of the Gemma
-def test_our_greedy_loop_gives_the_tokens_of_generate_whatever_finishes_when(family, max_new_tokens):
-    model, tokenizer = tiny_pair(family)
-    lm = steered_lm(model, tokenizer, make_arms())
-    jobs = [(prompt, steering) for prompt in PROMPTS for steering in [*MIXED, steer("linear", "law", 1.0)]]
-    settings = lm._settings({"until": ["e"], "max_gen_toks": max_new_tokens, "do_sample": False})
-    rows = []
-    for prompt, steering in jobs:
-        ids = lm.tok_encode(prompt)
-        spec, _ = lm._steering(ask("generate_until", prompt, {}, steering))
-        rows.append(Generation(tuple(ids), spec, lm._start(ids, len(ids)), False))
-    plain = lm._settings({"until": [], "max_gen_toks": max_new_tokens, "do_sample": False})
-    every, _ = lm._by_generate(rows, plain, [])
-    common = {reply[len(reply) // 2] for reply in every[::5]}  # these end some replies early and others not at all
-    model.generation_config.eos_token_id = sorted(common | {2})
-    stops = set(lm._stop_ids(()))
-    (theirs, _), (ours, _) = lm._by_generate(rows, plain, []), lm._greedy(rows, plain, [], stop_ids=stops)
-    lengths = set()
-    for their, our in zip(theirs, ours, strict=True):
-        end = next((i + 1 for i, token in enumerate(their) if token in stops), len(their))
-        assert our == their[:end]
-        lengths.add(end)
-    assert max_new_tokens == 1 or len(lengths) > 1
-    model.generation_config.eos_token_id = [2]
-    texts = {len(text) for text, *_ in lm._continue(rows, settings)}
-    assert all("e" not in text for text, *_ in lm._continue(rows, settings))
-    assert texts
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_steps_in_fixed_memory_give_the_tokens_of_a_growing_cache_for_one_batch_after_another(family):
-    model, tokenizer = tiny_pair(family)
-    lm = steered_lm(model, tokenizer, make_arms())
-    captured = Captured(lm.model, lm.steerer)
-    options = {"max_new_tokens": 9, "is_finished": lambda reply: reply[-1] % 7 == 0, "pad": 0, "device": lm.device}
-    options |= {"steerer": lm.steerer, "blocks": lm._blocks, "starts": torch.ones(len(PROMPTS), dtype=torch.long)}
-    given = []
-    if family == "gemma3":  # its window is shorter than any fixed memory
-        model.config.sliding_window = 512
-    for factors in ((0.5, 2.0, -1.0), (1.0, 0.0, 3.0)):
-        rows = [
-            lm._steering(ask("generate_until", p, {}, steer(factor=f)))[0]
-            for p, f in zip(PROMPTS, factors, strict=False)
-        ]
-        prompts = [tuple(lm.tok_encode(prompt)) for prompt in PROMPTS[: len(rows)]]
-        call = {**options, "added": lm.bank.rows(rows), "starts": options["starts"][: len(rows)]}
-        with torch.inference_mode():
-            plain = decoding.greedy(lm.model, prompts, **call)
-            fixed = decoding.greedy(
-                lm.model, prompts, captured=lambda *a: given.append(captured.step(*a)) or given[-1], **call
-            )
-        assert fixed == plain
-    assert captured.refused == ""
-    assert given[0] is given[1] is not None  # the same step for other vectors and factors
-
-
-def test_a_fixed_step_that_is_wrong_or_can_not_be_had_is_left_out_with_the_reason(lm, caplog, monkeypatch):
-    prompts = [tuple(lm.tok_encode(prompt)) for prompt in PROMPTS]
-    options = {"max_new_tokens": 5, "is_finished": lambda _: False, "pad": 0, "device": lm.device}
-    monkeypatch.setattr(FixedStep, "__call__", lambda self, tokens: self._forward() * 1.2)
-    captured = Captured(lm.model, None)
-    lm.model.config.sliding_window = 512
-    with torch.inference_mode():
-        assert decoding.greedy(lm.model, prompts, captured=captured.step, **options) == decoding.greedy(
-            lm.model, prompts, **options
-        )
-    assert "its logits differ from the plain step's" in captured.refused
-    assert caplog.text.count("decoding without a captured step") == 1
-    past = new_cache(tiny_pair("gemma3")[0])
-    assert "not less than the sliding window of 16" in why_not(past, 64)
-
-
-def test_rows_without_finite_logits_say_nothing_about_a_fixed_step(lm):
-    prompts = [tuple(lm.tok_encode(prompt)) for prompt in PROMPTS]
-    lm.model.config.sliding_window = 512
-    captured = Captured(lm.model, lm.steerer)
-    made = []
-    for bad in (range(len(prompts)), [0], []):
-        added = torch.zeros(len(prompts), 1, lm.model.config.hidden_size)
-        added[list(bad)] = float("nan")
-        options = {"max_new_tokens": 3, "is_finished": lambda _: False, "pad": 0, "device": lm.device, "added": added}
-        options |= {"steerer": lm.steerer, "blocks": lm._blocks, "starts": torch.ones(len(prompts), dtype=torch.long)}
-        with torch.inference_mode():
-            plain = decoding.greedy(lm.model, prompts, **options)
-            assert plain == decoding.greedy(
-                lm.model, prompts, captured=lambda *a: made.append(captured.step(*a)) or made[-1], **options
-            )
-    assert captured.refused == ""
-    assert [found is not None for found in made] == [False, True, True]
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("family", FAMILIES)
-def test_on_a_gpu_steps_are_one_graph_for_all_vectors_and_replies_are_those_without(family):
-    model, tokenizer = tiny_pair(family)
-    model.config.sliding_window = 512
-    lm = steered_lm(model.to("cuda"), tokenizer, make_arms())
-    jobs = [(prompt, steer(factor=factor)) for factor in (0.5, 2.0, -1.0) for prompt in PROMPTS]
-    with_graph = replies(lm, jobs)
-    assert lm._captured.refused == ""
-    assert lm._captured.kept.graph is not None
-    other = steered_lm(lm.model, lm.tokenizer, make_arms())
-    other.__dict__["_captured"] = None
-    lm.steerer.remove()
-    assert replies(other, jobs) == with_graph
 
 
 @pytest.mark.gpu
@@ -199,15 +97,15 @@ def test_of_equal_largest_logits_the_first_is_greedy(device):
 
 def test_a_text_under_many_steerings_is_tokenised_once(lm, monkeypatch):
     seen = []
-    monkeypatch.setattr("steer_bench.harness.model.encode", lambda _, text: seen.append(text) or [1, 5, 6, 7])
+    monkeypatch.setattr("steer_bench.models.steered.model.encode", lambda _, text: seen.append(text) or [1, 5, 6, 7])
     rolling(lm, [(text, steering) for steering in MIXED for text in TEXTS])
     assert sorted(seen) == sorted(set(TEXTS))
 
 
 def test_a_prompt_goes_through_the_blocks_before_the_steering_once(lm):
-    lm._self_tested = True  # its passes are not the ones counted here
+    likelihoods(lm, [("The self", " test", steer())])  # its passes are not the ones counted here
     rows = []
-    mlp = lm._blocks[0].mlp  # within the first block: not run where the block is skipped
+    mlp = lm.steered.blocks[0].mlp  # within the first block: not run where the block is skipped
     handle = mlp.register_forward_pre_hook(lambda _module, args: rows.append(args[0].shape[0]))
     late = list(lm.model.model.layers)[-1].register_forward_pre_hook(lambda _m, args: rows.append(-args[0].shape[0]))
     replies(lm, [(PROMPTS[0], steering) for steering in MIXED if steering != steer(factor=0.0)], max_gen_toks=1)
@@ -218,18 +116,18 @@ def test_a_prompt_goes_through_the_blocks_before_the_steering_once(lm):
 
 def test_texts_of_a_batch_share_trunks_and_are_scored_as_by_the_full_pass(lm):
     pairs = [(text[:9], text[9:], steering) for text in TEXTS for steering in MIXED if steering != steer(factor=0.0)]
-    scored = [lm._scored(*lm._split(*pair[:2]), lm._steering(ask("loglikelihood", *pair))[0]) for pair in pairs]
-    for (value, greedy), (full, same) in zip(lm._on_trunk(scored), lm._padded(scored), strict=True):
+    rows = score_rows(lm, pairs)
+    for (value, greedy, *_), (full, same, *_) in zip(lm.scorer.on_trunk(rows), lm.scorer.padded(rows), strict=True):
         assert value == pytest.approx(full, rel=1e-5, abs=1e-5)
         assert greedy == same
     assert lm.steerer.calls == 2  # one pass each: what was added is added once
 
 
 def test_answers_of_one_token_are_read_off_one_pass_a_steering(lm):
-    lm._self_tested = True  # its passes are not the ones counted here
+    likelihoods(lm, [("The self", " test", steer())])  # its passes are not the ones counted here
     rows = []
     letters = ["q", "x", "z", "w"]
-    assert {len(lm._split("The sea", letter)[1]) for letter in letters} == {1}
+    assert {score.n_tokens for score in lm.scorer.score([("The sea", letter) for letter in letters])} == {1}
     jobs = [("The sea", letter, steer(factor=factor)) for letter in letters for factor in (1.0, 2.0)]
     handle = list(lm.model.model.layers)[-1].register_forward_pre_hook(lambda _m, args: rows.append(args[0].shape[0]))
     together = likelihoods(lm, jobs)
@@ -244,10 +142,10 @@ def test_answers_of_one_token_are_read_off_one_pass_a_steering(lm):
 
 
 def test_what_generate_needs_settings_for_is_left_to_generate(lm):
-    assert lm._is_plain
+    assert lm.generator.is_plain
     lm.model.generation_config.repetition_penalty = 1.3
     fresh = steered_lm(lm.model, lm.tokenizer)
-    assert not fresh._is_plain
+    assert not fresh.generator.is_plain
     assert replies(fresh, [(PROMPTS[0],)]) == replies(hf_lm(lm.model, lm.tokenizer), [(PROMPTS[0],)])
 
 
@@ -346,17 +244,18 @@ def test_nothing_after_a_stop_token_is_left_in_a_batched_reply():
 def test_out_of_memory_halves_the_batch_and_changes_no_number(monkeypatch):
     model, tokenizer = tiny_pair("llama")
     expected = [tuple(answer) for answer in likelihoods(steered_lm(model, tokenizer), [pair[:2] for pair in PAIRS])]
-    lm, whole = steered_lm(model, tokenizer), model.forward
+    lm, whole, sizes = steered_lm(model, tokenizer), model.forward, []
 
     def small(*args, **kwargs):
-        if (kwargs.get("input_ids") if not args else args[0]).shape[0] > 2:
+        sizes.append((kwargs.get("input_ids") if not args else args[0]).shape[0])
+        if sizes[-1] > 2:
             raise torch.OutOfMemoryError("out of memory")
         return whole(*args, **kwargs)
 
     monkeypatch.setattr(model, "forward", small)
     for answer, before in zip(likelihoods(lm, [pair[:2] for pair in PAIRS]), expected, strict=True):
         assert answer[0] == pytest.approx(before[0], abs=1e-5)
-    assert max(lm._rows_at_once.values()) <= 2
+    assert max(sizes[-3:]) <= 2  # remembered
 
 
 def test_what_is_recorded_is_not_computed_again_and_another_vector_is(tmp_path, monkeypatch):
@@ -398,7 +297,7 @@ def test_the_perplexity_of_a_reply_is_that_of_its_tokens_under_the_unsteered_mod
     settings = {"until": [], "max_gen_toks": 6, "do_sample": False}
     wanted = {**MIXED[0], "perplexity": True}
     (reply,) = lm.generate_until([ask("generate_until", PROMPTS[2], settings, wanted)])
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, ReplyText)
     prompt = lm.tok_encode(PROMPTS[2])
     tokens = lm.tokenizer(str(reply), add_special_tokens=False).input_ids
     if lm.tok_decode(tokens) != reply or len(tokens) != reply.n_tokens:
@@ -414,8 +313,10 @@ def test_answers_survive_pickling():
 
     answer = pickle.loads(pickle.dumps(LogLikelihood(-1.5, True, 3)))
     assert (tuple(answer), answer.n_tokens) == ((-1.5, True), 3)
-    reply = pickle.loads(pickle.dumps(Reply("a", 2.0, 4)))
-    assert (reply, reply.perplexity, reply.n_tokens) == ("a", 2.0, 4)
+    reply = pickle.loads(pickle.dumps(ReplyText("a", 2.0, 4)))
+    assert (reply, reply.perplexity, reply.n_tokens, reply.invalid) == ("a", 2.0, 4, "")
+    rolling = pickle.loads(pickle.dumps(RollingLogLikelihood(-6.0, 3, 0.5)))
+    assert (rolling, rolling.n_tokens, rolling.kl) == (-6.0, 3, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -457,10 +358,8 @@ def test_on_the_real_models_mixed_batches_are_rows_alone_and_the_trunk_is_the_fu
     jobs = [(prompt, s) for prompt in PROMPTS[:3] for s in steerings[:3]]
     lm = SteeredLM(loaded.model, tokenizer=loaded.tokenizer, arms=arms, batch_size=6)
     together, said = likelihoods(lm, pairs), replies(lm, jobs)
-    padded = lm._padded(
-        [lm._scored(*lm._split(*pair[:2]), lm._steering(ask("loglikelihood", *pair))[0]) for pair in pairs]
-    )
-    for (value, _), (full, _) in zip(together, padded, strict=True):
+    padded = lm.scorer.padded(score_rows(lm, pairs))
+    for (value, _), (full, *_) in zip(together, padded, strict=True):
         assert value == pytest.approx(full, rel=1e-5, abs=1e-3)
     lm.steerer.remove()
     alone = SteeredLM(loaded.model, tokenizer=loaded.tokenizer, arms=arms, batch_size=1)
@@ -468,43 +367,3 @@ def test_on_the_real_models_mixed_batches_are_rows_alone_and_the_trunk_is_the_fu
         assert value == pytest.approx(likelihoods(alone, [pair])[0][0], abs=2e-3)
     assert said == [replies(alone, [job])[0] for job in jobs]
     json.dumps(alone.get_model_info())
-
-
-def test_a_cache_with_room_holds_what_transformers_own_holds_and_copies_only_new_tokens():
-    ours, theirs = RoomyLayer(), DynamicLayer()
-    random = torch.Generator().manual_seed(0)
-
-    def step(rows: int, tokens: int) -> None:
-        keys, values = torch.randn(2, rows, 2, tokens, 4, generator=random)
-        for found, expected in zip(ours.update(keys, values), theirs.update(keys, values), strict=True):
-            assert torch.equal(found, expected)
-
-    step(3, 5)
-    step(3, 1)
-    place = ours.keys.data_ptr()
-    step(3, 2)
-    assert ours.keys.data_ptr() == place
-    for layer in (ours, theirs):
-        layer.batch_select_indices(torch.tensor([2, 0]))
-    step(2, 1)
-    for layer in (ours, theirs):
-        layer.crop(-2)
-    step(2, ROOM + 3)
-    step(2, ROOM + 3)
-    assert ours.get_seq_length() == theirs.get_seq_length() == 5 + 1 + 2 + 1 - 2 + 2 * (ROOM + 3)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_heads_that_share_keys_attend_as_one_with_the_same_result_and_only_within_the_block(masked):
-    module = torch.nn.Module()
-    module.num_key_value_groups, module.is_causal = 3, True
-    query, key, value = torch.randn(4, 6, 1, 8), torch.randn(4, 2, 9, 8), torch.randn(4, 2, 9, 8)
-    mask = torch.arange(9)[None, None, None] >= torch.arange(4)[:, None, None, None] if masked else None
-    own = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    expected, _ = own(module, query, key, value, mask, scaling=0.3)
-    with grouped_heads():
-        found, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, scaling=0.3)
-        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is not own
-    assert found.shape == expected.shape == (4, 1, 6, 8)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is own

@@ -16,7 +16,7 @@ from steer_bench.experiment import run as runs
 from steer_bench.experiment.shards import measure_shards, merge, prepare
 from steer_bench.experiment.stages import evaluate, extract, fit, judge, report
 from steer_bench.harness import ranks
-from steer_bench.harness.steered_lm import SteeredLM
+from steer_bench.harness.model import SteeredLM
 from steer_bench.models.device import ELSEWHERE, ON_CPU
 from steer_bench.records import Records, ShardRecords
 from steer_bench.results.file import load_results
@@ -141,8 +141,7 @@ def test_shards_on_other_kinds_of_device_leave_no_request_to_none(tmp_path, monk
     model, tokenizer = tiny_pair("llama")
     jobs = [(f"{i:03d} {TEXTS[0]}", steer(factor=1.0)) for i in range(300)]
     for index, most in enumerate((ON_CPU, ELSEWHERE)):
-        for module in ("model", "scoring"):
-            monkeypatch.setattr(f"steer_bench.harness.{module}.sizes", lambda _, most=most: most)
+        monkeypatch.setattr("steer_bench.models.steered.model.sizes", lambda _, most=most: most)
         records = ShardRecords(tmp_path / str(index), Records(), index, 2)
         lm = steered_lm(model, tokenizer, make_arms(), batch_size="auto", records=records)
         rolling(lm, jobs)

@@ -113,6 +113,6 @@ def test_samples_of_a_prompt_are_one_item_of_the_statistics() -> None:
 
 
 def test_settings_are_json(pair: tuple[Any, Any]) -> None:
-    settings = steered_lm(*pair)._settings(SAMPLED | {"top_p": 0.9})
+    settings = steered_lm(*pair).settings(SAMPLED | {"top_p": 0.9})
     assert json.loads(settings.sampling) == {"temperature": 1.0, "top_p": 0.9}
-    assert json.loads(settings.kwargs) == {"do_sample": False}
+    assert json.loads(settings.options) == {"do_sample": False}

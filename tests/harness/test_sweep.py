@@ -10,7 +10,8 @@ from tiny import save_tiny
 from typer.testing import CliRunner
 
 from steer_bench.cli import app
-from steer_bench.harness.sweep import PooledLM, steerings, sweep
+from steer_bench.harness.model import SteeredLM
+from steer_bench.harness.sweep import steerings, sweep
 from steer_bench.models.steered.steering import Steering
 
 CHOICE = """
@@ -57,13 +58,13 @@ def test_a_sweep_is_one_run_a_vector(tasks):
     pool = steerings(((arm.name, arm.source, key) for arm, key in arms.vectors), arms=["native"], factors=[0.5, 2.0])
     assert pool[0] == Steering()
     assert len(pool) == 1 + 2 * 2
-    lm = PooledLM(pretrained=model, tokenizer=tokenizer, arms=arms, batch_size=8)
+    lm = SteeredLM(pretrained=model, tokenizer=tokenizer, arms=arms, batch_size=8)
     manager = TaskManager(include_defaults=False)
     found = dict(sweep(lm, manager.load(tasks), pool))
     lm.steerer.remove()
     for steering in pool:
         alone = steered_lm(model, tokenizer, arms)
-        alone._default = steering
+        alone.default = steering
         results = simple_evaluate(alone, tasks=tasks, task_manager=manager, bootstrap_iters=0)["results"]
         alone.steerer.remove()
         assert metrics(found[steering]["results"]) == metrics(results)
@@ -72,7 +73,7 @@ def test_a_sweep_is_one_run_a_vector(tasks):
 def test_every_request_is_answered_once_for_all_vectors(tasks):
     model, tokenizer = tiny_pair("llama")
     arms = make_arms()
-    lm = PooledLM(pretrained=model, tokenizer=tokenizer, arms=arms, batch_size=64)
+    lm = SteeredLM(pretrained=model, tokenizer=tokenizer, arms=arms, batch_size=64)
     pool = steerings([("native", "", "sea"), ("native", "", "law")], factors=[1.0, 2.0])
     passes, found = [], []
     handle = model.register_forward_pre_hook(lambda *_: passes.append(1))

@@ -7,7 +7,7 @@ from steered import make_arms
 from steer_bench import shipped
 from steer_bench.concepts.concept import Concept, Prompt
 from steer_bench.experiment.run import open_run
-from steer_bench.harness.answers import Reply
+from steer_bench.harness.answers import ReplyText
 from steer_bench.harness.protocol import Protocol
 from steer_bench.harness.task import SteerTask
 from steer_bench.judge.config import EmbeddingConfig
@@ -51,7 +51,8 @@ def test_two_tasks_whose_runs_declare_one_name_differently_score_each_by_its_own
     for pattern, one in tasks.items():
         doc = next(doc for doc in one.test_docs() if doc["factor"])
         scores = {
-            reply: one.process_results(doc, [Reply(reply, None, 3)])["native"]["value"] for reply in ("tea?", "mate?")
+            reply: one.process_results(doc, [ReplyText(reply, None, 3)])["native"]["value"]
+            for reply in ("tea?", "mate?")
         }
         assert scores == {"tea?": float(pattern == "tea"), "mate?": float(pattern == "mate")}
 
@@ -63,7 +64,7 @@ def test_two_tasks_that_suppress_ask_each_for_its_own_rule(tmp_path):
             f"What now? Write your reply so that this holds: {pattern} is offered."
         }
         doc = next(doc for doc in one.test_docs() if doc["factor"])
-        assert one.process_results(doc, [Reply(pattern, None, 3)])["native"]["value"] == 0.0
+        assert one.process_results(doc, [ReplyText(pattern, None, 3)])["native"]["value"] == 0.0
 
 
 def test_a_protocol_read_again_has_its_declared_rules_and_a_rule_that_is_not_there_is_named(tmp_path):

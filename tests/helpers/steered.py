@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from tiny import tiny_gemma3, tiny_llama, tiny_tokenizer
 
-from steer_bench.harness.steered_lm import SteeredLM
+from steer_bench.harness.model import SteeredLM
 from steer_bench.vectors.arms import Arm, Arms, ArmsCard
 
 TEXTS = (

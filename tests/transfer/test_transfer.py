@@ -12,7 +12,6 @@ from tiny import tiny_gemma3, tiny_tokenizer
 
 from steer_bench import shipped
 from steer_bench.experiment.calibration.twins import random_rotation, rotated_twin
-from steer_bench.experiment.relay import relay
 from steer_bench.models.activations import mean_activations, text_means
 from steer_bench.models.blocks import norm_gain
 from steer_bench.models.load import Loaded
@@ -22,6 +21,7 @@ from steer_bench.transfer.fits import FITS, transfer
 from steer_bench.transfer.maps import DirectionMap, LookupMap
 from steer_bench.transfer.moments import MomentAccumulator
 from steer_bench.transfer.pairs import Contrasts, ModelSide, Pair, check_unseen, r2
+from steer_bench.transfer.relay import relay
 from steer_bench.transfer.vocabulary import shared_unembedding, words
 from steer_bench.vectors.arms import Arm
 

@@ -9,7 +9,7 @@ from lm_eval.models.hf_steered import SteeredModel
 from steered import TEXTS, likelihoods, make_arms, tiny_pair
 from tiny import save_tiny
 
-from steer_bench.harness.steered_lm import SteeredLM
+from steer_bench.harness.model import SteeredLM
 from steer_bench.vectors.convert import convert
 
 PAIRS = [(" ".join(text.split()[:3]), " " + " ".join(text.split()[3:])) for text in TEXTS if len(text.split()) > 3]

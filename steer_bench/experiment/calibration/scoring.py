@@ -1,4 +1,4 @@
-"""Scoring: likelihood rows of every arm, by the lm-eval model that runs the benchmark."""
+"""Scoring: likelihood rows of every arm, by the scorer that runs in the benchmark."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from steer_bench.experiment.calibration.bench import DEAD, NATIVE, NULL, RANDOM, SAME, WRONG, Bench, Vectors, dead
 from steer_bench.models.load import Loaded
+from steer_bench.models.steered.model import SteeredModel
+from steer_bench.models.steered.scorer import Scorer
+from steer_bench.models.steered.steering import Steering, VectorBank
 from steer_bench.results.measures import LIKELIHOOD
 from steer_bench.results.rows import Row
 from steer_bench.results.stats.grid import ArmKey
@@ -15,6 +18,9 @@ from steer_bench.transfer.controls import wrong_concept
 from steer_bench.transfer.fits import transfer
 from steer_bench.transfer.maps import truncate_or_pad
 from steer_bench.vectors.arms import UNSTEERED, Arm, Arms
+
+ROWS = 32
+"""Rows of a batch."""
 
 
 class Job(NamedTuple):
@@ -63,34 +69,26 @@ def _jobs(bench: Bench, arms: Mapping[ArmKey, Vectors]) -> Iterator[Job]:
 
 
 def score(bench: Bench, loaded: Loaded, arms: Mapping[ArmKey, Vectors], jobs: Sequence[Job]) -> list[Row]:
-    """Rows as the task concept_likelihood makes them, by the model that it runs on."""
-    from lm_eval.api.instance import Instance
-
-    from steer_bench.harness.steered_lm import SteeredLM
-
+    """Return rows as the task concept_likelihood makes them."""
     named = {
         (Arm(arm.name, source=arm.source), concept): vector.float().numpy()
         for arm, vectors in arms.items()
         for concept, vector in vectors.items()
     }
-    own = Arms(loaded.name, bench.layer, bench.scale, named)
-    lm = SteeredLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, arms=own, batch_size=32)
-    requests = []
-    for job in jobs:
-        steer = {"arm": job.arm.name, "source": job.arm.source, "concept": job.concept, "factor": job.factor}
-        arguments = ("", job.text, {"steer": steer})
-        requests.append(Instance(request_type="loglikelihood", doc={}, arguments=arguments, idx=0))
+    bank = VectorBank(Arms(loaded.name, bench.layer, bench.scale, named))
+    steered = SteeredModel(loaded, bank, batch_size=ROWS)
+    steerings = [Steering(job.arm.name, job.arm.source, job.concept, job.factor) for job in jobs]
     try:
-        answers = lm.loglikelihood(requests)
+        scores = Scorer(steered).score([("", job.text) for job in jobs], steerings)
     finally:
-        lm.steerer.remove()
+        steered.close()
     return [
         Row(
             task=LIKELIHOOD, target=bench.loaded.name, source=job.arm.source, arm=job.arm.name, concept=job.concept,
-            factor=job.factor, item=f"{job.role}-{job.number}", role=job.role, value=answer[0] / answer.n_tokens,
-            tokens=answer.n_tokens,
+            factor=job.factor, item=f"{job.role}-{job.number}", role=job.role, value=score.log_likelihood / score.n_tokens,
+            tokens=score.n_tokens,
         )
-        for job, answer in zip(jobs, answers, strict=True)
+        for job, score in zip(jobs, scores, strict=True)
     ]  # fmt: skip
 
 

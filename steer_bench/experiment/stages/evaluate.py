@@ -20,8 +20,8 @@ from steer_bench.experiment.target import open_lm, task_metadata
 from steer_bench.files import file_digest, write_whole
 from steer_bench.harness import ranks
 from steer_bench.harness.evaluation import Evaluation
-from steer_bench.harness.steered_lm import WeightsNeededError
-from steer_bench.harness.sweep import PooledLM
+from steer_bench.harness.model import SteeredLM
+from steer_bench.models.records_only import WeightsNeededError
 from steer_bench.records import Records
 from steer_bench.results.lmeval_samples import newest_samples
 
@@ -67,7 +67,7 @@ def evaluate_target(run: Run, target: str) -> Path:
     return _evaluate_on(open_lm(run, target), run, target)
 
 
-def _evaluate_on(lm: PooledLM, run: Run, target: str) -> Path:
+def _evaluate_on(lm: SteeredLM, run: Run, target: str) -> Path:
     experiment, data, folder = run.experiment, run.data, run.folder.evaluation(target)
     evaluation = Evaluation(
         lm, list(experiment.tasks), task_metadata(run, target), folder, chat=experiment.chat, seed=experiment.seed,

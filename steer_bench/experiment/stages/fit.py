@@ -11,7 +11,6 @@ import torch
 from steer_bench.concepts.concept import Concept
 from steer_bench.experiment.folder import VectorKind
 from steer_bench.experiment.imports import import_digests, imported_vectors
-from steer_bench.experiment.relay import relay
 from steer_bench.experiment.run import MissingStageError, Run, start, versions
 from steer_bench.files import digest
 from steer_bench.harness import ranks
@@ -30,6 +29,7 @@ from steer_bench.transfer.pair_vectors import (
     transfer_vectors,
 )
 from steer_bench.transfer.pairs import ModelSide, Pair, check_unseen
+from steer_bench.transfer.relay import relay
 from steer_bench.transfer.target_arms import make_arms as make_target_arms
 from steer_bench.vectors.arms import Arm, ArmsCard
 from steer_bench.vectors.store import VectorStore, check_same_texts

@@ -2,26 +2,29 @@
 
     prompts -> trunk once a distinct prompt -> rest of the prompt once a row -> a token a step, finished rows dropped
 
-What transformers' `generate` gives for the same rows, token for token. Knows nothing of lm_eval.
+What transformers' `generate` gives for the same rows, token for token.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from steer_bench.models.steered.steering import Steerer, run_to, shared_trunk
+from steer_bench.models.blocks import outputs_of
+from steer_bench.models.padding import left_padded
+from steer_bench.models.steered.attention import grouped_heads
+from steer_bench.models.steered.steering import Steerer
+from steer_bench.models.steered.trunk import shared_trunk
 
 PLAIN = {
     "_from_model_config", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "use_cache", "do_sample",
@@ -35,8 +38,8 @@ FULL = 0.75
 """A batch is made smaller when no more than this part of its rows still runs: dropping rows copies the cache."""
 
 
-def is_plain(model: Any) -> bool:
-    """Whether greedy decoding of this model is the argmax of every step, on a cache whose rows can be chosen."""
+def is_plain(model: PreTrainedModel) -> bool:
+    """Return whether greedy decoding of this model is the argmax of every step, on a cache whose rows can be chosen."""
     supported = getattr(model, "_supports_default_dynamic_cache", None)
     if supported is None or not supported() or model.config.is_encoder_decoder:
         return False
@@ -46,7 +49,7 @@ def is_plain(model: Any) -> bool:
     return all(value in (None, False, 0) or OFF.get(key) == value for key, value in given.items())
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """A block's cache as transformers has it, whose memory has room for ROOM more tokens: a step copies its own, not all before it.
 
     Where anything else has changed `keys` (rows chosen, tokens cut), the next update takes them up as they are.
@@ -57,7 +60,7 @@ class RoomyLayer(DynamicLayer):
     """`keys` and `values` as the last update left them, views of `_memory`."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """As DynamicLayer: all keys and values so far, (rows, heads, tokens, width) each."""
+        """Return all keys and values so far, (rows, heads, tokens, width) each, as DynamicLayer does."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before = self.get_seq_length()
@@ -73,28 +76,28 @@ class RoomyLayer(DynamicLayer):
 
 
 def _with_room(old: Tensor | None, new: Tensor, before: int) -> Tensor:
-    """Memory (rows, heads, before + new + ROOM, width) that begins with the `before` old ones."""
+    """Return memory (rows, heads, before + new + ROOM, width) that begins with the `before` old ones."""
     memory = new.new_empty(*new.shape[:2], before + new.shape[-2] + ROOM, new.shape[-1])
     if before and old is not None:
         memory[:, :, :before] = old
     return memory
 
 
-def new_cache(model: Any) -> Any:
-    """An empty cache with a layer a block."""
+def new_cache(model: PreTrainedModel) -> DynamicCache:
+    """Return an empty cache with one layer per decoder block."""
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
 @cache
 def cache_name(forward: Callable[..., Any]) -> str:
-    """What a model's `forward` calls its cache: `cache` in newer transformers."""
+    """Return what a model's `forward` calls its cache: `cache` since transformers 5.24."""
     return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
-def forward(model: Any, ids: Tensor, mask: Tensor, past: Any, *, keep: int = 1) -> Tensor:
-    """Logits of the last `keep` positions; the cache grows by `ids`. mask: (rows, cached + new), 0 where there is padding."""
+def forward(model: PreTrainedModel, ids: Tensor, mask: Tensor, past: Cache, *, keep: int = 1) -> Tensor:
+    """Return logits of the last `keep` positions; the cache grows by `ids`. mask: (rows, cached + new), 0 where there is padding."""
     positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)[:, -ids.shape[1] :]
     named = {cache_name(type(model).forward): past}
     return model(
@@ -102,68 +105,40 @@ def forward(model: Any, ids: Tensor, mask: Tensor, past: Any, *, keep: int = 1) 
     ).logits
 
 
-@contextmanager
-def grouped_heads() -> Iterator[None]:
-    """Within the block, query heads that share keys and values attend as one, where there is one query a row, on a CPU.
-
-    The numbers are the same but for rounding. torch's kernel for the CPU takes a head at a time and is 4 times slower for single
-    queries; transformers avoids that only where there is a mask, which rows of equal length do not need.
-    """
-    given = ALL_ATTENTION_FUNCTIONS["sdpa"]
-
-    def attention(
-        module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
-    ) -> tuple[Tensor, None]:
-        rows, heads, queries, width = query.shape
-        plain = query.device.type == "cpu" and queries == 1 and key.shape[1] < heads and mask_is_shared(mask)
-        if not plain or options.get("position_bias") is not None or options.get("softcap") is not None:
-            return given(module, query, key, value, mask, **options)
-        out = torch.nn.functional.scaled_dot_product_attention(
-            query.view(rows, key.shape[1], -1, width), key, value, attn_mask=mask, scale=options.get("scaling")
-        )
-        return out.view(rows, 1, heads, -1), None
-
-    ALL_ATTENTION_FUNCTIONS["sdpa"] = attention
-    try:
-        yield
-    finally:
-        ALL_ATTENTION_FUNCTIONS["sdpa"] = given
-
-
-def mask_is_shared(mask: Tensor | None) -> bool:
-    """Whether all heads have the same mask (rows, 1, queries, keys), or none."""
-    return mask is None or (mask.ndim == 4 and mask.shape[1] == 1)
-
-
-def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids, mask), each (prompts, longest)"""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    return ids, mask
-
-
 Step = Callable[[Tensor], Tensor]
 """One more token for each row of a batch: (rows,) -> logits (rows, 1, vocab)"""
+
+
+@dataclass(frozen=True)
+class RowSteering:
+    """How the rows of a batch are steered."""
+
+    steerer: Steerer
+    added: Tensor
+    """(rows, 1, d_model): what is added to each row"""
+    starts: Tensor
+    """(rows,): first steered position of each row, without padding"""
+    blocks: Sequence[torch.nn.Module] = ()
+    """Blocks 0 to the steered one, which are run once a distinct prompt; none given, nothing is shared."""
 
 
 @dataclass
 class GrowingStep:
     """The step on a cache that grows."""
 
-    model: Any
-    past: Any
+    model: PreTrainedModel
+    past: Cache
     mask: Tensor
     """(rows, tokens in the cache): 0 where there is padding"""
-    steerer: Steerer | None
-    added: Tensor | None
+    steerer: Steerer | None = None
+    added: Tensor | None = None
     """(rows, 1, d_model), or None where no row is steered"""
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """See `Step`."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         steered = nullcontext() if self.added is None or self.steerer is None else self.steerer.steering(self.added)
-        with steered, grouped_heads():
+        with steered, grouped_heads(self.model):
             return forward(self.model, tokens[:, None], self.mask, self.past)
 
     def keep(self, rows: Tensor) -> None:
@@ -173,78 +148,89 @@ class GrowingStep:
         self.added = self.added[rows] if self.added is not None else None
 
     def copy(self) -> GrowingStep:
-        """The same, with a cache of its own."""
+        """Return the same step with its own cache."""
         return replace(self, past=copy.deepcopy(self.past))
 
 
-def greedy(
-    model: Any,
+Faster = Callable[[GrowingStep, Tensor, int], Step | None]
+"""Asked for a faster step, once the prompts are read: (step, next tokens (rows,), most new tokens) -> step or None."""
+
+
+def read_prompts(
+    model: PreTrainedModel,
     prompts: Sequence[tuple[int, ...]],
     *,
-    max_new_tokens: int,
-    is_finished: Callable[[list[int]], bool],
     pad: int,
-    device: torch.device,
-    steerer: Steerer | None = None,
-    added: Tensor | None = None,
-    starts: Tensor | None = None,
-    blocks: Sequence[torch.nn.Module] = (),
-    bad: dict[int, int] | None = None,
-    captured: Callable[[GrowingStep, Tensor, int], Step | None] | None = None,
-) -> list[list[int]]:
-    """New tokens of each row, the one that finished it included.
-
-    added: (rows, 1, d_model), what steers each row, or None; starts: first steered position of each row without padding;
-    blocks: 0 to the steered one, which are run once a distinct prompt; bad: takes, of each row whose logits were once NaN or +Inf,
-    the first such step; captured: asked for a faster step of the batch, once its prompts are read (see `captured.Captured.step`).
-    """
+    device: torch.device | str,
+    steering: RowSteering | None = None,
+) -> tuple[GrowingStep, Tensor]:
+    """Read the prompts, each distinct one as far as possible once: the step that goes on, and logits (rows, 1, vocab)."""
     distinct = list(dict.fromkeys(prompts))
     place = {prompt: i for i, prompt in enumerate(distinct)}
     index = torch.tensor([place[prompt] for prompt in prompts], device=device)
     ids, mask = left_padded(distinct, pad, device)
-    shared = added is not None and bool(blocks) and len(distinct) < len(prompts)
     past = new_cache(model)
-    if added is None:  # rows of one prompt stay the same: the whole prompt is shared
+    if steering is None:  # rows of one prompt stay the same: the whole prompt is shared
         logits = forward(model, ids, mask, past)[index]
         past.batch_select_indices(index)
+        return GrowingStep(model, past, mask[index]), logits
+    added = steering.added.to(device, model.dtype)
+    starts = steering.starts.to(device) + (mask == 0).sum(dim=1)[index]
+    steered = steering.steerer.steering(added, starts if bool(starts.any()) else None)
+    blocks = steering.blocks if len(distinct) < len(prompts) else ()
+    if blocks:
+        trunk_past = new_cache(model)
+        (trunk,) = outputs_of(blocks[-1:], lambda: forward(model, ids, mask, trunk_past))
+        with shared_trunk(blocks, trunk, index), steered:
+            logits = forward(model, ids[index], mask[index], past)
+        for i in range(len(blocks)):
+            trunk_past.layers[i].batch_select_indices(index)
+            past.layers[i] = trunk_past.layers[i]
     else:
-        assert steerer is not None
-        assert starts is not None
-        added = added.to(device, model.dtype)
-        starts = starts.to(device) + (mask == 0).sum(dim=1)[index]
-        first = starts if bool(starts.any()) else None
-        if shared:
-            trunk_past = new_cache(model)
-            trunk = run_to(blocks[-1], lambda: forward(model, ids, mask, trunk_past))
-            with shared_trunk(blocks, trunk, index), steerer.steering(added, first):
-                logits = forward(model, ids[index], mask[index], past)
-            for i in range(len(blocks)):
-                trunk_past.layers[i].batch_select_indices(index)
-                past.layers[i] = trunk_past.layers[i]
-        else:
-            with steerer.steering(added, first):
-                logits = forward(model, ids[index], mask[index], past)
-    step_of: Step = GrowingStep(model, past, mask[index], steerer, added)
+        with steered:
+            logits = forward(model, ids[index], mask[index], past)
+    return GrowingStep(model, past, mask[index], steering.steerer, added), logits
 
-    replies: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(len(prompts)))  # which reply each row of the batch is
-    running = list(range(len(prompts)))  # rows of the batch that are not finished
-    for step in range(max_new_tokens):
+
+class Written(NamedTuple):
+    """New tokens of a row."""
+
+    tokens: list[int]
+    """The one that finished the row included."""
+    bad_step: int | None
+    """The first step whose logits were NaN or +Inf, if one was; 0 picks the first token."""
+
+
+def greedy(
+    read: tuple[GrowingStep, Tensor],
+    *,
+    max_new_tokens: int,
+    is_finished: Callable[[list[int]], bool],
+    faster: Faster | None = None,
+) -> list[Written]:
+    """Return the greedy continuation of each row that `read_prompts` has read."""
+    growing, logits = read
+    step: Step = growing
+    rows = list(range(len(logits)))  # which reply each row of the batch is
+    running = list(rows)  # rows of the batch that are not finished
+    replies: list[list[int]] = [[] for _ in rows]
+    bad: dict[int, int] = {}
+    for i in range(max_new_tokens):
         highest, tokens = logits[:, -1].max(dim=-1)  # on ties the first, as argmax, which is 4 times slower in bfloat16
         chosen, finite = tokens.tolist(), torch.isfinite(highest).tolist()
         for row in running:
             replies[rows[row]].append(chosen[row])
-            if bad is not None and not finite[row]:
-                bad.setdefault(rows[row], step)
+            if not finite[row]:
+                bad.setdefault(rows[row], i)
         running = [row for row in running if not is_finished(replies[rows[row]])]
-        if not running or step == max_new_tokens - 1:
+        if not running or i == max_new_tokens - 1:
             break
-        if step == 0 and captured is not None and isinstance(step_of, GrowingStep):
-            step_of = captured(step_of, tokens, max_new_tokens) or step_of
-        if isinstance(step_of, GrowingStep) and len(running) <= FULL * len(rows):
-            kept = torch.tensor(running, device=device)
-            step_of.keep(kept)
+        if i == 0 and faster is not None:
+            step = faster(growing, tokens, max_new_tokens) or growing
+        if step is growing and len(running) <= FULL * len(rows):
+            kept = torch.tensor(running, device=tokens.device)
+            growing.keep(kept)
             tokens = tokens[kept]
             rows, running = [rows[row] for row in running], list(range(len(running)))
-        logits = step_of(tokens)
-    return replies
+        logits = step(tokens)
+    return [Written(reply, bad.get(i)) for i, reply in enumerate(replies)]

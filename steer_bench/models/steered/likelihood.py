@@ -7,7 +7,7 @@ With a large vocabulary the output layer and its softmax are most of the work an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,18 +15,6 @@ import torch
 from torch import Tensor
 
 from steer_bench.models.device import sizes
-
-
-def right_padded(texts: Sequence[Sequence[int]]) -> Tensor:
-    """(texts, longest); what stands behind a text is never read by it.
-
-    >>> right_padded([[5, 6, 7], [8]]).tolist()
-    [[5, 6, 7], [8, 0, 0]]
-    """
-    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
-    for i, text in enumerate(texts):
-        ids[i, : len(text)] = torch.tensor(text)
-    return ids
 
 
 @contextmanager

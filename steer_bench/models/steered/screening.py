@@ -20,11 +20,13 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from steer_bench.models.blocks import decoder_layers
+from steer_bench.models.blocks import decoder_layers, outputs_of
 from steer_bench.models.device import sizes
 from steer_bench.models.load import Loaded
-from steer_bench.models.steered.likelihood import head_at, right_padded, token_scores
-from steer_bench.models.steered.steering import Steerer, run_to, shared_trunk
+from steer_bench.models.padding import right_padded
+from steer_bench.models.steered.likelihood import head_at, token_scores
+from steer_bench.models.steered.steering import Steerer
+from steer_bench.models.steered.trunk import shared_trunk
 from steer_bench.models.tokens import encode
 
 LOGIT_BYTES = 12
@@ -90,12 +92,12 @@ def _prepared(loaded: Loaded, layer: int, texts: Sequence[str]) -> list[_Texts]:
             parts.append([ids])
     out, block = [], decoder_layers(loaded.model)[layer]
     for part in parts:
-        padded = right_padded([text[:-1] for text in part]).to(loaded.device)
+        padded = right_padded([text[:-1] for text in part], device=loaded.device)[0]
         rows = torch.tensor([i for i, text in enumerate(part) for _ in text[1:]])
         positions = torch.tensor([at for text in part for at in range(len(text) - 1)])
         wanted = torch.tensor([token for text in part for token in text[1:]], device=loaded.device)
         with torch.no_grad():
-            trunk = run_to(block, partial(loaded.model, input_ids=padded, use_cache=False))
+            (trunk,) = outputs_of([block], partial(loaded.model, input_ids=padded, use_cache=False))
         out.append(_Texts(padded, rows, positions, wanted, trunk))
     return out
 

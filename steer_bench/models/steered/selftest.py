@@ -9,7 +9,6 @@ A failure stops the run: SelfTestError says which of these does not hold.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from steer_bench.models.blocks import states_of
+from steer_bench.models.padding import left_padded
+from steer_bench.models.steered.decoding import cache_name
 from steer_bench.models.steered.steering import Steerer, Steering, VectorBank
 from steer_bench.models.tokens import encode
 from steer_bench.vectors.store import unit
@@ -38,7 +41,12 @@ class SelfTestError(RuntimeError):
 
 @torch.inference_mode()
 def self_test(
-    model: Any, tokenizer: Any, block: torch.nn.Module, steerer: Steerer, bank: VectorBank, steering: Steering
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    block: torch.nn.Module,
+    steerer: Steerer,
+    bank: VectorBank,
+    steering: Steering,
 ) -> None:
     """Raise SelfTestError unless `steering` works on `model`, whose hook `steerer` stands on `block`."""
     found = bank.arms.find(steering.arm, steering.source, steering.concept)
@@ -56,16 +64,21 @@ def self_test(
 
 
 class _Checks:
-    def __init__(self, model: Any, tokenizer: Any, block: torch.nn.Module, steerer: Steerer, row: Tensor) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        block: torch.nn.Module,
+        steerer: Steerer,
+        row: Tensor,
+    ) -> None:
         self.model, self.tokenizer, self.block, self.steerer, self.row = model, tokenizer, block, steerer, row
         self.device = model.get_input_embeddings().weight.device
         self.ids = [encode(tokenizer, prompt) for prompt in PROMPTS]
-        named = inspect.signature(model.forward).parameters
-        self.cache_name = "cache" if "cache" in named else "past_key_values"  # renamed in transformers 5.24
         self.share = NEAR.get(model.dtype, HALF)
 
     def logits(self, ids: list[int], **options: Any) -> Tensor:
-        """Of the last positions, (n, vocab) float32."""
+        """Return those of the last positions, (n, vocab) float32."""
         given = torch.tensor([ids], device=self.device)
         return self.model(input_ids=given, use_cache=False, **options).logits[0].float()
 
@@ -100,13 +113,11 @@ class _Checks:
 
     def every_step_is_steered(self) -> None:
         """A prompt and its first tokens, step by step with the cache: each step as in one pass without it."""
-        from transformers import DynamicCache
-
         for ids in self.ids:
             calls = self.steerer.calls
             with self.steerer.steering(self.row):
                 given, steps = torch.tensor([ids], device=self.device), []
-                past = {self.cache_name: DynamicCache(config=self.model.config)}
+                past = {cache_name(type(self.model).forward): DynamicCache(config=self.model.config)}
                 written: list[int] = []
                 for _ in range(STEPS + 1):
                     steps.append(self.model(input_ids=given, use_cache=True, **past).logits[0, -1].float())
@@ -128,12 +139,8 @@ class _Checks:
 
     def padded_rows_are_the_rows_alone(self) -> None:
         """Both prompts in one left-padded batch, one of them steered."""
-        width = max(map(len, self.ids))
-        padding = [width - len(ids) for ids in self.ids]
-        pad = self.tokenizer.pad_token_id or 0
-        pairs = list(zip(padding, self.ids, strict=True))
-        ids = torch.tensor([[pad] * n + row for n, row in pairs], device=self.device)
-        mask = torch.tensor([[0] * n + [1] * len(row) for n, row in pairs], device=self.device)
+        ids, mask = left_padded(self.ids, self.tokenizer.pad_token_id or 0, self.device)
+        padding = (mask == 0).sum(dim=1).tolist()
         places = (mask.cumsum(-1) - 1).clamp(min=0)
         rows = torch.cat([torch.zeros_like(self.row), self.row])
         with self.steerer.steering(rows, torch.tensor([0, padding[1]])):
@@ -152,12 +159,10 @@ class _Checks:
             )
             _require(_distance(output[0], plain[0]) <= self.share * change, "one row's steering reaches another row")
 
-    def _output(self, run: Callable[[], Any]) -> Tensor:
+    def _output(self, run: Callable[[], object]) -> Tensor:
         """What the block gives, behind the steering hook: (1, n, d_model)."""
         caught: list[Tensor] = []
-        handle = self.block.register_forward_hook(
-            lambda _module, _args, output: caught.append(output[0] if isinstance(output, tuple) else output)
-        )
+        handle = self.block.register_forward_hook(lambda _module, _args, output: caught.append(states_of(output)))
         try:
             run()
         finally:

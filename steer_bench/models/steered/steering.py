@@ -3,15 +3,15 @@
     steering = factor * S * u        u: unit vector of the arm, S: the target's median centred residual norm (strength "scaled")
     steering = factor * v            (strength "raw")
 
-Knows nothing of where vectors come from nor of lm_eval.
+Knows nothing of where vectors come from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steer_bench.models.blocks import states_of
 from steer_bench.vectors.arms import UNSTEERED, Arms
 from steer_bench.vectors.store import unit
 
@@ -55,7 +56,7 @@ class Steering:
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any]) -> Steering:
-        """From the third argument of a request. Raises ValueError for unknown keys."""
+        """Read the third argument of a request. Raises ValueError for unknown keys."""
         unknown = set(given) - {"arm", "source", "concept", "factor"}
         if unknown:
             raise ValueError(f"steer: unknown key {sorted(unknown)[0]!r}; there are: arm, source, concept, factor")
@@ -66,7 +67,7 @@ class Steering:
 
 
 class VectorBank:
-    """The vectors of an arms file on a device: rows of one matrix, looked up by steering."""
+    """The vectors of an arms file, looked up by steering."""
 
     def __init__(self, arms: Arms, *, strength: str = "scaled") -> None:
         if strength not in STRENGTHS:
@@ -74,8 +75,23 @@ class VectorBank:
         self.arms, self.strength = arms, strength
         self._rows: dict[Steering, Tensor] = {}
 
+    def check_fit(self, model: str, d_model: int | None, n_layers: int | None, layer: int | None = None) -> None:
+        """Raise ValueError where the arms file and a model do not belong together; None is what is not known of the model."""
+        arms = self.arms
+        if d_model is not None and d_model != arms.d_model:
+            raise ValueError(
+                f"arms of {arms.target} have d_model {arms.d_model}, {model} has {d_model}; "
+                "take the arms file of this model, or transfer the vectors to it (steer-bench fit)"
+            )
+        if n_layers is not None and not 0 <= arms.layer < n_layers:
+            raise ValueError(f"arms of {arms.target} steer layer {arms.layer}, {model} has {n_layers} decoder blocks")
+        if layer is not None and layer != arms.layer:
+            raise ValueError(
+                f"layer={layer}: the arms file of {arms.target} was made for layer {arms.layer}; extract again to change it"
+            )
+
     def vector(self, steering: Steering) -> Tensor:
-        """What is added to the residual stream: (d_model,) float32. Zeros when unsteered.
+        """Return what is added to the residual stream: (d_model,) float32, zeros when unsteered.
 
         Raises ValueError, with what there is, for an unknown arm, source or concept.
         """
@@ -92,17 +108,17 @@ class VectorBank:
         norm = float(np.linalg.norm(added))
         if not norm < LARGEST_NORM:
             raise ValueError(
-                f"factor {steering.factor:g} of arm {steering.arm!r} adds a vector of norm {norm:.3g}, which a model can not compute "
+                f"factor {steering.factor:g} of arm {steering.arm!r} adds a vector of norm {norm:.3g}, which a model cannot compute "
                 "with; give a smaller factor"
             )
         return added.astype(np.float32)
 
     def rows(self, steerings: Sequence[Steering]) -> Tensor:
-        """(rows, 1, d_model) float32"""
+        """Return what is added to each row: (rows, 1, d_model) float32."""
         return torch.stack([self.vector(steering) for steering in steerings]).unsqueeze(1)
 
     def digest(self, steering: Steering) -> str:
-        """Hash of exactly what is added: the key of a stored result."""
+        """Return the hash of exactly what is added: it is in the key of a stored result."""
         return hashlib.sha256(self.vector(steering).numpy().tobytes()).hexdigest()[:16]
 
 
@@ -131,7 +147,7 @@ class Steerer:
 
     @contextmanager
     def steering(self, rows: Tensor, starts: Tensor | None = None) -> Iterator[None]:
-        """Within the block, add rows[i] to every position of row i, in the first forward pass from starts[i] on.
+        """While entered, add rows[i] to every position of row i, in the first forward pass from starts[i] on.
 
         rows: (rows, 1, d_model); starts: (rows,) positions in the padded first pass. Later passes (with a KV cache) hold
         only new tokens and are steered whole.
@@ -142,10 +158,10 @@ class Steerer:
         finally:
             self._added = self._starts = None
 
-    def _hook(self, _module: Any, _args: Any, output: Any) -> Any:
+    def _hook(self, _module: torch.nn.Module, _args: object, output: Any) -> Any:
         if self._added is None:
             return None
-        hidden = output[0] if isinstance(output, tuple) else output
+        hidden = states_of(output)
         added = self._added.to(hidden.device, hidden.dtype)
         self._added = added  # moved and cast once a batch
         if added.shape[0] != hidden.shape[0]:  # beams, or several samples a prompt
@@ -162,55 +178,3 @@ class Steerer:
         self.calls += 1
         steered = hidden + added
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
-
-
-class _Stop(Exception):
-    """Ends a forward pass at the block that was asked for."""
-
-
-def run_to(block: torch.nn.Module, run: Callable[[], Any]) -> Any:
-    """Output of a block, as it gives it, in the forward pass that `run` makes; the blocks after it are not computed."""
-    caught: list[Any] = []
-
-    def hook(_module: Any, _args: Any, output: Any) -> None:
-        caught.append(output)
-        raise _Stop
-
-    handle = block.register_forward_hook(hook)
-    try:
-        with suppress(_Stop):
-            run()
-    finally:
-        handle.remove()
-    return caught[0]
-
-
-@contextmanager
-def shared_trunk(blocks: Sequence[torch.nn.Module], output: Any, rows: Tensor | None = None) -> Iterator[None]:
-    """Within the block, `blocks` (0 to the steered one) are not computed: the last gives `output`, expanded to the batch.
-
-    `output` is what the last of `blocks` gave for each text: steering is added after it, so for all steerings of a text it
-    is the same. Row i of the batch gets text rows[i]; without `rows` there is one text. The model's own forward pass makes
-    the masks and position embeddings of the blocks that do run.
-    """
-
-    def skipped(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
-        return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
-
-    def given(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
-        state = output[0] if isinstance(output, tuple) else output
-        expanded = state.expand(hidden_states.shape[0], -1, -1) if rows is None else state[rows]
-        return (expanded, *output[1:]) if isinstance(output, tuple) else expanded
-
-    replaced = [(block, block.__dict__.get("forward")) for block in blocks]
-    for block in blocks[:-1]:
-        block.forward = skipped
-    blocks[-1].forward = given
-    try:
-        yield
-    finally:
-        for block, forward in replaced:
-            if forward is None:
-                del block.forward
-            else:
-                block.forward = forward

@@ -25,7 +25,7 @@ from steer_bench.concepts.generate.passages import (
     load_topics,
     save_lines,
 )
-from steer_bench.concepts.generate.writers import HFWriter, OpenAIWriter
+from steer_bench.concepts.generate.writers import OpenAIWriter
 from steer_bench.concepts.load import load_concepts, load_texts
 
 DATA = shipped("tasks") / "data"
@@ -319,44 +319,6 @@ def tiny():
 
 
 OPTIONS = {"max_new_tokens": 8, "temperature": 1.0, "seed": 4}
-
-
-def test_hf_writer_gives_a_reply_a_prompt_and_the_same_for_the_same_seed(tiny):
-    writer = HFWriter(*tiny, batch_size=2)
-    prompts = ["t1 t2", "t3", "t4 t5 t6"]
-    first = writer.write(prompts, **OPTIONS)
-    assert len(first) == 3
-    assert writer.write(prompts, **OPTIONS) == first
-    assert writer.write(prompts, **OPTIONS | {"seed": 5}) != first
-
-
-def test_hf_writer_leaves_the_callers_random_state(tiny):
-    import torch
-
-    torch.manual_seed(9)
-    expected = torch.rand(3)
-    torch.manual_seed(9)
-    HFWriter(*tiny).write(["t1"], **OPTIONS)
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_hf_writer_in_batches_of_unequal_lengths_writes_greedily_what_it_writes_alone(tiny):
-    prompts = ["t1 t2 t3 t4 t5", "t6", "t7 t8"]
-    options = OPTIONS | {"temperature": 0.0}
-    alone = [HFWriter(*tiny).write([prompt], **options)[0] for prompt in prompts]
-    assert HFWriter(*tiny, batch_size=3).write(prompts, **options) == alone
-    assert len(set(alone)) > 1
-
-
-def test_hf_writer_uses_the_chat_template_where_there_is_one(tiny):
-    model, tokenizer = tiny
-    writer = HFWriter(model, tokenizer)
-    assert tokenizer.decode(writer.encode("t1")) == "t1"
-    try:
-        tokenizer.chat_template = "{% for m in messages %}user {{ m['content'] }} says {% endfor %}"
-        assert tokenizer.decode(writer.encode("t1")) == "user t1 says"
-    finally:
-        tokenizer.chat_template = None
 
 
 def test_openai_writer_asks_for_each_prompt_and_keeps_their_order(httpserver, monkeypatch):

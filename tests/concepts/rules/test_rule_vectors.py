@@ -18,7 +18,7 @@ FACTOR, TOKENS, LAYER = 0.4, 32, 15
 def test_vectors_of_four_rules_raise_rule_following_by_0_3_at_a_ratio_below_2():
     from steered import replies, rolling, steer
 
-    from steer_bench.harness.steered_lm import SteeredLM
+    from steer_bench.harness.model import SteeredLM
     from steer_bench.models.activations import centred_norm, mean_activations
     from steer_bench.models.load import load_model
     from steer_bench.vectors.arms import Arm, Arms

@@ -3,10 +3,10 @@ is kept; a second one at once.
 
     with stoppable():            # the command line: the signals are ours
         while ...:
-            with whole():        # the model's loops: one batch computed and recorded
+            with finish_before_stop():        # the model's loops: one batch computed and recorded
                 ...
 
-A stop is a KeyboardInterrupt, raised at the end of the `whole()` block, or at once outside of one. Knows nothing else.
+A stop is a KeyboardInterrupt, raised at the end of the `finish_before_stop()` block, or at once outside of one. Knows nothing else.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _stop(number: int, _frame: Any) -> None:
 
 
 @contextmanager
-def whole() -> Iterator[None]:
+def finish_before_stop() -> Iterator[None]:
     """What happens within is finished before a stop takes effect (where the signals are ours: see `stoppable`)."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""Captured: a decoding step as one CUDA graph, which stays valid for any mix of prompts, vectors and factors.
+"""A decoding step as one CUDA graph, which stays valid for any mix of prompts, vectors and factors.
 
 A step of a small batch is some thousand kernels, and starting them takes longer than running them. Here ids, positions, masks, cache
 and what is added to each row stand in fixed memory: a graph captured once replays the step for every batch of its size. Rows are not
@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from steer_bench.models.steered.decoding import GrowingStep, RoomyLayer, cache_name
+from steer_bench.models.steered.decoding import GrowingStep, PreallocatedLayer, cache_name
 from steer_bench.models.steered.steering import Steerer
 
 logger = logging.getLogger(__name__)
@@ -34,21 +35,21 @@ class FixedLayer(DynamicLayer):
     keys: Tensor
     values: Tensor
 
-    def __init__(self, old: Any, length: int, at: Tensor) -> None:
+    def __init__(self, old: DynamicLayer, length: int, at: Tensor) -> None:
         super().__init__()
         self.at, self.is_initialized = at, True
         self.keys = old.keys.new_zeros(*old.keys.shape[:2], length, old.keys.shape[-1])
         self.values = old.values.new_zeros(*old.values.shape[:2], length, old.values.shape[-1])
         self.device = self.keys.device
 
-    def fill(self, old: Any) -> None:
+    def fill(self, old: DynamicLayer) -> None:
         """Take over what `old` holds. The rest is 0: what is masked still counts where an earlier batch left NaN."""
         for memory, held in ((self.keys, old.keys), (self.values, old.values)):
             memory[:, :, : held.shape[-2]] = held
             memory[:, :, held.shape[-2] :] = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """The whole memory, one token of each row written into it."""
+        """Write one token of each row; return the whole memory."""
         self.keys.index_copy_(2, self.at, key_states)
         self.values.index_copy_(2, self.at, value_states)
         return self.keys, self.values
@@ -57,7 +58,7 @@ class FixedLayer(DynamicLayer):
 class FixedStep:
     """One more token for each row of a batch, in fixed memory; on a GPU a captured graph."""
 
-    def __init__(self, model: Any, steerer: Steerer | None, like: GrowingStep, length: int) -> None:
+    def __init__(self, model: PreTrainedModel, steerer: Steerer | None, like: GrowingStep, length: int) -> None:
         self.model, self.steerer, self.length = model, steerer if like.added is not None else None, length
         rows, device = len(like.mask), like.mask.device
         self.ids, self.positions = (torch.zeros(rows, 1, dtype=torch.long, device=device) for _ in range(2))
@@ -67,12 +68,12 @@ class FixedStep:
         self.layers = [FixedLayer(layer, length, self.at) for layer in like.past.layers]
         self.cache = DynamicCache()
         self.cache.layers = list(self.layers)
-        self.graph: Any = None
+        self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int, bool]:
-        """(rows, tokens, whether steered) that it is made for."""
+        """What it is made for: (rows, tokens, whether steered)."""
         return len(self.ids), self.length, self.added is not None
 
     def start(self, given: GrowingStep) -> None:
@@ -88,15 +89,14 @@ class FixedStep:
             self.added.copy_(given.added)
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Logits (rows, 1, vocab) after `tokens` (rows,)"""
+        """Return logits (rows, 1, vocab) after `tokens` (rows,)."""
         self.ids.copy_(tokens[:, None])
         self.positions.add_(1)
         self.at.add_(1)
         if self.ids.device.type != "cuda":
             return self._forward()
-        if self.graph is None:
-            self._capture()
-        self.graph.replay()
+        graph = self.graph or self._capture()
+        graph.replay()
         assert self.logits is not None
         return self.logits
 
@@ -109,8 +109,8 @@ class FixedStep:
                 input_ids=self.ids, attention_mask=self.seen, position_ids=self.positions, use_cache=True, logits_to_keep=1, **named
             ).logits  # fmt: skip
 
-    def _capture(self) -> None:
-        """Repeating a step writes the same token to the same place, so the steps of the warm-up change nothing."""
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """Record the step. Repeating it writes the same token to the same place, so the steps of the warm-up change nothing."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -120,12 +120,13 @@ class FixedStep:
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.logits = self._forward()
+        return self.graph
 
 
-class Captured:
-    """The fixed step of a model for batches of one size, kept for the next batch; none where it can not be had, with the reason."""
+class GraphStep:
+    """The fixed step of a model for batches of one size, kept for the next batch, or the reason why there is none."""
 
-    def __init__(self, model: Any, steerer: Steerer | None) -> None:
+    def __init__(self, model: PreTrainedModel, steerer: Steerer | None) -> None:
         self.model, self.steerer = model, steerer
         self.kept: FixedStep | None = None
         self.refused = ""
@@ -133,7 +134,7 @@ class Captured:
         self._told: set[str] = set()
 
     def step(self, given: GrowingStep, tokens: Tensor, max_new_tokens: int) -> FixedStep | None:
-        """A step that goes on where `given` is, or None; `tokens` (rows,) are the next ones, on which both are compared."""
+        """Return a step that goes on where `given` is, or None; `tokens` (rows,) are the next ones, on which both are compared."""
         length = -(-(given.mask.shape[1] + max_new_tokens) // BLOCK) * BLOCK
         reason = self.refused or why_not(given.past, length)
         if not reason:
@@ -151,7 +152,7 @@ class Captured:
         return None
 
     def _started(self, given: GrowingStep, tokens: Tensor, length: int) -> FixedStep | None:
-        """The kept step where it fits, or a new one; None where the rows' logits are no numbers, by which none can be judged."""
+        """Return the kept step where it fits, or a new one; None where the rows' logits are no numbers, by which none can be judged."""
         kept = self.kept
         if kept is not None and kept.size == (len(given.mask), length, given.added is not None):
             kept.start(given)
@@ -172,12 +173,12 @@ class Captured:
         return kept
 
 
-def why_not(past: Any, length: int) -> str:
-    """Why a cache can not stand in fixed memory of `length` tokens; "" where it can."""
+def why_not(past: Cache, length: int) -> str:
+    """Return why a cache cannot stand in fixed memory of `length` tokens; "" where it can."""
     for layer in past.layers:
         if type(layer) is DynamicSlidingWindowLayer:
             if length >= layer.sliding_window:
                 return f"{length} tokens are not less than the sliding window of {layer.sliding_window}"
-        elif type(layer) not in (DynamicLayer, RoomyLayer):
+        elif type(layer) not in (DynamicLayer, PreallocatedLayer):
             return f"a cache of {type(layer).__name__}"
     return ""

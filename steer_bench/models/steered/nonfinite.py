@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import CausalLMOutput
 
 
 class NonFiniteWatch:
@@ -26,11 +25,11 @@ class NonFiniteWatch:
     def __exit__(self, *_error: object) -> None:
         self._handle.remove()
 
-    def _look(self, _module: Any, _args: Any, output: Any) -> None:
+    def _look(self, _module: torch.nn.Module, _args: object, output: CausalLMOutput) -> None:
         self._bad.append(~torch.isfinite(output.logits[:, -1].amax(dim=-1)))
 
     def first(self, rows: int) -> list[int | None]:
-        """Of each of `rows` prompts, the first step whose logits were bad (0: the one that picks the first token), or None."""
+        """Return, for each of `rows` prompts, the first step whose logits were bad (0: the one that picks the first token), or None."""
         steps = [bad.view(rows, -1).any(dim=1) for bad in self._bad]
         if not steps:
             return [None] * rows

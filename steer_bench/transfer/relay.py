@@ -9,21 +9,24 @@ RUN/relay/SOURCE.jsonl.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
 
 from steer_bench import shipped
 from steer_bench.files import write_whole
-from steer_bench.models.steered.steering import Steerer
+from steer_bench.models.activations import mean_activations
+from steer_bench.models.load import Loaded
+from steer_bench.models.steered.generator import Generator
+from steer_bench.models.steered.model import SteeredModel
+from steer_bench.models.steered.requests import ReplySettings
+from steer_bench.models.steered.steering import Steering, VectorBank
+from steer_bench.models.tokens import instruction_ids
+from steer_bench.models.writer import TOP_K
+from steer_bench.vectors.arms import Arm, Arms
 from steer_bench.vectors.methods import diff_of_means
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from steer_bench.models.load import Loaded
-    from steer_bench.vectors.store import VectorStore
+from steer_bench.vectors.store import VectorStore
 
 PROMPT = "Write a short passage about {subject}."
 LEAST = 2
@@ -43,13 +46,11 @@ def relay(
     seed: int = 0,
     kept: Path | None = None,
 ) -> tuple[dict[str, Tensor], int]:
-    """The target's DiffMean of texts that the source wrote steered, over those it wrote unsteered on the same prompts.
+    """Return the target's DiffMean of texts that the source wrote steered, over those it wrote unsteered on the same prompts.
 
     Sampled at temperature 1. Also the fewest texts that a mean is made of: `texts`, less those left out as empty. Raises
     ValueError for a concept of which the steered source wrote nothing.
     """
-    from steer_bench.models.activations import mean_activations
-
     written = write_texts(
         source, vectors, concepts, texts=texts, factor=factor, max_new_tokens=max_new_tokens, seed=seed
     )
@@ -76,30 +77,24 @@ def write_texts(
     max_new_tokens: int,
     seed: int,
 ) -> dict[str, list[str]]:
-    """What the source writes of neutral subjects: under each concept's vector, and ("") unsteered; empty replies are left out.
+    """Return what the source writes of neutral subjects: under each concept's vector, and ("") unsteered.
 
-    Steered as arms are: every token but padding and BOS.
+    Steered as arms are: every token but padding and BOS. Empty replies are left out. A text depends on the seed, its prompt and its
+    vector alone.
     """
-    import torch
-
-    from steer_bench.concepts.generate.writers import HFWriter
-    from steer_bench.models.blocks import decoder_layers
-    from steer_bench.vectors.store import unit
-
     subjects = (shipped("tasks") / "data" / "subjects.txt").read_text().split("\n")
     prompts = [PROMPT.format(subject=subject) for subject in subjects if subject.strip()][:texts]
-    writer = HFWriter(source.model, source.tokenizer, batch_size=len(prompts))
-    settings: Mapping[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": 1.0, "seed": seed}
-    coded = [writer.encode(prompt) for prompt in prompts]
-    width, bos = max(map(len, coded)), source.tokenizer.bos_token_id
-    starts = torch.tensor([width - len(ids) + int(bos is not None and ids[0] == bos) for ids in coded])
-    steerer = Steerer(decoder_layers(source.model)[vectors.layer])
+    named = {(Arm("relay"), key): vectors.vectors[key] for key in concepts}
+    bank = VectorBank(Arms(source.name, vectors.layer, vectors.scale, named)) if named else None
+    steerings = {"": Steering()} | {key: Steering("relay", "", key, factor) for key in concepts}
+    steered = SteeredModel(source, bank, batch_size=len(prompts))
     try:
-        written = {"": writer.write(prompts, **settings)}
-        for key in concepts:
-            added = torch.from_numpy(factor * vectors.scale * unit(vectors.vectors[key]))
-            with steerer.steering(added.expand(len(prompts), 1, -1), starts):
-                written[key] = writer.write(prompts, **settings)
+        generator, ids = (
+            Generator(steered, seed=seed),
+            [instruction_ids(source.tokenizer, prompt) for prompt in prompts],
+        )
+        settings = ReplySettings.sampled(max_new_tokens, temperature=1.0, top_k=TOP_K)
+        written = {key: generator.generate(ids, settings, [given] * len(ids)) for key, given in steerings.items()}
     finally:
-        steerer.remove()
-    return {key: [reply.strip() for reply in replies if len(reply.split()) > 1] for key, replies in written.items()}
+        steered.close()
+    return {key: [one.text.strip() for one in replies if len(one.text.split()) > 1] for key, replies in written.items()}

@@ -9,10 +9,11 @@ from steered import TEXTS
 from tiny import tiny_gemma3, tiny_llama, tiny_tokenizer
 
 from steer_bench import shipped
-from steer_bench.experiment import relay as module
-from steer_bench.experiment.relay import relay, write_texts
 from steer_bench.models.activations import mean_activations
 from steer_bench.models.load import Loaded
+from steer_bench.models.steered.steering import Steerer
+from steer_bench.transfer import relay as module
+from steer_bench.transfer.relay import relay, write_texts
 from steer_bench.vectors.store import VectorStore
 
 WRITTEN = {"": ["the sea is wide", "a law"], "sea": ["the sea and the sea", "waves come", "the wide sea"]}
@@ -60,13 +61,14 @@ def test_the_source_writes_under_each_vector_and_without_and_again_the_same(sour
 def test_padding_and_bos_of_a_prompt_are_not_steered(vectors, monkeypatch):
     source = Loaded("source", tiny_llama(32), tiny_tokenizer(TEXTS, bos=True))
     steered = []
-    steering = module.Steerer.steering
+    whole = Steerer.steering
     monkeypatch.setattr(
-        module.Steerer, "steering", lambda self, *given: steered.append(given) or steering(self, *given)
+        Steerer, "steering", lambda self, rows, starts=None: steered.append((rows, starts)) or whole(self, rows, starts)
     )
     write_texts(source, vectors, ["sea"], texts=4, factor=1.0, max_new_tokens=2, seed=0)
-    ((added, starts),) = steered
+    ((added, starts),) = [(rows, starts) for rows, starts in steered if len(rows) == 4]
     subjects = (shipped("tasks") / "data" / "subjects.txt").read_text().split("\n")[:4]
-    lengths = [len(source.tokenizer(module.PROMPT.format(subject=subject) + "\n\n").input_ids) for subject in subjects]
+    prompts = [module.PROMPT.format(subject=subject) + "\n\n" for subject in subjects]
+    lengths = sorted((len(source.tokenizer(prompt).input_ids) for prompt in prompts), reverse=True)
     assert starts.tolist() == [max(lengths) - length + 1 for length in lengths]
     assert added.shape == (4, 1, 32)
