@@ -137,8 +137,11 @@ def test_with_the_network_cut_the_run_is_the_same(trial, undisturbed):
     import shutil
     import sqlite3
 
-    shutil.copy(undisturbed.folder / "records.sqlite", trial.folder / "records.sqlite")
-    with sqlite3.connect(trial.folder / "records.sqlite") as db:
+    with (
+        sqlite3.connect(undisturbed.folder / "records.sqlite") as whole,
+        sqlite3.connect(trial.folder / "records.sqlite") as db,
+    ):
+        whole.backup(db)  # with what stands in its -wal
         db.execute("DELETE FROM records WHERE value NOT LIKE '{\"ratings\"%'")
     shutil.copytree(undisturbed.folder / "judgements", trial.folder / "judgements")
     code, said = trial.run(offline=True)
