@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from steer_bench.models.steered.generator import Generator
     from steer_bench.models.steered.scorer import Scorer
     from steer_bench.models.steered.steer import steer
-    from steer_bench.models.steered.steering import Steering
+    from steer_bench.models.steered.steering import Steering, VectorBank
     from steer_bench.results.leaderboard import leaderboard
     from steer_bench.transfer.fitted import fit
     from steer_bench.transfer.geometry import geometry
@@ -44,7 +44,7 @@ __version__ = "0.1.0"
 _DOOR = {
     "Arms": "vectors.arms", "Concept": "concepts.concept", "Experiment": "experiment.config",
     "Generator": "models.steered.generator", "Scorer": "models.steered.scorer", "SteeredLM": "harness.model",
-    "Steering": "models.steered.steering", "VectorStore": "vectors.store",
+    "Steering": "models.steered.steering", "VectorBank": "models.steered.steering", "VectorStore": "vectors.store",
     "convert": "vectors.convert", "diff_mean": "vectors.methods", "extract": "models.extract", "fit": "transfer.fitted",
     "geometry": "transfer.geometry", "leaderboard": "results.leaderboard", "load_concepts": "concepts.load",
     "load_judge": "judge.load", "load_model": "models.load", "load_prompts": "concepts.load",
