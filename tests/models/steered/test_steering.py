@@ -11,7 +11,8 @@ from steered import make_arms, sharpened
 from tiny import tiny_gemma2, tiny_gemma3, tiny_llama, tiny_qwen2, tiny_qwen3
 
 from steer_bench.models.blocks import decoder_layers
-from steer_bench.models.steered.steering import Steerer, Steering, VectorBank, shared_trunk
+from steer_bench.models.steered.steering import Steerer, Steering, VectorBank
+from steer_bench.models.steered.trunk import shared_trunk
 from steer_bench.vectors.arms import Arm, Arms
 
 # ---------------------------------------------------------------------------------------------- steerings and vectors
