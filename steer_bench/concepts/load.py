@@ -11,16 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from steer_bench.concepts.concept import ROLES, Concept, Prompt, short, text_key
-from steer_bench.concepts.lines import (
-    At,
-    Record,
-    SeenAt,
-    check_keys,
-    read_lines,
-    read_unique,
-    string,
-    strings,
-)
+from steer_bench.concepts.lines import At, Record, SeenAt, check_keys, read_lines, read_unique, string, strings
 
 logger = logging.getLogger(__name__)
 

@@ -106,14 +106,7 @@ class TaskRows:
             )
         card = TargetCard.read(arms)
         protocol = Protocol.load(Path(options.protocol or Path(arms).resolve().parent.parent / "protocol.json"))
-        return cls(
-            task,
-            options,
-            target=card.target,
-            entries=card.arms,
-            asked=card.asked,
-            protocol=protocol,
-        )
+        return cls(task, options, target=card.target, entries=card.arms, asked=card.asked, protocol=protocol)
 
     def concepts(self, kind: str) -> list[Concept]:
         """Return the test concepts of a kind, as many as the option `max_concepts` (or, for rules, `max_rules`) allows."""

@@ -3,11 +3,12 @@
     reply -> [check] -> score
 
 A check is given a reply without special tokens at its end and with something to see in it (`Rule.score` takes care
-of both). Options are keyword arguments, bound in the table. Most checks are one search for one of the patterns below.
+of both). Most checks are one search for one of the patterns below.
 """
 
 import json
 import re
+from dataclasses import dataclass
 from itertools import pairwise
 
 from steer_bench.concepts.rules.sentences import CLOSERS, WORD, sentence_spans, split_sentences
@@ -56,51 +57,51 @@ THE = re.compile(r"\bthe\b", re.IGNORECASE)
 TITLE = re.compile(r"<<(?! )[^<>\n]+(?<! )>>")
 
 _NUMBERED = re.compile(r"^[ \t]*[*_]*(\d{1,3})[.)][*_]*[ \t]+\S", re.MULTILINE)
+_EMPTY_LINE = re.compile(r"\n[ \t\r]*\n")
 _FENCED = re.compile(r"\A```[A-Za-z]*\s*\n([\s\S]*?)\n?```\Z")
 
 
-def contains(reply: str, *, pattern: re.Pattern[str], least: int = 1) -> bool:
-    """Return whether the pattern is found at least `least` times.
+@dataclass(frozen=True)
+class Found:
+    """Check that a pattern is found at least `least` times, or, `forbidden`, nowhere. Equal for equal fields.
 
-    >>> contains("Write to amy@example.org.", pattern=EMAIL), contains("Write to amy.", pattern=EMAIL)
-    (True, False)
-    >>> contains("One #cat", pattern=HASHTAG, least=2)
-    False
+    >>> Found(HASHTAG)("One #cat"), Found(HASHTAG, least=2)("One #cat"), Found(COMMA, forbidden=True)("Cats, dogs")
+    (True, False, False)
     """
-    return sum(1 for _ in pattern.finditer(reply)) >= least
+
+    pattern: re.Pattern[str]
+    least: int = 1
+    forbidden: bool = False
+
+    def __call__(self, reply: str) -> bool:
+        """Return whether the reply obeys."""
+        if self.forbidden:
+            return self.pattern.search(reply) is None
+        return sum(1 for _ in self.pattern.finditer(reply)) >= self.least
 
 
-def lacks(reply: str, *, pattern: re.Pattern[str]) -> bool:
-    """Return whether the pattern is nowhere.
+def word(word: str) -> re.Pattern[str]:
+    """Return the pattern of a word, in any case, also as a plural with s.
 
-    >>> lacks("Cats and dogs", pattern=COMMA), lacks("Cats, dogs", pattern=COMMA)
+    >>> Found(word("ocean"))("Oceans rise."), Found(word("ocean"))("The Oceanside")
     (True, False)
     """
-    return pattern.search(reply) is None
+    return re.compile(rf"\b{re.escape(word)}s?\b", re.IGNORECASE)
 
 
-def has_word(reply: str, *, word: str, least: int = 1) -> bool:
-    """Return whether the word stands there, in any case, at least `least` times, also as a plural with s.
-
-    >>> has_word("Oceans rise.", word="ocean"), has_word("The Oceanside", word="ocean")
-    (True, False)
-    """
-    return contains(reply, pattern=re.compile(rf"\b{re.escape(word)}s?\b", re.IGNORECASE), least=least)
-
-
-def starts_with(reply: str, *, phrase: str) -> bool:
+def starts_with(reply: str, phrase: str) -> bool:
     """Return whether the reply opens with the phrase, in any case; quotes and emphasis before it do not matter.
 
-    >>> starts_with("**Once upon a time**, there was", phrase="Once upon a time")
+    >>> starts_with("**Once upon a time**, there was", "Once upon a time")
     True
     """
     return reply.lstrip("\"'“*_ \n").casefold().startswith(phrase.casefold())
 
 
-def ends_with(reply: str, *, phrase: str) -> bool:
+def ends_with(reply: str, phrase: str) -> bool:
     """Return whether the reply closes with the phrase, in any case; marks, quotes and emphasis after it do not matter.
 
-    >>> ends_with("So be it. **THE END!**", phrase="the end."), ends_with("The end is near.", phrase="the end.")
+    >>> ends_with("So be it. **THE END!**", "the end."), ends_with("The end is near.", "the end.")
     (True, False)
     """
     after = CLOSERS + ".!? \n"
@@ -135,32 +136,23 @@ def is_capitalised(reply: str) -> bool:
     return any(letter.isupper() for letter in first) and not any(letter.islower() for letter in first)
 
 
-def has_last_letter(reply: str, *, letter: str) -> bool:
-    """Return whether the last letter of the reply is this one.
+def ends_in_d(reply: str) -> bool:
+    """Return whether the last letter of the reply is a d.
 
-    >>> has_last_letter("The END. (2)", letter="d"), has_last_letter("42", letter="d")
+    >>> ends_in_d("The END. (2)"), ends_in_d("42")
     (True, False)
     """
-    return next((character for character in reversed(reply) if character.isalpha()), "").lower() == letter
+    return next((character for character in reversed(reply) if character.isalpha()), "").lower() == "d"
 
 
-def sentences_end_in(reply: str, *, marks: str) -> bool:
+def sentences_end_in(reply: str, marks: str) -> bool:
     """Return whether every sentence ends in one of the marks.
 
-    >>> sentences_end_in('Yes! "No!"', marks="!"), sentences_end_in("Yes! No.", marks="!")
+    >>> sentences_end_in('Yes! "No!"', "!"), sentences_end_in("Yes! No.", "!")
     (True, False)
     """
     sentences = split_sentences(reply)
     return bool(sentences) and all(sentence.rstrip(CLOSERS).endswith(tuple(marks)) for sentence in sentences)
-
-
-def last_sentence_ends_in(reply: str, *, marks: str) -> bool:
-    """Return whether the last sentence ends in one of the marks.
-
-    >>> last_sentence_ends_in("I do. Do you?", marks="?"), last_sentence_ends_in("Do you? I do.", marks="?")
-    (True, False)
-    """
-    return sentences_end_in("".join(split_sentences(reply)[-1:]), marks=marks)
 
 
 def has_double_breaks(reply: str) -> bool:
@@ -169,37 +161,17 @@ def has_double_breaks(reply: str) -> bool:
     >>> has_double_breaks("One.\n\nTwo."), has_double_breaks("One.\n\nTwo. Three."), has_double_breaks("One.")
     (True, False, False)
     """
-    spans = sentence_spans(reply)
-    gaps = [reply[end:start] for (_, end), (start, _) in pairwise(spans)]
-    return bool(gaps) and all(re.search(r"\n[ \t\r]*\n", gap) for gap in gaps)
+    gaps = [reply[end:start] for (_, end), (start, _) in pairwise(sentence_spans(reply))]
+    return bool(gaps) and all(_EMPTY_LINE.search(gap) for gap in gaps)
 
 
-def has_sentences(reply: str, *, count: int) -> bool:
-    """Return whether the reply has exactly this many sentences.
+def n_paragraphs(reply: str) -> int:
+    r"""Count the paragraphs, which empty lines set apart.
 
-    >>> has_sentences("One. Two. Three.", count=3), has_sentences("One. Two.", count=3)
-    (True, False)
+    >>> n_paragraphs("One.\n\nTwo."), n_paragraphs("One.\nTwo.")
+    (2, 1)
     """
-    return len(sentence_spans(reply)) == count
-
-
-def has_paragraphs(reply: str, *, count: int) -> bool:
-    r"""Return whether the reply has exactly this many paragraphs, set apart by empty lines.
-
-    >>> has_paragraphs("One.\n\nTwo.", count=2), has_paragraphs("One.\nTwo.", count=2)
-    (True, False)
-    """
-    return len([part for part in re.split(r"\n[ \t\r]*\n", reply) if part.strip()]) == count
-
-
-def has_words(reply: str, *, least: int = 1, most: int | None = None) -> bool:
-    """Return whether the number of words lies within the limits, both included.
-
-    >>> has_words("one two three", most=3), has_words("one two three", most=2), has_words("one", least=2)
-    (True, False, False)
-    """
-    words = len(WORD.findall(reply))
-    return words >= least and (most is None or words <= most)
+    return sum(bool(part.strip()) for part in _EMPTY_LINE.split(reply))
 
 
 def is_numbered(reply: str) -> bool:

@@ -5,35 +5,18 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from steer_bench.concepts.rules.checks import Found
 from steer_bench.concepts.rules.rule import Rule
 from steer_bench.concepts.rules.table import RULES
 from steer_bench.names import fault_sentence
 
 Instructions = Callable[..., Rule]
 """IFEval's instructions: called with an instruction's id and its options as keywords, gives the rule."""
-
-
-@dataclass(frozen=True)
-class PatternCheck:
-    """Check that a regular expression is found often enough, or, `forbidden`, nowhere. Equal for equal fields."""
-
-    pattern: str
-    least: int = 1
-    forbidden: bool = False
-
-    def __call__(self, reply: str) -> bool:
-        """Return whether the reply obeys.
-
-        >>> PatternCheck(r"\\btea\\b")("Some tea."), PatternCheck("tea", forbidden=True)("Some tea.")
-        (True, False)
-        """
-        found = sum(1 for _ in re.finditer(self.pattern, reply, re.MULTILINE))
-        return not found if self.forbidden else found >= self.least
 
 
 class _Declared(BaseModel):
@@ -125,7 +108,7 @@ def declared_rule(given: Mapping[str, object], instructions: Instructions) -> Ru
             f"{where}: {fault_sentence(error.errors()[0], (*DeclaredRule.model_fields, *Edit.model_fields))}"
         ) from None
     if declared.ifeval is None:
-        check = PatternCheck(declared.pattern or "", declared.least, declared.forbidden)
+        check = Found(re.compile(declared.pattern or "", re.MULTILINE), declared.least, declared.forbidden)
         return Rule(declared.name, declared.description, check, declared.rewrite)
     rule = instructions(declared.ifeval, **declared.options)
     return replace(

@@ -5,8 +5,8 @@
 Each keeps the text's own words where it can, so that the pair differs in the rule and little else.
 """
 
-import json
 import re
+from collections.abc import Callable, Sequence
 from itertools import cycle
 
 from steer_bench.concepts.rules.checks import BOLD, THE
@@ -19,25 +19,27 @@ from steer_bench.concepts.rules.sentences import (
     split_sentences,
 )
 
+Rewrite = Callable[[str], str]
+
 _TAIL = re.compile(rf"[.!?…。！？:;,]*([{re.escape(CLOSERS)}]*)[.!?…。！？:;,]*\Z")
 
 
-def append(text: str, *, addition: str) -> str:
+def append(addition: str) -> Rewrite:
     """Put the addition after the text.
 
-    >>> append("Cats purr. ", addition=" The end.")
+    >>> append(" The end.")("Cats purr. ")
     'Cats purr. The end.'
     """
-    return text.rstrip() + addition
+    return lambda text: text.rstrip() + addition
 
 
-def prepend(text: str, *, addition: str) -> str:
+def prepend(addition: str) -> Rewrite:
     """Put the addition before the text.
 
-    >>> prepend("Cats purr.", addition="# Cats: ")
+    >>> prepend("# Cats: ")("Cats purr.")
     '# Cats: Cats purr.'
     """
-    return addition + text.lstrip()
+    return lambda text: addition + text.lstrip()
 
 
 def capitalise(text: str) -> str:
@@ -47,15 +49,6 @@ def capitalise(text: str) -> str:
     "Don't Wake 3 Cats"
     """
     return WORD.sub(lambda word: word[0][0].upper() + word[0][1:], text)
-
-
-def drop_commas(text: str) -> str:
-    """Remove the commas.
-
-    >>> drop_commas("Cats, dogs and 1,000 mice")
-    'Cats dogs and 1000 mice'
-    """
-    return re.sub(r"[,，、]", "", text)
 
 
 def drop_the(text: str) -> str:
@@ -72,36 +65,35 @@ def drop_the(text: str) -> str:
     return map_sentences(text, shorten)
 
 
-def end_sentences(text: str, *, ending: str) -> str:
+def end_sentences(ending: str) -> Rewrite:
     """End every sentence with this ending in place of its mark.
 
-    >>> end_sentences('Cats purr. He said "no."', ending="!")
+    >>> end_sentences("!")('Cats purr. He said "no."')
     'Cats purr! He said "no!"'
     """
 
     def change(sentence: str) -> str:
-        if sentence.rstrip(CLOSERS).endswith(ending[-1]):
-            return sentence
         tail = _TAIL.search(sentence)
-        return sentence if tail is None else sentence[: tail.start()] + ending + tail[1]
+        ends = tail is None or sentence.rstrip(CLOSERS).endswith(ending[-1])
+        return sentence if ends else sentence[: tail.start()] + ending + tail[1]
 
-    return map_sentences(text, change)
+    return lambda text: map_sentences(text, change)
 
 
-def follow_sentences(text: str, *, additions: tuple[str, ...]) -> str:
+def follow_sentences(text: str, additions: Sequence[str]) -> str:
     """Put the next of the additions after every sentence, over and over.
 
-    >>> follow_sentences("One. Two. Three.", additions=("😊", "🌟"))
+    >>> follow_sentences("One. Two. Three.", ["😊", "🌟"])
     'One. 😊 Two. 🌟 Three. 😊'
     """
     turn = cycle(additions)
     return map_sentences(text, lambda sentence: f"{sentence} {next(turn)}")
 
 
-def mention(text: str, *, phrase: str, least: int = 1) -> str:
+def mention(phrase: str, least: int = 1) -> Rewrite:
     """Put the phrase before the mark of every sentence, of which there are then at least `least`.
 
-    >>> mention("Cats purr.", phrase=", like the ocean")
+    >>> mention(", like the ocean")("Cats purr.")
     'Cats purr, like the ocean.'
     """
 
@@ -109,42 +101,42 @@ def mention(text: str, *, phrase: str, least: int = 1) -> str:
         tail = _TAIL.search(sentence)
         return sentence if tail is None else sentence[: tail.start()] + phrase + tail[0]
 
-    return map_sentences(pad_sentences(text, least), change)
+    return lambda text: map_sentences(pad_sentences(text, least), change)
 
 
-def join_sentences(text: str, *, between: str) -> str:
+def join_sentences(between: str) -> Rewrite:
     """Join the sentences, at least two, by `between`.
 
-    >>> join_sentences("One. Two.", between=" / ")
+    >>> join_sentences(" / ")("One. Two.")
     'One. / Two.'
     """
-    return between.join(split_sentences(pad_sentences(text, 2)))
+    return lambda text: between.join(split_sentences(pad_sentences(text, 2)))
 
 
-def list_sentences(text: str, *, marker: str) -> str:
+def list_sentences(text: str, marker: str) -> str:
     """Make a list of the sentences, at least two; `{n}` in the marker is the number.
 
-    >>> list_sentences("One. Two.", marker="{n}. ")
+    >>> list_sentences("One. Two.", "{n}. ")
     '1. One.\\n2. Two.'
     """
     sentences = split_sentences(pad_sentences(text, 2))
     return "\n".join(marker.format(n=n) + sentence for n, sentence in enumerate(sentences, start=1))
 
 
-def first_sentences(text: str, *, count: int) -> str:
+def first_sentences(text: str, count: int) -> str:
     """Keep the first sentences as they stand, filled up to the count.
 
-    >>> first_sentences("One. Two. Three.", count=2)
+    >>> first_sentences("One. Two. Three.", 2)
     'One. Two.'
     """
     padded = pad_sentences(text, count)
     return padded[: sentence_spans(padded)[count - 1][1]]
 
 
-def first_words(text: str, *, most: int) -> str:
+def first_words(text: str, most: int) -> str:
     """Keep as many first sentences as fit into `most` words; where not one fits, the first words.
 
-    >>> first_words("One two. Three four five.", most=4), first_words("One two three.", most=2)
+    >>> first_words("One two. Three four five.", 4), first_words("One two three.", 2)
     ('One two.', 'One two.')
     """
     words = [match.end() for match in WORD.finditer(text)]
@@ -177,31 +169,13 @@ def wrap_code(text: str) -> str:
     return f"{fence}\n{text.strip()}\n{fence}"
 
 
-def wrap_json(text: str) -> str:
-    """Make the text the one value of a JSON object.
-
-    >>> wrap_json('Say "hi".')
-    '{"answer": "Say \\\\"hi\\\\"."}'
-    """
-    return json.dumps({"answer": text}, ensure_ascii=False)
-
-
-def wrap_tag(text: str) -> str:
-    """Put the text between an opening and a closing tag.
-
-    >>> wrap_tag("Cats purr.")
-    '<answer>\\nCats purr.\\n</answer>'
-    """
-    return f"<answer>\n{text.strip()}\n</answer>"
-
-
 def wrap_quotes(text: str) -> str:
     """Put the text into double quotation marks; those inside become single.
 
     >>> wrap_quotes('Say "hi".')
     '"Say \\'hi\\'."'
     """
-    return f'"{text.strip().translate(str.maketrans(chr(34), chr(39)))}"'
+    return '"' + text.strip().replace('"', "'") + '"'
 
 
 def quote_words(text: str) -> str:

@@ -17,7 +17,7 @@ _SPECIAL_TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class Rule:
-    """What a reply has to look like. Options of a check or rewrite are bound with `functools.partial`."""
+    """What a reply has to look like. Equal for equal fields."""
 
     name: str
     """Letters, digits, `.`, `_` and `-`, 95 at most: the concept of the rule is called `rule-NAME`."""

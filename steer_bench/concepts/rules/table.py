@@ -4,214 +4,136 @@ RULES[name] -> score of a reply
 RULES[name] + texts -> Concept (texts that obey, the same texts that do not)
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 
 from steer_bench.concepts.concept import Concept
 from steer_bench.concepts.rules import checks, rewrites
-from steer_bench.concepts.rules.checks import contains
-from steer_bench.concepts.rules.rewrites import append, prepend
+from steer_bench.concepts.rules.checks import Found, n_paragraphs, sentences_end_in, word
+from steer_bench.concepts.rules.rewrites import append, end_sentences, first_sentences, join_sentences, mention, prepend
 from steer_bench.concepts.rules.rule import Rule, is_blank
+from steer_bench.concepts.rules.sentences import WORD, split_sentences
 from steer_bench.names import hint
 
 _START = "Once upon a time"
 _END = "That is all there is to it."
-_EMOJI = ("😊", "🌟", "🎉", "👍", "🚀")
 
 _CASE_AND_LETTERS = (
     Rule("all-capitals", "every letter is a capital", checks.is_upper, str.upper),
     Rule("all-lower-case", "no letter is a capital", checks.is_lower, str.lower),
     Rule("capitalised-words", "every word starts with a capital", checks.is_capitalised, rewrites.capitalise),
+    Rule("last-letter-d", "the last letter of the reply is d", checks.ends_in_d, append(" The end.")),
     Rule(
-        "last-letter-d",
-        "the last letter of the reply is d",
-        partial(checks.has_last_letter, letter="d"),
-        partial(append, addition=" The end."),
+        "no-commas", "there is no comma", Found(checks.COMMA, forbidden=True), lambda text: checks.COMMA.sub("", text)
     ),
-    Rule("no-commas", "there is no comma", partial(checks.lacks, pattern=checks.COMMA), rewrites.drop_commas),
-    Rule("no-the", 'the word "the" does not occur', partial(checks.lacks, pattern=checks.THE), rewrites.drop_the),
+    Rule("no-the", 'the word "the" does not occur', Found(checks.THE, forbidden=True), rewrites.drop_the),
 )
 
 _SENTENCES = (
     Rule(
-        "exclamation",
-        "every sentence ends with an exclamation mark",
-        partial(checks.sentences_end_in, marks="!！"),
-        partial(rewrites.end_sentences, ending="!"),
-        per_sentence=True,
+        "exclamation", "every sentence ends with an exclamation mark",
+        lambda reply: sentences_end_in(reply, "!！"), end_sentences("!"), per_sentence=True,
     ),
     Rule(
-        "question",
-        "every sentence is a question",
-        partial(checks.sentences_end_in, marks="?？"),
-        partial(rewrites.end_sentences, ending=", don't you think?"),
-        per_sentence=True,
+        "question", "every sentence is a question",
+        lambda reply: sentences_end_in(reply, "?？"), end_sentences(", don't you think?"), per_sentence=True,
     ),
     Rule(
-        "final-question",
-        "the last sentence is a question",
-        partial(checks.last_sentence_ends_in, marks="?？"),
-        partial(append, addition="\nWhat do you think about it?"),
+        "final-question", "the last sentence is a question",
+        lambda reply: sentences_end_in("".join(split_sentences(reply)[-1:]), "?？"),
+        append("\nWhat do you think about it?"),
     ),
     Rule(
-        "one-sentence",
-        "the reply is one sentence",
-        partial(checks.has_sentences, count=1),
-        partial(rewrites.first_sentences, count=1),
+        "one-sentence", "the reply is one sentence",
+        lambda reply: len(split_sentences(reply)) == 1, lambda text: first_sentences(text, 1),
     ),
     Rule(
-        "three-sentences",
-        "the reply has exactly three sentences",
-        partial(checks.has_sentences, count=3),
-        partial(rewrites.first_sentences, count=3),
+        "three-sentences", "the reply has exactly three sentences",
+        lambda reply: len(split_sentences(reply)) == 3, lambda text: first_sentences(text, 3),
     ),
     Rule(
-        "double-breaks",
-        "an empty line stands between any two sentences",
-        checks.has_double_breaks,
-        partial(rewrites.join_sentences, between="\n\n"),
+        "double-breaks", "an empty line stands between any two sentences",
+        checks.has_double_breaks, join_sentences("\n\n"),
     ),
     Rule(
-        "separator",
-        "a line of dashes, asterisks or the like separates parts of the reply",
-        partial(contains, pattern=checks.SEPARATOR),
-        partial(rewrites.join_sentences, between="\n\n---\n\n"),
+        "separator", "a line of dashes, asterisks or the like separates parts of the reply",
+        Found(checks.SEPARATOR), join_sentences("\n\n---\n\n"),
     ),
     Rule(
-        "two-paragraphs",
-        "the reply has exactly two paragraphs",
-        partial(checks.has_paragraphs, count=2),
-        rewrites.two_paragraphs,
+        "two-paragraphs", "the reply has exactly two paragraphs",
+        lambda reply: n_paragraphs(reply) == 2, rewrites.two_paragraphs,
     ),
     Rule(
-        "at-most-50-words",
-        "the reply has at most 50 words",
-        partial(checks.has_words, most=50),
-        partial(rewrites.first_words, most=50),
+        "at-most-50-words", "the reply has at most 50 words",
+        lambda reply: 1 <= len(WORD.findall(reply)) <= 50, lambda text: rewrites.first_words(text, 50),
     ),
-    Rule("at-least-100-words", "the reply has at least 100 words", partial(checks.has_words, least=100)),
-)
+    Rule("at-least-100-words", "the reply has at least 100 words", lambda reply: len(WORD.findall(reply)) >= 100),
+)  # fmt: skip
 
 _FORMATS = (
     Rule(
-        "numbered-list",
-        "there is a list numbered 1., 2., and so on",
-        checks.is_numbered,
-        partial(rewrites.list_sentences, marker="{n}. "),
+        "numbered-list", "there is a list numbered 1., 2., and so on",
+        checks.is_numbered, lambda text: rewrites.list_sentences(text, "{n}. "),
     ),
     Rule(
-        "bullet-list",
-        "there is a list with bullets",
-        partial(contains, pattern=checks.BULLET, least=2),
-        partial(rewrites.list_sentences, marker="- "),
+        "bullet-list", "there is a list with bullets",
+        Found(checks.BULLET, least=2), lambda text: rewrites.list_sentences(text, "- "),
+    ),
+    Rule("code-block", "there is a fenced code block", Found(checks.CODE_BLOCK), rewrites.wrap_code),
+    Rule(
+        "json", "the whole reply is a JSON object or array",
+        checks.is_json, lambda text: json.dumps({"answer": text}, ensure_ascii=False),
+    ),
+    Rule("table", "there is a Markdown table", Found(checks.TABLE), rewrites.tabulate),
+    Rule(
+        "tagged", "one pair of tags like <answer> and </answer> goes round the whole reply",
+        Found(checks.TAGGED), lambda text: f"<answer>\n{text.strip()}\n</answer>",
+    ),
+    Rule("bold", "there are words in bold", Found(checks.BOLD), rewrites.embolden),
+    Rule("heading", "the reply starts with a Markdown heading", Found(checks.HEADING), prepend("# Answer\n\n")),
+    Rule(
+        "title", "there is a title in double angular brackets like <<An answer>>",
+        Found(checks.TITLE), prepend("<<An answer>>\n\n"),
     ),
     Rule(
-        "code-block", "there is a fenced code block", partial(contains, pattern=checks.CODE_BLOCK), rewrites.wrap_code
+        "quotation", "one pair of double quotation marks goes round the whole reply",
+        checks.is_quoted, rewrites.wrap_quotes,
     ),
-    Rule("json", "the whole reply is a JSON object or array", checks.is_json, rewrites.wrap_json),
-    Rule("table", "there is a Markdown table", partial(contains, pattern=checks.TABLE), rewrites.tabulate),
-    Rule(
-        "tagged",
-        "one pair of tags like <answer> and </answer> goes round the whole reply",
-        partial(contains, pattern=checks.TAGGED),
-        rewrites.wrap_tag,
-    ),
-    Rule("bold", "there are words in bold", partial(contains, pattern=checks.BOLD), rewrites.embolden),
-    Rule(
-        "heading",
-        "the reply starts with a Markdown heading",
-        partial(contains, pattern=checks.HEADING),
-        partial(prepend, addition="# Answer\n\n"),
-    ),
-    Rule(
-        "title",
-        "there is a title in double angular brackets like <<An answer>>",
-        partial(contains, pattern=checks.TITLE),
-        partial(prepend, addition="<<An answer>>\n\n"),
-    ),
-    Rule(
-        "quotation",
-        "one pair of double quotation marks goes round the whole reply",
-        checks.is_quoted,
-        rewrites.wrap_quotes,
-    ),
-    Rule(
-        "quoted-words",
-        "there are words in double quotation marks",
-        partial(contains, pattern=checks.QUOTED),
-        rewrites.quote_words,
-    ),
-)
+    Rule("quoted-words", "there are words in double quotation marks", Found(checks.QUOTED), rewrites.quote_words),
+)  # fmt: skip
 
 _CONTENT = (
+    Rule("keyword-ocean", 'the word "ocean" occurs', Found(word("ocean")), mention(", like the ocean")),
     Rule(
-        "keyword-ocean",
-        'the word "ocean" occurs',
-        partial(checks.has_word, word="ocean"),
-        partial(rewrites.mention, phrase=", like the ocean"),
+        "three-times-light", 'the word "light" occurs at least three times',
+        Found(word("light"), least=3), mention(" in this light", least=3),
     ),
     Rule(
-        "three-times-light",
-        'the word "light" occurs at least three times',
-        partial(checks.has_word, word="light", least=3),
-        partial(rewrites.mention, phrase=" in this light", least=3),
+        "start-phrase", f'the reply starts with "{_START}"',
+        lambda reply: checks.starts_with(reply, _START), prepend(f"{_START}, "),
     ),
     Rule(
-        "start-phrase",
-        f'the reply starts with "{_START}"',
-        partial(checks.starts_with, phrase=_START),
-        partial(prepend, addition=f"{_START}, "),
+        "end-phrase", f'the reply ends with "{_END}"',
+        lambda reply: checks.ends_with(reply, _END), append(f"\n{_END}"),
     ),
     Rule(
-        "end-phrase",
-        f'the reply ends with "{_END}"',
-        partial(checks.ends_with, phrase=_END),
-        partial(append, addition=f"\n{_END}"),
+        "postscript", "there is a postscript that starts with P.S.",
+        Found(checks.POSTSCRIPT), append("\n\nP.S. There is more to say about this another time."),
     ),
     Rule(
-        "postscript",
-        "there is a postscript that starts with P.S.",
-        partial(contains, pattern=checks.POSTSCRIPT),
-        partial(append, addition="\n\nP.S. There is more to say about this another time."),
+        "emoji", "there is an emoji",
+        Found(checks.EMOJI), lambda text: rewrites.follow_sentences(text, "😊🌟🎉👍🚀"),
     ),
+    Rule("hashtags", "there are at least two hashtags", Found(checks.HASHTAG, least=2), rewrites.add_hashtags),
     Rule(
-        "emoji",
-        "there is an emoji",
-        partial(contains, pattern=checks.EMOJI),
-        partial(rewrites.follow_sentences, additions=_EMOJI),
+        "citation", "a source is cited with its URL",
+        Found(checks.CITATION), append(" [1]\n\n[1] https://www.example.org/encyclopedia"),
     ),
-    Rule(
-        "hashtags",
-        "there are at least two hashtags",
-        partial(contains, pattern=checks.HASHTAG, least=2),
-        rewrites.add_hashtags,
-    ),
-    Rule(
-        "citation",
-        "a source is cited with its URL",
-        partial(contains, pattern=checks.CITATION),
-        partial(append, addition=" [1]\n\n[1] https://www.example.org/encyclopedia"),
-    ),
-    Rule(
-        "phone-number",
-        "there is a phone number",
-        partial(contains, pattern=checks.PHONE),
-        partial(append, addition="\nFor more, call +1 555-010-0199."),
-    ),
-    Rule(
-        "email",
-        "there is an e-mail address",
-        partial(contains, pattern=checks.EMAIL),
-        partial(append, addition="\nFor more, write to hello@example.org."),
-    ),
-    Rule(
-        "date",
-        "there is a date with day and month",
-        partial(contains, pattern=checks.DATE),
-        partial(prepend, addition="14 March 2024\n\n"),
-    ),
-)
+    Rule("phone-number", "there is a phone number", Found(checks.PHONE), append("\nFor more, call +1 555-010-0199.")),
+    Rule("email", "there is an e-mail address", Found(checks.EMAIL), append("\nFor more, write to hello@example.org.")),
+    Rule("date", "there is a date with day and month", Found(checks.DATE), prepend("14 March 2024\n\n")),
+)  # fmt: skip
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {rule.name: rule for rule in (*_CASE_AND_LETTERS, *_SENTENCES, *_FORMATS, *_CONTENT)}
