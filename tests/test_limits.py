@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "steer_bench"
 SOURCES = {str(file.relative_to(PACKAGE)): file.read_text() for file in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 
-LM_EVAL_NOT_YET = {"__init__.py", "cli/lmeval.py", "experiment/calibration/scoring.py", "experiment/shards.py"}
+LM_EVAL_NOT_YET = {"__init__.py", "cli/lmeval.py", "experiment/shards.py"}
 """Files outside harness/ that import lm_eval."""
 LINES, ANYS = 23_000, 290
 """Most lines of the package and most uses of Any today; to become 19,500 and 119."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,15 +13,18 @@ from steer_bench.cli.app import app, say
 @app.command()
 def calibrate(
     model: Annotated[str, typer.Argument(help="Offline model, folder or hub name.")] = "smollm2-135m-instruct",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to keep twins, data and runs in; default a scratch folder.")
+    ] = None,
 ) -> None:
-    """Cases with known answers (twins of a model, dead concepts, null arms): a verdict a line; exit 1 when one fails."""
-    from steer_bench.experiment.calibration import calibrate as run_checks
+    """Run experiments with known answers (twins of a model, dead concepts, null arms) and check each; exit 1 when one fails."""
+    from steer_bench.experiment.calibration.calibrate import calibrate as run_checks
     from steer_bench.models.load import check_model
 
     check_model(model)
-    checks = run_checks(model)
+    checks = run_checks(model, out, progress=lambda line: say(line, err=True))
     for check in checks:
-        say(str(check))
+        say(check)
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
 

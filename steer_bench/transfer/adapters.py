@@ -32,7 +32,7 @@ class Options(BaseModel):
 
 
 class Strengths(Options):
-    """ridge, shuffled-ridge, unembedding"""
+    """ridge, unembedding"""
 
     strengths: list[float] = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
 
@@ -108,11 +108,14 @@ class Prompt(Options):
     rule: str
 
 
-TRANSFERS: Mapping[str, type[Options]] = {
+_TRANSFERS: Mapping[str, type[Options]] = {
     "identity": Options, "identity-random": Options, "ridge": Strengths, "low-rank": LowRank, "procrustes": Procrustes,
     "concept-ridge": ConceptRidge, "mlp": MLP, "contrast": Contrast, "anchors": Anchors, "unembedding": Strengths,
-    "nearest-concept": Options, "shuffled-ridge": Strengths, "text-relay": Relay,
+    "nearest-concept": Options, "text-relay": Relay,
 }  # fmt: skip
+LEARN_FROM_PAIRS = ("ridge", "low-rank", "procrustes", "concept-ridge", "mlp", "anchors")
+"""Methods with a control of their own, shuffled-METHOD: the same fit on false pairs."""
+TRANSFERS = {**_TRANSFERS, **{f"shuffled-{name}": _TRANSFERS[name] for name in LEARN_FROM_PAIRS}}
 """Methods that make a target's vectors from a source's."""
 CONTROLS: Mapping[str, type[Options]] = {
     "native": Options, "mean": Options, "genre-mean": Options, "random": Seeds, "random-covariance": Seeds,

@@ -7,15 +7,16 @@ References are given at each function; `pairs` has the notation. The methods tha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 
 import torch
 from torch import Tensor
 
+from steer_bench.transfer.adapters import LEARN_FROM_PAIRS
 from steer_bench.transfer.concept_fits import concept_ridge, contrast, nearest_concept
 from steer_bench.transfer.maps import DirectionMap, TransferMap, direction_map, truncate_or_pad
-from steer_bench.transfer.moments import MomentAccumulator
 from steer_bench.transfer.network import mlp
-from steer_bench.transfer.pairs import Fit, Pair, best, linear_map, r2, ridge, ridge_weight
+from steer_bench.transfer.pairs import Fit, Pair, best, false_pairs, linear_map, r2, ridge, ridge_weight
 
 LEAST_TOKENS = 200
 """Fewer shared tokens than this make no map."""
@@ -33,21 +34,6 @@ def identity_random(pair: Pair) -> Fit:
     gaussian = torch.randn(shape, generator=torch.Generator().manual_seed(pair.seed), dtype=torch.float64)
     u, _, vh = torch.linalg.svd(gaussian, full_matrices=False)
     return Fit(linear_map(u @ vh, pair.train), {"r2": r2(u @ vh, pair.held_out)})
-
-
-def shuffled_ridge(pair: Pair, strengths: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)) -> Fit:
-    """Fit ridge on false pairs, a control: every x with the y of another token, along one random cycle, so that no pair is kept.
-
-    What it still transfers, a map gets from means and variances alone.
-    """
-    x, y = pair.train_samples
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(pair.seed))
-    moved = torch.empty_like(y)
-    moved[order] = y[order.roll(1)]
-    shuffled = MomentAccumulator()
-    shuffled.add(x, moved)
-    moments = shuffled.moments()
-    return best(pair, {strength: ridge_weight(moments, strength) for strength in strengths}, "strength")
 
 
 def low_rank(pair: Pair, ranks: Sequence[int] = (8, 16, 32, 64, 128, 256, 512)) -> Fit:
@@ -126,6 +112,16 @@ def _principal(gram: Tensor) -> Tensor:
     return torch.linalg.eigh(gram)[1].flip(1)
 
 
+def on_false_pairs(method: Callable[..., Fit]) -> Callable[..., Fit]:
+    """Return a control: the method fitted on false pairs. What it still transfers, it has from means and variances alone."""
+
+    @wraps(method)
+    def shuffled(pair: Pair, **options: object) -> Fit:
+        return method(false_pairs(pair), **options)
+
+    return shuffled
+
+
 FITS: dict[str, Callable[..., Fit]] = {
     "identity": identity,
     "identity-random": identity_random,
@@ -138,8 +134,8 @@ FITS: dict[str, Callable[..., Fit]] = {
     "anchors": anchors,
     "unembedding": unembedding,
     "nearest-concept": nearest_concept,
-    "shuffled-ridge": shuffled_ridge,
 }
+FITS |= {f"shuffled-{name}": on_false_pairs(FITS[name]) for name in LEARN_FROM_PAIRS}
 """Method -> the function that fits it on a pair. It raises ValueError, a row of the board, for a pair that it cannot be fitted on."""
 
 

@@ -10,13 +10,13 @@ centred; W maps rows: Y ~ X W.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from steer_bench.transfer.maps import LinearMap, TransferMap
-from steer_bench.transfer.moments import PairedMoments
+from steer_bench.transfer.moments import MomentAccumulator, PairedMoments
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,31 @@ class LinearFit(Fit):
     """A fit whose map is linear."""
 
     map: LinearMap
+
+
+def false_pairs(pair: Pair) -> Pair:
+    """Return the pair with every x beside the y of another token, along one random cycle, so that no pair is kept.
+
+    So are the ends of the documents, and each fit concept of the source stands beside the next one of the target. The held-out
+    pairs stay true: options are chosen as they are for a true map.
+    """
+    x, y = pair.train_samples
+    moments = MomentAccumulator()
+    moments.add(x, moved := _moved(y, pair.seed))
+    following = zip(pair.source.fit, (*pair.source.fit[1:], *pair.source.fit[:1]), strict=True)
+    vectors = {**pair.target.vectors, **{key: pair.target.vectors[other] for key, other in following}}
+    ends = pair.anchors and (pair.anchors[0], _moved(pair.anchors[1], pair.seed))
+    return replace(
+        pair, target=replace(pair.target, vectors=vectors), train=moments.moments(), train_samples=(x, moved), anchors=ends
+    )  # fmt: skip
+
+
+def _moved(rows: Tensor, seed: int) -> Tensor:
+    """Return the rows moved along one random cycle: none stays in its place."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    moved = torch.empty_like(rows)
+    moved[order] = rows[order.roll(1)]
+    return moved
 
 
 def check_unseen(fit: Iterable[str], transferred: Iterable[str]) -> None:

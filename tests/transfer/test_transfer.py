@@ -20,7 +20,7 @@ from steer_bench.transfer.controls import CONTROL_VECTORS, control_arms
 from steer_bench.transfer.fits import FITS, transfer
 from steer_bench.transfer.maps import DirectionMap, LookupMap
 from steer_bench.transfer.moments import MomentAccumulator
-from steer_bench.transfer.pairs import Contrasts, ModelSide, Pair, check_unseen, r2
+from steer_bench.transfer.pairs import Contrasts, ModelSide, Pair, check_unseen, false_pairs, r2
 from steer_bench.transfer.relay import relay
 from steer_bench.transfer.vocabulary import shared_unembedding, words
 from steer_bench.vectors.arms import Arm
@@ -83,6 +83,33 @@ def test_a_rotation_is_found_by_every_method_that_can(method, options, least):
 def test_methods_that_know_nothing_find_nothing(method):
     assert abs(np.mean(cosines(FITS[method](rotated_pair()), rotated_pair()))) < 0.5
     assert FITS[method](rotated_pair()).report["r2"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("ridge", {}), ("low-rank", {"ranks": [WIDTH]}), ("procrustes", {"ranks": [WIDTH]}), ("concept-ridge", {}),
+        ("anchors", {}),
+    ],
+)  # fmt: skip
+def test_what_learns_from_pairs_finds_nothing_in_false_ones(method, options):
+    pair = rotated_pair()
+    fitted = FITS[f"shuffled-{method}"](pair, **options)
+    assert abs(np.mean(cosines(fitted, pair))) < 0.5
+    assert torch.equal(fitted.map.weight, FITS[method](false_pairs(pair), **options).map.weight)
+
+
+def test_false_pairs_keep_no_pair_but_all_rows_and_leave_the_held_out_pairs_true():
+    pair = rotated_pair()
+    false = false_pairs(pair)
+    for true, moved in zip((pair.train_samples, pair.anchors), (false.train_samples, false.anchors), strict=True):
+        assert torch.equal(true[0], moved[0])
+        assert not (true[1] == moved[1]).all(dim=1).any()
+        assert torch.equal(true[1].sort(dim=0).values, moved[1].sort(dim=0).values)
+    torch.testing.assert_close(false.train.target_target, pair.train.target_target, rtol=1e-5, atol=1e-4)
+    assert (false.held_out, false.held_out_samples) == (pair.held_out, pair.held_out_samples)
+    same = [key for key in CONCEPTS if torch.equal(false.target.vectors[key], pair.target.vectors[key])]
+    assert same == list(TEST)
 
 
 def test_ridge_is_the_closed_form_on_standardised_coordinates():

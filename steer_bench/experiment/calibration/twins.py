@@ -4,45 +4,127 @@
 
 So every steering vector of the twin is Q v exactly, and what a transfer map has to find is known: Q. The blocks must be built
 as Llama's (a norm before attention and MLP: Llama, Mistral, Qwen 2 and 3, SmolLM) or Gemma's (norms before and after).
+A saved twin is loaded as any model is. One of Gemma is no stock architecture: importing this module registers it.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    PreTrainedModel,
+)
 
 from steer_bench.models.blocks import d_model, decoder_layers, norm_gain
+from steer_bench.models.load import Loaded
 
 READERS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
 """Linear layers that read the residual stream through a norm."""
 WRITERS = ("o_proj", "down_proj")
 """Linear layers that write to it, in Gemma through another norm."""
 _LLAMA_NORMS = {"input_layernorm", "post_attention_layernorm"}
-_GEMMA_NORMS = _LLAMA_NORMS | {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
+_POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
+_GEMMA_NORMS = {"input_layernorm", "pre_feedforward_layernorm", *_POST_NORMS}
 _BESIDE = {"q_norm", "k_norm", "act_fn", "rotary_emb", "rotary_fn"}
 """Modules of attention and MLP that see no residual stream."""
 
 
 def random_rotation(width: int, seed: int = 0) -> Tensor:
-    """(width, width) float64, uniform over orthogonal matrices (QR of a Gaussian with signs fixed: Mezzadri 2007)."""
+    """Draw a (width, width) float64, uniform over orthogonal matrices (QR of a Gaussian with signs fixed: Mezzadri 2007)."""
     gaussian = torch.randn(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
     return q * r.diagonal().sign()
 
 
 def random_permutation(width: int, seed: int = 0) -> Tensor:
-    """(width, width) float64, a permutation matrix that leaves no coordinate in its place."""
+    """Draw a (width, width) float64 permutation matrix that leaves no coordinate in its place."""
     order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
     q = torch.zeros(width, width, dtype=torch.float64)
     q[order.roll(1), order] = 1  # one cycle through all coordinates
     return q
 
 
-def rotated_twin(model: Any, q: Tensor) -> Any:
-    """A copy of a causal model in which every residual-stream activation h is Q h; its logits are the same.
+class Rotated(nn.Module):
+    """A norm, then Q: h -> Q norm(h)."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+        gain = next(norm.parameters())
+        self.q = nn.Parameter(gain.new_empty(len(gain), len(gain)), requires_grad=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., d_model) -> (..., d_model)"""
+        return nn.functional.linear(self.norm(hidden), self.q)
+
+
+def _rotate_post_norms(model: PreTrainedModel) -> None:
+    """Put a rotation after every norm that writes to the residual stream."""
+    for block in decoder_layers(model):
+        for name in _POST_NORMS:
+            setattr(block, name, Rotated(getattr(block, name)))
+
+
+class RotatedGemma2Config(Gemma2Config):
+    """Configuration of a twin of Gemma 2."""
+
+    model_type = "rotated_gemma2"
+
+
+class RotatedGemma2ForCausalLM(Gemma2ForCausalLM):
+    """A twin of Gemma 2."""
+
+    config_class = RotatedGemma2Config
+
+    def __init__(self, config: Gemma2Config) -> None:
+        super().__init__(config)
+        _rotate_post_norms(self)
+
+
+class RotatedGemma3Config(Gemma3TextConfig):
+    """Configuration of a twin of Gemma 3."""
+
+    model_type = "rotated_gemma3_text"
+
+
+class RotatedGemma3ForCausalLM(Gemma3ForCausalLM):
+    """A twin of Gemma 3."""
+
+    config_class = RotatedGemma3Config
+
+    def __init__(self, config: Gemma3TextConfig) -> None:
+        super().__init__(config)
+        _rotate_post_norms(self)
+
+
+_ROTATED: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
+    Gemma2ForCausalLM: RotatedGemma2ForCausalLM,
+    Gemma3ForCausalLM: RotatedGemma3ForCausalLM,
+}
+for _class in _ROTATED.values():
+    AutoConfig.register(_class.config_class.model_type, _class.config_class, exist_ok=True)
+    AutoModelForCausalLM.register(_class.config_class, _class, exist_ok=True)
+
+
+def save_twin(loaded: Loaded, q: Tensor, folder: Path) -> str:
+    """Save the twin and its tokenizer into a folder, unless one is there; return the name to load it by."""
+    if not (folder / "config.json").is_file():
+        loaded.tokenizer.save_pretrained(folder)
+        rotated_twin(loaded.model, q).save_pretrained(folder)
+    return str(folder)
+
+
+def rotated_twin(model: PreTrainedModel, q: Tensor) -> PreTrainedModel:
+    """Return a copy of a causal model in which every residual-stream activation h is Q h; its logits are the same.
 
     q: (d_model, d_model), orthogonal. RMSNorm commutes with Q but for its gain, which is therefore folded into the weights
     that read it. A norm after attention or MLP (Gemma) writes, so its gain stays where it is and Q comes after it, as a module
@@ -59,38 +141,31 @@ def rotated_twin(model: Any, q: Tensor) -> Any:
     q = q.to(twin.get_input_embeddings().weight.device)
     trunk = twin.model
     _set(trunk.embed_tokens.weight, trunk.embed_tokens.weight.double() @ q.T)
-    blocks: Any = decoder_layers(twin)
-    for block in blocks:
+    for block in decoder_layers(twin):
         _fold(block.input_layernorm, _linears(block.self_attn, READERS), q)
         before_mlp = block.pre_feedforward_layernorm if has_post_norms else block.post_attention_layernorm
         _fold(before_mlp, _linears(block.mlp, READERS), q)
-        if has_post_norms:
-            block.post_attention_layernorm = Rotated(block.post_attention_layernorm, q)
-            block.post_feedforward_layernorm = Rotated(block.post_feedforward_layernorm, q)
-        else:
-            for linear in _linears(block.self_attn, WRITERS) + _linears(block.mlp, WRITERS):
-                _set(linear.weight, q @ linear.weight.double())
-                if linear.bias is not None:
-                    _set(linear.bias, q @ linear.bias.double())
+        for linear in [] if has_post_norms else _linears(block.self_attn, WRITERS) + _linears(block.mlp, WRITERS):
+            _set(linear.weight, q @ linear.weight.double())
+            if linear.bias is not None:
+                _set(linear.bias, q @ linear.bias.double())
     _fold(trunk.norm, [twin.lm_head], q)
+    if has_post_norms:
+        _become_rotated(twin, q)
     return twin.eval().requires_grad_(False)
 
 
-class Rotated(nn.Module):
-    """A module, then Q: y -> Q module(y)."""
-
-    def __init__(self, module: nn.Module, q: Tensor) -> None:
-        super().__init__()
-        self.module = module
-        weight = next(module.parameters())
-        self.register_buffer("q", q.to(weight.device, weight.dtype))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(..., d_model) -> (..., d_model)"""
-        return nn.functional.linear(self.module(hidden), self.q)  # type: ignore[arg-type]
+def _become_rotated(twin: PreTrainedModel, q: Tensor) -> None:
+    """Put Q after every norm that writes, and make the model one of the class that is loaded so."""
+    kind = _ROTATED[type(twin)]
+    twin.__class__, twin.config.__class__ = kind, kind.config_class
+    _rotate_post_norms(twin)
+    for module in twin.modules():
+        if isinstance(module, Rotated):
+            _set(module.q, q)
 
 
-def _fold(norm: Any, readers: list[nn.Linear], q: Tensor) -> None:
+def _fold(norm: nn.Module, readers: list[nn.Linear], q: Tensor) -> None:
     """Move the norm's gain into the weights that read it, and let these read Q h: W -> W diag(gain) Q'."""
     gain = norm_gain(norm)
     for linear in readers:
@@ -99,24 +174,27 @@ def _fold(norm: Any, readers: list[nn.Linear], q: Tensor) -> None:
 
 
 @torch.no_grad()
-def _set(parameter: Any, value: Tensor) -> None:
+def _set(parameter: Tensor, value: Tensor) -> None:
     parameter.copy_(value.to(parameter.dtype))
 
 
-def _linears(module: Any, names: tuple[str, ...]) -> list[nn.Linear]:
+def _linears(module: nn.Module, names: tuple[str, ...]) -> list[nn.Linear]:
     return [getattr(module, name) for name in names if hasattr(module, name)]
 
 
-def _untie(model: Any) -> None:
-    """Give the head weights of its own."""
+def _untie(model: PreTrainedModel) -> None:
+    """Give the head its own weights."""
     head = model.lm_head
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     model.config.tie_word_embeddings = False
     model.config.get_text_config(decoder=True).tie_word_embeddings = False
 
 
-def _checked(model: Any) -> bool:
-    """Whether the blocks have norms after attention and MLP. ValueError where anything is there that a twin does not rotate."""
+def _checked(model: PreTrainedModel) -> bool:
+    """Return whether the blocks have norms after attention and MLP.
+
+    Raises ValueError where anything is there that a twin does not rotate.
+    """
     kind = type(model).__name__
     trunk = getattr(model, "model", None)
     beside = {name for name, _ in trunk.named_children()} if trunk is not None else set()
@@ -127,8 +205,7 @@ def _checked(model: Any) -> bool:
         )
     unknown = {name for name in beside - wanted if list(getattr(trunk, name).parameters())}
     norms: set[str] = set()
-    blocks: Any = decoder_layers(model)
-    for block in blocks:
+    for block in decoder_layers(model):
         children = dict(block.named_children())
         norms = {name for name in children if name.endswith("layernorm")}
         unknown |= {name for name, _ in block.named_parameters(recurse=False)}
@@ -143,4 +220,6 @@ def _checked(model: Any) -> bool:
                     unknown.add(name)
     if unknown:
         raise ValueError(f"{kind} has modules a twin does not know: {', '.join(sorted(unknown))}: no twin of it")
+    if norms == _GEMMA_NORMS and type(model) not in _ROTATED:
+        raise ValueError(f"{kind} has norms after attention and MLP, but is not Gemma 2 or 3: no twin of it")
     return norms == _GEMMA_NORMS

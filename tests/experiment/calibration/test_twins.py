@@ -5,12 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_gemma2, tiny_gemma3, tiny_llama, tiny_qwen2, tiny_qwen3
-from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, Olmo2Config, Olmo2ForCausalLM
+from tiny import tiny_gemma2, tiny_gemma3, tiny_llama, tiny_qwen2, tiny_qwen3, tiny_tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+)
 
-from steer_bench.experiment.calibration.twins import random_permutation, random_rotation, rotated_twin
+from steer_bench.experiment.calibration.twins import random_permutation, random_rotation, rotated_twin, save_twin
 from steer_bench.models.blocks import decoder_layers
-from steer_bench.models.load import load_model
+from steer_bench.models.load import Loaded, load_model
 from steer_bench.models.offline import OFFLINE_MODELS, cache_folder
 
 BUILDERS = {
@@ -149,3 +157,19 @@ def test_the_offline_models_have_twins(name):
     twin = rotated_twin(loaded.model, random_rotation(loaded.model.config.hidden_size))
     with torch.inference_mode():
         torch.testing.assert_close(twin(ids).logits, loaded.model(ids).logits, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["llama tied", "gemma3", "gemma2", "qwen3"])
+def test_a_saved_twin_is_loaded_as_any_model_is(kind, tmp_path):
+    model = BUILDERS[kind]()
+    name = save_twin(Loaded("one", model, tiny_tokenizer()), random_rotation(32), tmp_path / "twin")
+    twin, ids = load_model(name, dtype="float32", device="cpu").model, _ids(512)
+    with torch.inference_mode():
+        torch.testing.assert_close(twin(ids).logits, model(ids).logits, atol=1e-4, rtol=0)
+    assert isinstance(twin, type(model))
+    plain = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(ids).logits, model.double()(ids).logits, atol=1e-5, rtol=0)
+    before = (tmp_path / "twin" / "model.safetensors").stat().st_mtime_ns
+    assert save_twin(Loaded("one", model, tiny_tokenizer()), random_rotation(32), tmp_path / "twin") == name
+    assert (tmp_path / "twin" / "model.safetensors").stat().st_mtime_ns == before
