@@ -169,10 +169,10 @@ def like_native(twin: Twin, results: Bootstrap, arms: Arms) -> Iterator[Check]:
 
 
 def shuffled_pairs(results: Bootstrap, found: Results) -> Check:
-    """Check that maps fitted on false pairs transfer nothing."""
+    """Check that maps fitted on false pairs transfer nothing, each judged as the only arm of a run."""
     false = {info.arm for info in found.run.arms if info.method.startswith("shuffled-")}
     arms = [arm for arm in results.means if arm.name in false]
-    claimed = [arm for arm, found in verdicts(results, arms, NATIVE, [RANDOM, WRONG]).items() if found.word in CLAIMS]
+    claimed = [arm for arm in arms if verdicts(results, [arm], NATIVE, [RANDOM, WRONG])[arm].word in CLAIMS]
     measured = f"{len(claimed)} of {len(arms)} ({', '.join(dict.fromkeys(arm.name for arm in arms))})"
     if claimed:
         measured += f": {', '.join(dict.fromkeys(arm.name for arm in claimed))}"

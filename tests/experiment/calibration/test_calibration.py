@@ -139,12 +139,11 @@ def test_there_is_a_line_of_progress_for_each_experiment(whole):
     assert [line.rsplit(": ", 1)[1] for line in whole.said if ":" in line] == ["twins", "same", "dead", "nulls"]
 
 
-def test_what_is_finished_is_not_computed_again(whole, tiny, monkeypatch):
-    monkeypatch.setattr(calibrating, "save_twin", lambda loaded, q, folder: str(folder))
-    files = {path: path.stat().st_mtime_ns for path in (whole.out / "runs").rglob("*.safetensors")}
+def test_what_is_finished_is_not_computed_again(whole, tiny):
+    files = {path: path.stat().st_mtime_ns for path in whole.out.rglob("*.safetensors")}
     again = calibrate(whole.model, whole.out, sizes=SIZES, device="cpu", data=tiny[1])
     assert again == whole.found
-    assert {path: path.stat().st_mtime_ns for path in (whole.out / "runs").rglob("*.safetensors")} == files
+    assert {path: path.stat().st_mtime_ns for path in whole.out.rglob("*.safetensors")} == files
 
 
 def test_the_command_exits_with_1_when_a_case_fails(monkeypatch):
@@ -268,7 +267,7 @@ def test_false_positives_fails_where_null_arms_steer_and_where_there_are_none(wh
     assert not checks.false_positives(Results(unnamed, nulls.rows), whole.model).passed
     for n, passed in ((2, True), (3, False)):
         rows = list(nulls.rows)
-        for i in range(1, 2 * n, 2):  # every other: the next one is the random control
+        for i in range(2, 2 * n + 1, 2):  # every other: the next one is the random control, the first is native's
             arm = ArmKey("", f"random-{i}")
             rows = relabelled([row for row in rows if row.arm != arm.name], checks.NATIVE, arm)
         check = checks.false_positives(Results(nulls.run, rows), whole.model)
