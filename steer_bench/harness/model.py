@@ -109,7 +109,7 @@ class SteeredLM(HFLM):
             records=records if isinstance(records, Records) else Records(records), fingerprint=self._fingerprint,
             device=self.device, prefix=self.prefix_token_id,
         )  # fmt: skip
-        self.steerer, self.records = self.steered.steerer, self.steered.records
+        self.steerer = self.steered.steerer
         self.scorer = Scorer(self.steered, forward=self._model_call, softmax_dtype=self.softmax_dtype)
         self.generator = Generator(self.steered, seed=int(seed))
         self.keep_non_finite = keep_non_finite
@@ -137,6 +137,15 @@ class SteeredLM(HFLM):
         ranks.wait(self.world_size)
 
     # ------------------------------------------------------------------------------------------ what this model is
+
+    @property
+    def records(self) -> Records:
+        """Where finished answers are kept and found again."""
+        return self.steered.records
+
+    @records.setter
+    def records(self, records: Records) -> None:
+        self.steered.records = records
 
     @property
     def default(self) -> Steering:

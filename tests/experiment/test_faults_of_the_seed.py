@@ -9,7 +9,7 @@ from steer_bench.experiment import run as runs
 from steer_bench.results.rows import Row
 from steer_bench.results.stats.unapplied import arms_without_effect
 from steer_bench.transfer.pairs import check_unseen
-from steer_bench.vectors.store import VectorStore, check_distinct, check_same_texts
+from steer_bench.vectors.store import VectorCard, VectorStore, check_distinct, check_same_texts
 from steer_bench.vectors.tensor_file import load_card
 
 RNG = np.random.default_rng(0)
@@ -18,7 +18,9 @@ SEA, LAW, TEA = (RNG.standard_normal(16).astype(np.float32) for _ in range(3))
 
 def store(model: str = "a", vectors: dict | None = None, **card) -> VectorStore:
     vectors = {"sea": SEA, "law": LAW} if vectors is None else vectors
-    return VectorStore(model, 2, vectors, 1.0, {"texts": {key: f"hash of {key}" for key in vectors}, **card})
+    return VectorStore(
+        model, 2, vectors, 1.0, VectorCard(**{"texts": {key: f"hash of {key}" for key in vectors}, **card})
+    )
 
 
 def test_fault_1_a_map_trained_on_the_test_concepts(tmp_path):

@@ -14,6 +14,7 @@ import steer_bench.cli
 from steer_bench.cli.faults import printable
 from steer_bench.models.steered.selftest import SelfTestError
 from steer_bench.models.steered.steering import Steerer
+from steer_bench.vectors.arms import ArmsCard
 
 PAIR = [(TEXTS[0][:12], TEXTS[0][12:], steer())]
 OVERFLOW = 1e6
@@ -210,7 +211,7 @@ def test_every_command_prints_through_what_strips_escape_sequences(monkeypatch, 
     }
     assert {name: n for name, n in said.items() if n} == {"__init__.py": 2, "app.py": 1, "lmeval.py": 1}
     path = tmp_path / "arms.safetensors"
-    make_arms(card={"revision": "\x1b]0;own\x07\x1b[2Jabc"}).save(path)
+    make_arms(card=ArmsCard(revision="\x1b]0;own\x07\x1b[2Jabc")).save(path)
     monkeypatch.setattr(sys, "argv", ["steer-bench", "inspect", str(path)])
     with pytest.raises(SystemExit) as left:
         steer_bench.cli.main()

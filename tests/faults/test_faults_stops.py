@@ -10,13 +10,13 @@ from effort import FULL
 EVERY_KILL = [
     *[(moment, k) for k in (1, 2) for moment in ("before", "inside", "after")],
     *[("inside", 1), ("after", 2), ("before", 1)],
-    *[("rating", 1), ("rated", 1), ("rating", 4), ("rated", 5), ("rating", 2)],
     *[("samples", k) for k in (1, 2, 3, 4)],
+    *[("rating", 1), ("rated", 1), ("rating", 4), ("rated", 5), ("rating", 2)],
     *[("replace", k) for k in (1, 2, 3, 4, 5, 6, 7)],
 ]
 ONE_OF_EACH = [
     *[("inside", 1), ("before", 2), ("after", 2)],
-    *[("rating", 1), ("rated", 5), ("samples", 1), ("replace", 1), ("replace", 5)],
+    *[("samples", 1), ("rating", 1), ("rated", 5), ("replace", 1), ("replace", 5)],
 ]
 KILLS = EVERY_KILL if FULL else ONE_OF_EACH
 """One after the other on one run folder, then a run to the end."""

@@ -14,7 +14,7 @@ def test_metadata_goes_before_the_experiments_limits_and_those_before_the_yaml()
 
 def test_what_else_stands_in_the_metadata_is_the_models_or_lm_evals():
     given = {"pretrained": "m", "version": 1.0, "dtype": "float32", "limits": None, "max_concepts": 2}
-    assert read_options("specificity", given).model_dump(exclude_none=True) == {"max_concepts": 2}
+    assert read_options("specificity", given).model_dump(exclude_none=True) == {"max_concepts": 2, "rate": True}
 
 
 def test_factors_are_sorted_and_stand_once_and_one_needs_no_list():
@@ -22,6 +22,7 @@ def test_factors_are_sorted_and_stand_once_and_one_needs_no_list():
     assert read_options("t", {"factors": 0.2, "only_arms": "native"}).model_dump(exclude_none=True) == {
         "factors": (0.2,),
         "only_arms": ("native",),
+        "rate": True,
     }
 
 

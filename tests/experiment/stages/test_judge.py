@@ -201,7 +201,7 @@ def test_judging_within_plain_lm_eval_gives_what_stage_judge_gives(copy: runs.Ru
     limits = {"concept_steering": {"max_prompts": 1, "max_new_tokens": 5}}
     metadata = {"arms": str(run.folder.arms(target)), "records": str(run.folder.records), "limits": limits}
     manager = TaskManager(include_path=str(shipped("tasks")), include_defaults=False, metadata=metadata)
-    lm = open_lm(run, target, alone=True)
+    lm = open_lm(run, target)
     found = simple_evaluate(
         model=lm, tasks=["concept_steering"], task_manager=manager, bootstrap_iters=0,
         apply_chat_template=lm.tokenizer.chat_template is not None,
