@@ -11,17 +11,7 @@ from pathlib import Path
 
 import typer
 
-from steer_bench.cli import (  # noqa: F401 (each adds its commands)
-    checks,
-    doctor,
-    judging,
-    lmeval,
-    planning,
-    report,
-    search,
-    stages,
-    vectors,
-)
+from steer_bench.cli import checks, doctor, judging, lmeval, planning, report, search, stages, vectors  # noqa: F401 (commands)
 from steer_bench.cli.app import app
 from steer_bench.cli.faults import Fault, explained, printable
 from steer_bench.models.device import keep_freed_memory
@@ -55,6 +45,5 @@ def _said(error: Exception) -> list[str]:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return [f"{where}{explained(error, Path.cwd())}"]
-    return [
-        f"{explained(error, Path.cwd())}; this is a fault of steer-bench: the same command with --debug shows where"
-    ]
+    said = explained(error, Path.cwd())
+    return [f"{said}; this is a fault of steer-bench: the same command with --debug shows where"]

@@ -12,6 +12,7 @@ from steer_bench.cli.faults import Fault, explained, printable
 
 if TYPE_CHECKING:
     from steer_bench.experiment.run import Run, Stages
+    from steer_bench.judge.config import JudgeConfig
 
 app = typer.Typer(
     help="Does a steering vector learned on one language model still steer another, and at what cost? "
@@ -37,19 +38,25 @@ def say(text: object, *, err: bool = False) -> None:
     typer.echo(printable(str(text)), err=err)
 
 
+def open_run(name: str, folder: Path | None = None, *, judge: JudgeConfig | None = None) -> Run:
+    """Open a run as `steer_bench.experiment.run.open_run` does, which is imported only now."""
+    from steer_bench.experiment import run
+
+    return run.open_run(name, folder, judge=judge)
+
+
 def run_stages(run: Run, stages: Stages) -> list[Path]:
     """Run stages in order, under the run's lock; return the files of the last.
 
     A stop or a fault leaves what is saved and says how to go on.
     """
-    from steer_bench.experiment.run import MissingStageError
     from steer_bench.models.stopping import stoppable
 
     files: list[Path] = []
     folder, resume = run.folder.path, f"steer-bench run {plain(run.folder.path)}"
-    with StageErrors("the run", folder, resume, passed=(MissingStageError,)), run.folder.lock(), stoppable():
+    with StageErrors("the run", folder, resume), run.folder.lock(), stoppable():
         for name, stage in stages.items():
-            with StageErrors(name, folder, resume, passed=(MissingStageError,)):
+            with StageErrors(name, folder, resume):
                 files = stage(run)
     return files
 
@@ -57,19 +64,21 @@ def run_stages(run: Run, stages: Stages) -> list[Path]:
 class StageErrors:
     """Turn what a stage raises into a Fault that says how to go on, and Ctrl-C into exit code 130."""
 
-    def __init__(self, name: str, folder: Path, resume: str, *, passed: tuple[type[Exception], ...] = ()) -> None:
-        self.name, self.folder, self.resume, self.passed = name, folder, resume, passed
+    def __init__(self, name: str, folder: Path, resume: str) -> None:
+        self.name, self.folder, self.resume = name, folder, resume
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         from steer_bench.experiment.folder import RunLockedError
+        from steer_bench.experiment.run import MissingStageError
 
         if isinstance(error, KeyboardInterrupt):
             say(f"interrupted; what is finished is saved, continue with: {self.resume}", err=True)
             raise typer.Exit(130) from error
-        if isinstance(error, Exception) and not isinstance(error, (Fault, RunLockedError, typer.Exit, *self.passed)):
+        passed = (Fault, RunLockedError, MissingStageError, typer.Exit)
+        if isinstance(error, Exception) and not isinstance(error, passed):
             said = f"{self.name} stopped: {explained(error, self.folder)}"
             raise Fault(f"{said}; what is finished is saved, continue with: {self.resume}") from error
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer_bench.cli.app import app, say
+from steer_bench.cli.app import app, open_run, say
 from steer_bench.cli.faults import free_bytes
 
 if TYPE_CHECKING:
@@ -58,10 +58,8 @@ def _machine() -> Iterator[Finding]:
 
     from steer_bench.models.device import default_device, resolve_dtype
 
-    device = default_device()
-    named = (
-        torch.cuda.get_device_name(0) if device == "cuda" else f"{torch.get_num_threads()} of {os.cpu_count()} threads"
-    )
+    device, named = default_device(), f"{torch.get_num_threads()} of {os.cpu_count()} threads"
+    named = torch.cuda.get_device_name(0) if device == "cuda" else named
     yield "ok", "device", f"{device} ({named})"
     yield "ok", "dtype", f"auto is {str(resolve_dtype('auto', device)).removeprefix('torch.')} here"
     if device == "cuda":
@@ -89,18 +87,13 @@ def _disk(folder: Path) -> Finding:
 
 
 def _experiment(name: str) -> Iterator[Finding]:
-    from steer_bench.experiment.run import open_run
-
     try:
         run = open_run(name)
     except ValueError as error:
         yield from (("missing", "experiment", line) for line in str(error).splitlines())
         return
-    yield (
-        "ok",
-        "experiment",
-        f"{run.experiment.name}: {len(run.data.splits.test)} test concepts, {len(run.targets)} targets",
-    )
+    sizes = f"{len(run.data.splits.test)} test concepts, {len(run.targets)} targets"
+    yield "ok", "experiment", f"{run.experiment.name}: {sizes}"
     yield _disk(run.folder.path)
     yield _judge(run.experiment.judge)
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer_bench.cli.app import Fault, StageErrors, plain, run_stages, show
+from steer_bench.cli.app import StageErrors, plain, run_stages, show
+from steer_bench.cli.faults import Fault
 
 if TYPE_CHECKING:
     from steer_bench.experiment.run import Run, Stage, Stages
@@ -23,17 +24,11 @@ if TYPE_CHECKING:
 ENGINES = ("in-process", "ray")
 
 EngineName = Annotated[str, typer.Option("--engine", help="`in-process`, or `ray` (needs the extra [ray]).")]
-Address = Annotated[
-    str | None,
-    typer.Option("--address", help="Ray cluster (`auto`, or host:port); none: one is started on this machine."),
-]
+_CLUSTER = "Ray cluster (`auto`, or host:port); none: one is started on this machine."
+Address = Annotated[str | None, typer.Option("--address", help=_CLUSTER)]
 Processes = Annotated[int, typer.Option("--processes", help="Processes on this machine: on CUDA one GPU each.")]
-Shard = Annotated[
-    str | None,
-    typer.Option(
-        "--shard", metavar="I/N", help="Measure only shard I (0 to N-1) of N, into records of its own; for job arrays."
-    ),
-]
+_SHARD = "Measure only shard I (0 to N-1) of N, into records of its own; for job arrays."
+Shard = Annotated[str | None, typer.Option("--shard", metavar="I/N", help=_SHARD)]
 
 
 def check_engine(name: str, address: str | None = None) -> None:
@@ -85,8 +80,7 @@ def measure_one_shard(opened: Run, shard: str) -> list[Path]:
     from steer_bench.models.stopping import stoppable
 
     check_arms(opened)
-    index, count = int(match[1]), int(match[2])
-    folder = opened.folder
+    index, count, folder = int(match[1]), int(match[2]), opened.folder
     resume = f"steer-bench evaluate {plain(folder.path)} --shard {index}/{count}"
     with StageErrors(f"shard {shard}", folder.path, resume), folder.shard_lock(index, count), stoppable():
         return measure_shards(opened, index, count)

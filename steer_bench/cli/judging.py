@@ -8,24 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer_bench.cli.app import Out, RunArgument, Unscored, app, print_files, run_stages, say
+from steer_bench.cli.app import Out, RunArgument, Unscored, app, open_run, print_files, run_stages, say
 
 if TYPE_CHECKING:
     from steer_bench.experiment.run import Run
     from steer_bench.judge.check import CheckRow
     from steer_bench.judge.config import JudgeConfig
 
-JudgeSpec = Annotated[
-    str | None,
-    typer.Option(
-        "--judge", metavar="SPEC", help="KIND[:MODEL][,KEY=VALUE...] or a YAML file; default the experiment's judge."
-    ),
-]
+_SPEC = "KIND[:MODEL][,KEY=VALUE...] or a YAML file; default the experiment's judge."
+JudgeSpec = Annotated[str | None, typer.Option("--judge", metavar="SPEC", help=_SPEC)]
 
 
 def open_judged(experiment: str, out: Path | None, spec: str | None) -> Run:
     """Open a run, with the judge given if there is one, and check that its judge answers before any model is loaded."""
-    from steer_bench.experiment.run import open_run
     from steer_bench.experiment.stages.judge import probe_run
     from steer_bench.judge.config import read_judge
 
@@ -58,25 +53,23 @@ def judge(
 ) -> None:
     """Rate the replies of a finished run, or rate them again by another judge; generate nothing."""
     from steer_bench.experiment.ratings import all_ratings, judge_agreement
-    from steer_bench.experiment.run import open_run
-    from steer_bench.experiment.stages.judge import judge as rate
-    from steer_bench.experiment.stages.judge import probe, unrated
+    from steer_bench.experiment.stages import judge as stage
     from steer_bench.judge.config import judge_id, read_judge
     from steer_bench.results.measures import JUDGED
 
     opened = open_run(experiment, out)
     config = read_judge(judge) if judge else opened.experiment.judge
     if check:
-        probe(config)  # before anything heavy is imported
+        stage.probe(config)  # before anything heavy is imported
         from steer_bench.experiment.judge_check import check as check_run
 
         _print_check(check_run(opened, config, limit=limit))
         return
     if JUDGED not in opened.experiment.tasks:
         raise ValueError(f"{opened.folder}: the run has no {JUDGED}, the task whose replies are judged")
-    if unrated(opened, config, again=True):
-        probe(config)
-    print_files(run_stages(opened, {"judge": partial(rate, config=config)}))
+    if stage.unrated(opened, config, again=True):
+        stage.probe(config)
+    print_files(run_stages(opened, {"judge": partial(stage.judge, config=config)}))
     ratings, name = all_ratings(opened), judge_id(config)
     for target, found in ratings[name].items():
         spent = ""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from steer_bench.cli.app import Out, RunArgument, app, say
-
-if TYPE_CHECKING:
-    from steer_bench.experiment.plan import Plan, Throughput
-
-GPUS = (1, 8, 64)
+from steer_bench.cli.app import Out, RunArgument, app, open_run, say
+from steer_bench.cli.faults import free_bytes
 
 
 @app.command()
@@ -26,47 +22,35 @@ def plan(
     pairs: Annotated[int | None, typer.Option(min=1, help="As if there were so many directed pairs.")] = None,
 ) -> None:
     """A dry run: rows, tokens, judge calls, disk, time and what is missing; nothing is measured."""
-    from steer_bench.experiment.plan import Throughput
+    from tabulate import tabulate
+
     from steer_bench.experiment.plan import plan as count
-    from steer_bench.experiment.run import open_run
 
     if rates is not None and min(rates) <= 0:
         raise ValueError(f"--rates {rates[0]} {rates[1]}: give tokens a second above 0")
     if scale and rates is None:
-        raise ValueError(
-            "--scale: needs --rates READ WRITTEN, the tokens that one of your GPUs reads and writes a second"
-        )
-    found = count(open_run(experiment, out), concepts=concepts, pairs=pairs)
-    _show_work(found)
-    if rates is not None:
-        _show_time(found, Throughput(*rates), GPUS if scale else (1,))
-
-
-def _show_work(plan: Plan) -> None:
-    from tabulate import tabulate
-
-    lines = [[target, task, *vars(cost).values()] for (target, task), cost in plan.costs.items()]
-    lines.append(["all", "", *vars(plan.total).values()])
+        raise ValueError("--scale: needs --rates READ WRITTEN, tokens that one of your GPUs reads and writes a second")
+    run = open_run(experiment, out)
+    found = count(run, concepts=concepts, pairs=pairs)
+    lines = [[target, task, *vars(cost).values()] for (target, task), cost in found.costs.items()]
+    lines.append(["all", "", *vars(found.total).values()])
     heads = ["target", "task", "cells", "samples", "answers", "tokens read", "tokens written", "judged"]
     say(tabulate(lines, heads, tablefmt="github", intfmt=",", disable_numparse=[0, 1]))
-    say(f"\nextract reads {plan.extract:,} tokens, fit {plan.fit:,} (training of MLP maps not counted)")
-    say(f"judge: {plan.judge_calls:,} calls")
-    disk = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.disk.items())
-    say(f"disk: {_bytes(sum(plan.disk.values()))} ({disk}); free: {_bytes(plan.free)}")
-    if sum(plan.disk.values()) > plan.free:
+    say(f"\nextract reads {found.extract:,} tokens, fit {found.fit:,} (training of MLP maps not counted)")
+    say(f"judge: {found.judge_calls:,} calls")
+    needed, free = sum(found.disk.values()), free_bytes(run.folder.path)
+    kinds = ", ".join(f"{name} {_bytes(size)}" for name, size in found.disk.items())
+    say(f"disk: {_bytes(needed)} ({kinds}); free: {_bytes(free)}")
+    if needed > free:
         say("disk: not enough; choose another folder with --out")
-    say("missing: " + ("; ".join(plan.missing) or "nothing"))
-
-
-def _show_time(plan: Plan, throughput: Throughput, gpus: tuple[int, ...]) -> None:
-    from tabulate import tabulate
-
-    stages = plan.stages(throughput)
-    lines = [[stage.name, *(_hours(stage.hours(n)) for n in gpus)] for stage in stages]
-    lines.append(["all", *(_hours(sum(stage.hours(n) for stage in stages)) for n in gpus)])
-    heads = ["hours", *(f"{n} GPU" + "s" * (n > 1) for n in gpus)]
-    say("\n" + tabulate(lines, heads, tablefmt="github", disable_numparse=True))
-    say("hours = tokens read / read rate + tokens written / write rate, over the GPUs a part can use")
+    say("missing: " + ("; ".join(found.missing) or "nothing"))
+    if rates is not None:
+        gpus, stages = ((1, 8, 64) if scale else (1,)), found.stages(*rates)
+        lines = [[stage.name, *(_hours(stage.hours(n)) for n in gpus)] for stage in stages]
+        lines.append(["all", *(_hours(sum(stage.hours(n) for stage in stages)) for n in gpus)])
+        heads = ["hours", *(f"{n} GPU" + "s" * (n > 1) for n in gpus)]
+        say("\n" + tabulate(lines, heads, tablefmt="github", disable_numparse=True))
+        say("hours = tokens read / read rate + tokens written / write rate, over the GPUs a part can use")
 
 
 def _hours(value: float) -> str:

@@ -7,17 +7,9 @@ from typing import Annotated
 
 import typer
 
-from steer_bench.cli.app import Figures, Out, RunArgument, Unscored, app, print_files, run_stages, show
-from steer_bench.cli.engines import (
-    Address,
-    EngineName,
-    Processes,
-    Shard,
-    finish,
-    in_processes,
-    measure_one_shard,
-    open_engine,
-)
+from steer_bench.cli import engines
+from steer_bench.cli.app import Figures, Out, RunArgument, Unscored, app, open_run, print_files, run_stages, show
+from steer_bench.cli.engines import Address, EngineName, Processes, Shard
 from steer_bench.cli.judging import JudgeSpec, end_judged, open_judged
 
 
@@ -35,11 +27,11 @@ def run(
     """All stages, from concept texts to the leaderboard; continues where it stopped."""
     opened = open_judged(experiment, out, judge)
     if processes != 1:
-        in_processes("run", opened, processes, *([] if figures else ["--no-figures"]))
+        engines.in_processes("run", opened, processes, *([] if figures else ["--no-figures"]))
     else:
-        with open_engine(engine, address) as stages:
+        with engines.open_engine(engine, address) as stages:
             run_stages(opened, {name: stages[name] for name in ("extract", "fit", "evaluate")})
-            if finish(opened, stages["judge"], figures=figures) > 1:
+            if engines.finish(opened, stages["judge"], figures=figures) > 1:
                 return  # a rank: who started the ranks looks at what they rated
     end_judged(opened, opened.experiment.judge, max_unscored)
 
@@ -47,8 +39,6 @@ def run(
 @app.command()
 def extract(experiment: RunArgument, out: Out = None) -> None:
     """DiffMean vectors of every concept on every model."""
-    from steer_bench.experiment.run import open_run
-
     opened = open_run(experiment, out)
     from steer_bench.experiment.stages.extract import extract
 
@@ -58,8 +48,6 @@ def extract(experiment: RunArgument, out: Out = None) -> None:
 @app.command()
 def fit(experiment: RunArgument, out: Out = None) -> None:
     """Transfer maps of every pair, and the arms of every target."""
-    from steer_bench.experiment.run import open_run
-
     opened = open_run(experiment, out)
     from steer_bench.experiment.stages.fit import fit
 
@@ -80,15 +68,13 @@ def evaluate(
     shard: Shard = None,
 ) -> None:
     """Generate and score, in one lm-eval run per target: all arms, concepts, factors and tasks. No judge is asked."""
-    from steer_bench.experiment.run import open_run
-
     opened = open_run(experiment, out)
     if shard is not None:
-        return print_files(measure_one_shard(opened, shard))
+        return print_files(engines.measure_one_shard(opened, shard))
     if processes != 1:
-        in_processes("evaluate", opened, processes)
+        engines.in_processes("evaluate", opened, processes)
     else:
-        with open_engine(engine, address) as stages:
+        with engines.open_engine(engine, address) as stages:
             print_files(run_stages(opened, {"evaluate": stages["evaluate"]}))
 
 
@@ -103,7 +89,6 @@ def report(
 ) -> None:
     """leaderboard.md, leaderboard.html and figures of a finished evaluation."""
     from steer_bench.experiment.ratings import find_judge
-    from steer_bench.experiment.run import open_run
     from steer_bench.experiment.stages.report import report
 
     opened = open_run(experiment, out)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from steer_bench.cli.app import Out, RunArgument, app, plain, print_files, say
+from steer_bench.cli.app import Out, RunArgument, app, open_run, plain, print_files, say
 
 FromFormat = Annotated[str | None, typer.Option("--from", help="Format of the file; guessed when left out.")]
 Ids = Annotated[Path | None, typer.Option(help="Text file with an id a line, for formats without ids.")]
@@ -109,7 +109,6 @@ def layers(experiment: RunArgument, out: Out = None) -> None:
     """How reliable vectors are at every layer of each model, in one pass over the texts: what to choose `layer` by."""
     from tabulate import tabulate
 
-    from steer_bench.experiment.run import open_run
     from steer_bench.experiment.stages.extract import reliabilities
 
     lines = reliabilities(open_run(experiment, out))
@@ -117,6 +116,6 @@ def layers(experiment: RunArgument, out: Out = None) -> None:
     rows = [(x.model, x.layer, "*" if x.used else "", x.cosine, x.centred_cosine, x.retrieval) for x in lines]
     say(tabulate(rows, columns, tablefmt="github", floatfmt=".3f"))
     say(
-        f"\nBetween the vectors of two disjoint halves of a concept's texts, means over {lines[0].n} concepts of the fit and select "
-        "splits (test concepts are not looked at). Centred: without what all concepts share. *: the experiment's layer."
+        f"\nBetween the vectors of two disjoint halves of a concept's texts, means over {lines[0].n} concepts of the fit and "
+        "select splits (test concepts are not looked at). Centred: without what all concepts share. *: the experiment's layer."
     )

@@ -76,13 +76,10 @@ def _check_texts(data: Data, errors: CollectErrors) -> None:
 def _check_capability_arms(data: Data, errors: CollectErrors) -> None:
     """Collect the capability arms that the experiment does not make."""
     capability, imported = data.experiment.capability, [entry.name for entry in data.experiment.vectors]
-    if capability is None:
-        return
     made = {*imported, *(adapter.name for adapter in data.adapters)}
     made |= {arm.name for adapter in data.adapters for arm in adapter.arms([""])}
     made |= {Arm(adapter.name, name).name for adapter in data.adapters if adapter.needs_source for name in imported}
-    for arm in capability.arms or []:
+    for arm in (capability and capability.arms) or ():
         if arm not in made:
-            errors.add(
-                ("capability", "arms"), f"capability.arms: {arm!r} is not one of the arms; {hint(arm, sorted(made))}"
-            )
+            said = f"capability.arms: {arm!r} is not one of the arms; {hint(arm, sorted(made))}"
+            errors.add(("capability", "arms"), said)

@@ -11,6 +11,8 @@ from steer_bench.harness.ifeval import ifeval_rule
 from steer_bench.judge.config import EmbeddingConfig, JudgeConfig
 from steer_bench.results.measures import DEFAULT_TASKS, GRID, MEASURES, SPECIFICITY
 
+DEFAULT_ADAPTERS = ("native", "identity", "linear", "mlp", "random", "mean", "prompt")
+
 
 class Strict(BaseModel):
     """Unknown keys are errors."""
@@ -34,8 +36,7 @@ class ConceptConfig(Strict):
     limit: int | None = Field(default=None, ge=1)
     held_out: int = Field(default=8, ge=1)
     halves: bool | Literal["auto"] = "auto"
-    """Whether a source's vectors and the target's own come from disjoint halves of a concept's texts; auto: where that leaves
-    16 texts a side for each."""
+    """Whether source and native vectors come from disjoint halves of a concept's texts; auto: where each has 16 texts per side."""
     alike: list[tuple[str, str]] = []
     """Pairs of concepts that may have the same vector."""
 
@@ -48,8 +49,7 @@ class SplitConfig(Strict):
     test: int | float | list[str]
     seed: int = 0
     similarity: float | None = Field(default=None, gt=0, le=1)
-    """Cosine of two descriptions' sentence embeddings (MiniLM) from which on two concepts stay in one split, beside what the
-    overlap of their words keeps together."""
+    """Cosine of descriptions' sentence embeddings (MiniLM) from which on two concepts stay in one split, as do those of like words."""
 
 
 class NeutralConfig(Strict):
@@ -152,15 +152,7 @@ class Experiment(Strict):
     capability: CapabilityConfig | None = None
     neutral: NeutralConfig
     prompts: str = "instructions.jsonl"
-    adapters: list[str | dict[str, dict[str, object]]] = [
-        "native",
-        "identity",
-        "linear",
-        "mlp",
-        "random",
-        "mean",
-        "prompt",
-    ]
+    adapters: list[str | dict[str, dict[str, object]]] = list(DEFAULT_ADAPTERS)
     factors: list[float] | dict[str, list[float]] = list(GRID)
     tasks: dict[str, TaskConfig] = {task: TaskConfig() for task in DEFAULT_TASKS}
     judge: JudgeConfig = EmbeddingConfig()
@@ -190,25 +182,17 @@ class Experiment(Strict):
 
     def grid(self, task: str) -> tuple[float, ...]:
         """Return the factors of a task."""
-        named = self.factors if isinstance(self.factors, dict) else {}
+        named, shared = (self.factors, list(GRID)) if isinstance(self.factors, dict) else ({}, self.factors)
         if task == SPECIFICITY:  # a matrix: one factor, unless the task is named
             return tuple(named.get(task, MEASURES[task].factors))
-        given = named.get(task, GRID) if isinstance(self.factors, dict) else self.factors
-        return tuple(sorted(set(given)))
+        return tuple(sorted(set(named.get(task, shared))))
 
     @property
     def directed(self) -> list[tuple[str, str]]:
-        """(source, target) pairs."""
+        """Pairs of models, (source, target)."""
         names = [model.name for model in self.models]
-        if self.pairs == "all":
-            return [(source, target) for target in names for source in names if source != target]
-        return [tuple(pair) for pair in self.pairs]  # type: ignore[misc]
-
-    @property
-    def targets(self) -> list[str]:
-        """Targets in the order of the models."""
-        targets = {target for _, target in self.directed}
-        return [model.name for model in self.models if model.name in targets]
+        every = [(source, target) for target in names for source in names if source != target]
+        return every if self.pairs == "all" else list(self.pairs)
 
     @property
     def limits(self) -> dict[str, dict[str, int | float]]:

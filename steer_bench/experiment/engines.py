@@ -17,12 +17,8 @@ from steer_bench.experiment.stages.report import report
 from steer_bench.results.file import Results, load_results
 
 STAGES: Stages = {
-    "extract": extract,
-    "fit": fit,
-    "evaluate": evaluate,
-    "judge": partial(judge, again=False),
-    "report": report,
-}
+    "extract": extract, "fit": fit, "evaluate": evaluate, "judge": partial(judge, again=False), "report": report,
+}  # fmt: skip
 
 
 def run(experiment: str, folder: Path | None = None) -> Results:

@@ -10,7 +10,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -27,39 +26,24 @@ class RunLockedError(ValueError):
     """Another process is at work in the run folder."""
 
 
-@dataclass(frozen=True)
 class Folder:
     """A run's folder, RUN, and where everything in it stands."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.experiment = path / "experiment.yaml"
+        """The experiment, resolved, with what was used."""
+        self.protocol = path / "protocol.json"
+        """What is measured."""
+        self.records = path / "records.sqlite"
+        """Finished answers."""
+        self.results = path / "results.json"
+        """Every measured row."""
+        self.samples = path / "samples.json"
+        """The replies that the page shows."""
 
     def __str__(self) -> str:
         return str(self.path)
-
-    @property
-    def experiment(self) -> Path:
-        """RUN/experiment.yaml: the experiment, resolved, with what was used."""
-        return self.path / "experiment.yaml"
-
-    @property
-    def protocol(self) -> Path:
-        """RUN/protocol.json: what is measured."""
-        return self.path / "protocol.json"
-
-    @property
-    def records(self) -> Path:
-        """RUN/records.sqlite: finished answers."""
-        return self.path / "records.sqlite"
-
-    @property
-    def results(self) -> Path:
-        """RUN/results.json: every measured row."""
-        return self.path / "results.json"
-
-    @property
-    def samples(self) -> Path:
-        """RUN/samples.json: the replies that the page shows."""
-        return self.path / "samples.json"
 
     def vectors(self, model: str, kind: VectorKind = "") -> Path:
         """RUN/vectors/MODEL.safetensors: the model's own vectors; another `kind` stands in a folder within."""
@@ -119,12 +103,8 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
             "the same command again"
         ) from None
     try:
-        said = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
-        }
-        holder.write_text(json.dumps(said))
+        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
         yield
     finally:
         holder.unlink(missing_ok=True)

@@ -15,17 +15,14 @@ from steer_bench.experiment.data import Data
 from steer_bench.files import file_digest
 from steer_bench.vectors.convert import read_vectors
 
-Imported = dict[str, dict[str, Tensor]]
-"""Name of the arm -> concept -> (d_model,) float64."""
-
 
 def import_digests(data: Data) -> list[tuple[str, str]]:
     """Hash the imported files, which are part of what arms are made from."""
     return [(entry.model_dump_json(), file_digest(data.path(entry.file))) for entry in data.experiment.vectors]
 
 
-def imported_vectors(data: Data, model: str, layer: int, d_model: int) -> Imported:
-    """Read the imported vectors of a model, for concepts that are measured.
+def imported_vectors(data: Data, model: str, layer: int, d_model: int) -> dict[str, dict[str, Tensor]]:
+    """Read the imported vectors of a model, for concepts that are measured: name of the arm -> concept -> (d_model,) float64.
 
     Raises ValueError for another model, layer or width than the experiment's, and where no id is a measured concept.
     """

@@ -2,21 +2,17 @@
 
     experiment -> rows of every task on every target -> [TaskCost] -> stages with their time -> hours at n GPUs
 
-Nothing is loaded but tokenizers. A stage's time is its work over the throughput, shared by the machines it can use: extract one
-per model, fit one per pair, measure as many as there are answers; the judge is asked at its own pace; finishing (lm-eval's
-samples and tables) is one process per target.
+Nothing is loaded but tokenizers.
 """
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
-
-import yaml
+from typing import TYPE_CHECKING, NamedTuple
 
 from steer_bench import shipped
 from steer_bench.experiment.completion import is_measured
@@ -37,143 +33,138 @@ ASPECTS = 3
 JUDGE_SECONDS = 1.0
 """Assumed time of one judge call; a server answers `concurrency` at once."""
 FINISH_SECONDS = 0.001
-"""Of one sample in lm-eval's loop, from records to the samples file: 6,926 took 6.8 s on one core."""
+"""Time of one sample in lm-eval's loop, from records to the samples file: 6,926 took 6.8 s on one core."""
 BYTES_PER_SCORE, BYTES_PER_REPLY, BYTES_PER_SAMPLE = 190, 210, 1500
-"""Of a recorded log-likelihood, a recorded reply and a line of a samples file, each without its text."""
+"""Size of a recorded log-likelihood, a recorded reply and a line of a samples file, each without its text."""
 BYTES_PER_TOKEN = 4.5
 
 
 @dataclass(frozen=True)
 class TaskCost:
-    """What one task asks of one target."""
+    """What one task asks of one target.
+
+    cells: arm x concept x factor; samples: rows, each one line of a samples file; answers: different replies or
+    log-likelihoods, rows that a model computes; read: tokens of prompts (without template), scored texts and replies that the
+    unsteered model reads; written: tokens generated one by one, at most; judged: replies that the judge rates.
+    """
 
     cells: int = 0
-    """Arm x concept x factor."""
     samples: int = 0
-    """Rows, each one line of a samples file."""
     answers: int = 0
-    """Different replies or log-likelihoods: rows that a model computes."""
     read: int = 0
-    """Tokens in forward passes over whole texts: prompts (without template), scored texts, replies read by the unsteered model."""
     written: int = 0
-    """Tokens generated one by one, at most."""
     judged: int = 0
-    """Replies that the judge rates."""
 
     def __add__(self, other: TaskCost) -> TaskCost:
-        return TaskCost(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+        return TaskCost(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
     def __mul__(self, n: float) -> TaskCost:
-        return TaskCost(*(round(getattr(self, one.name) * n) for one in fields(self)))
+        return TaskCost(*(round(mine * n) for mine in astuple(self)))
 
 
-@dataclass(frozen=True)
-class Throughput:
-    """Tokens a second on one GPU (or on this CPU)."""
-
-    read: float
-    written: float
-
-
-@dataclass(frozen=True)
-class StageTime:
+class StageTime(NamedTuple):
     """The time of a part of a run on one machine, and how many machines can share it."""
 
     name: str
     seconds: float
-    at_most: float
-    """Machines that it can use at once."""
+    machines: float
 
     def hours(self, machines: int) -> float:
         """Return wall-clock hours."""
-        return self.seconds / min(machines, self.at_most) / 3600
+        return self.seconds / min(machines, self.machines) / 3600
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an experiment needs."""
+    """What an experiment needs.
+
+    costs: by (target, task); extract, fit: tokens that the stages read; disk: bytes by kind of file; missing: what is still to
+    be made, by stage; models, pairs (directed), targets: how many; judge: the one behind a server, if that is what judges.
+    """
 
     costs: dict[tuple[str, str], TaskCost]
-    """By (target, task)."""
     extract: int
-    """Tokens read by stage extract."""
     fit: int
-    """Tokens read by stage fit."""
     disk: dict[str, int]
-    """Bytes by kind of file."""
     missing: list[str]
-    """What is still to be made, by stage; empty for a finished run."""
-    free: int
-    """Free bytes where the run folder lies."""
-    pairs: int
-    """Directed pairs of models."""
     models: int
+    pairs: int
     targets: int
-    judge_calls: int
-    """Questions to a judge behind a server; 0 where the judge runs here."""
-    judge_concurrency: int
+    judge: OpenAIConfig | None
 
     @property
     def total(self) -> TaskCost:
         """The cost of all tasks on all targets."""
         return sum(self.costs.values(), TaskCost())
 
-    def stages(self, throughput: Throughput) -> list[StageTime]:
-        """Return the parts of the run with their time on one machine."""
-        total, read = self.total, throughput.read
+    @property
+    def judge_calls(self) -> int:
+        """Questions to a judge behind a server; 0 where the judge runs here."""
+        return self.total.judged * ASPECTS if self.judge else 0
+
+    def stages(self, read: float, written: float) -> list[StageTime]:
+        """Return the parts of the run with their time, at so many tokens read and written a second on one machine."""
+        total, at_once = self.total, self.judge.concurrency if self.judge else 1
         return [
             StageTime("extract", self.extract / read, self.models),
             StageTime("fit", self.fit / read, max(1, self.pairs / 2)),
-            StageTime("measure", total.read / read + total.written / throughput.written, max(1, total.answers)),
-            StageTime("judge", self.judge_calls * JUDGE_SECONDS / self.judge_concurrency, 1),
+            StageTime("measure", total.read / read + total.written / written, max(1, total.answers)),
+            StageTime("judge", self.judge_calls * JUDGE_SECONDS / at_once, 1),
             StageTime("finish", total.samples * FINISH_SECONDS, self.targets),
         ]
 
 
 def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> Plan:
     """Count what a run needs; `concepts`, `pairs`: as if there were so many test concepts and directed pairs, alike in size."""
-    data, directed, given = run.data, run.experiment.directed, len(run.data.splits.test)
-    by_pairs = 1.0 if pairs is None else pairs / len(directed)
-    by_concepts = 1.0 if concepts is None else concepts / given
+    data, experiment = run.data, run.experiment
+    directed, models, given = experiment.directed, len(run.models), len(data.splits.test)
+    if pairs is not None:
+        models = next(
+            n for n in range(models, models + pairs + 2) if n * (n - 1) >= pairs
+        )  # the fewest with so many pairs
+    by_pairs, by_models = (pairs or len(directed)) / len(directed), models / len(run.models)
+    added, learned = (concepts or given) - given, len(data.vector_and_held_out_texts)
     costs = {}
     for target in run.targets:
-        for task, limits in run.experiment.tasks.items():
+        for task, limits in experiment.tasks.items():
             fixed, linear, square = count(run, target, task)
             n = 1.0 if concepts is None else concepts / min(given, limits.max_concepts or given)
             costs[target, task] = (fixed + linear * n + square * n**2) * by_pairs
     total = sum(costs.values(), TaskCost())
-    models = len(run.models) if pairs is None else max(len(run.models), _models_for(pairs))
-    by_models = models / len(run.models)
     sides = data.texts_by_side(data.vector_and_held_out_texts).values()
     extract = sum(_tokens(name, text) for name in run.models for side in sides for text in side)
-    used = len(data.vector_and_held_out_texts)
-    fit = sum(
-        _tokens(name, text)
-        for pair in {frozenset(pair) for pair in directed}
-        for name in pair
-        for text in data.map_texts
-    )
-    judge, existing = run.experiment.judge, (run.folder.path, *run.folder.path.resolve().parents)
+    read = [name for pair in {frozenset(pair) for pair in directed} for name in pair]
+    fit = sum(_tokens(name, text) for name in read for text in data.map_texts)
+
+    width = {name: int(read_config(name).get("hidden_size", 4096)) for name in run.models}  # 4,096: not here yet
+    maps = sum(adapter.kind == "transfer" and adapter.method != "identity" for adapter in data.adapters)
+    replies = sum(MEASURES[task].replies for task in experiment.tasks) / max(1, len(experiment.tasks))
+    arms = sum(width[target] * len(_entries(run, target)) for target in run.targets)
+    text = total.written * BYTES_PER_TOKEN
+    disk = {
+        "vectors": 2 * 4 * sum(width.values()) * (learned + added) * by_models,
+        "maps": 4 * maps * sum(width[source] * width[target] for source, target in directed) * by_pairs,
+        "arms": 4 * arms * (len(data.measured) + added) * by_pairs,
+        "records": total.answers * (BYTES_PER_REPLY * replies + BYTES_PER_SCORE * (1 - replies)) + text,
+        "samples": total.samples * BYTES_PER_SAMPLE + 2 * text,
+    }
     return Plan(
-        costs, round(extract * by_models * (1 if concepts is None else (used - given + concepts) / used)), round(fit * by_pairs),
-        _disk(run, total, by_pairs, by_concepts, by_models), list(_missing(run)),
-        shutil.disk_usage(next(folder for folder in existing if folder.exists())).free,
-        pairs or len(directed), models, len(run.targets) if pairs is None else max(len(run.targets), models),
-        total.judged * ASPECTS if isinstance(judge, OpenAIConfig) else 0,
-        judge.concurrency if isinstance(judge, OpenAIConfig) else 1,
+        costs, round(extract * by_models * (learned + added) / learned), round(fit * by_pairs),
+        {kind: round(size) for kind, size in disk.items()}, list(_missing(run)), models, pairs or len(directed),
+        len(run.targets) if pairs is None else models, experiment.judge if isinstance(experiment.judge, OpenAIConfig) else None,
     )  # fmt: skip
 
 
 def count(run: Run, target: str, task: str) -> tuple[TaskCost, TaskCost, TaskCost]:
     """Count the rows of one task on one target: (fixed, linear, quadratic) in the number of test concepts, rules left out."""
     rows = TaskRows(
-        task, TaskOptions(**run.experiment.limits[task]), target=target, entries=_entries(run, target), asked=run.data.prompt_templates,
-        protocol=run.data.protocol,
+        task, TaskOptions.model_validate(run.experiment.limits[task]), target=target, entries=_entries(run, target),
+        asked=run.data.prompt_templates, protocol=run.data.protocol,
     )  # fmt: skip
-    new, judged = _new_tokens(run, task), MEASURES[task].judged
-    sums, cells = [Counter[str]() for _ in range(3)], [set() for _ in range(3)]
+    new, judged, topics = _new_tokens(run, task), MEASURES[task].judged, set(run.data.splits.test)
+    sums = [Counter[str]() for _ in range(3)]
+    cells: list[set[tuple[str, str, str, float]]] = [set() for _ in range(3)]
     seen: set[str] = set()
-    topics = set(run.data.splits.test)
     for row in BUILDERS[task](rows):
         plain, text = row["arm"] == UNSTEERED, row["text"]
         growth = 1 if row["concept"] in topics or task == SPECIFICITY else 0
@@ -203,30 +194,12 @@ def _entries(run: Run, target: str) -> list[ArmEntry]:
 
 
 def _new_tokens(run: Run, task: str) -> int:
-    """Return the most tokens that a reply of the task has; 0 where texts are scored."""
+    """Return the most tokens that a reply of the task has, by default those of its YAML; 0 where texts are scored."""
     if not MEASURES[task].replies:
         return 0
-    return run.experiment.tasks[task].max_new_tokens or int(_task_yaml(task)["generation_kwargs"]["max_gen_toks"])
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads a task's `!function` as text."""
-
-
-_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore[arg-type]
-
-
-def _task_yaml(task: str) -> dict[str, dict[str, int]]:
-    return yaml.load((shipped("tasks") / f"{task}.yaml").read_text(), Loader=_Loader)  # noqa: S506 (a SafeLoader)
-
-
-def _models_for(pairs: int) -> int:
-    """Return the fewest models with so many directed pairs.
-
-    >>> _models_for(2), _models_for(10), _models_for(20)
-    (2, 4, 5)
-    """
-    return next(n for n in range(2, pairs + 3) if n * (n - 1) >= pairs)
+    default = re.search(r"max_gen_toks: (\d+)", (shipped("tasks") / f"{task}.yaml").read_text())
+    assert default, "a task that writes replies says how long they are"
+    return run.experiment.tasks[task].max_new_tokens or int(default[1])
 
 
 @lru_cache(maxsize=8)
@@ -238,35 +211,11 @@ def _tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 @lru_cache(maxsize=1 << 16)
 def _tokens(name: str, text: str) -> int:
-    """Return the number of tokens of a text, each text of a model tokenised once."""
     return len(encode(_tokenizer(name), text))
 
 
-def _disk(run: Run, total: TaskCost, pairs: float, concepts: float, models: float) -> dict[str, int]:
-    """Return bytes by kind of file; models whose config is not here yet count as 4,096 wide."""
-    width = {name: int(read_config(name).get("hidden_size", 4096)) for name in run.models}
-    kept, measured = len(run.data.vector_and_held_out_texts) * concepts, len(run.data.measured) * concepts
-    fitted = [one for one in run.data.adapters if one.kind == "transfer" and one.method != "identity"]
-    replies = sum(MEASURES[task].replies for task in run.experiment.tasks) / max(1, len(run.experiment.tasks))
-    text = total.written * BYTES_PER_TOKEN
-    found = {
-        "vectors": 2 * 4 * sum(width.values()) * kept * models,
-        "maps": 4
-        * len(fitted)
-        * sum(width[source] * width[target] for source, target in run.experiment.directed)
-        * pairs,
-        "arms": 4 * sum(width[target] * len(_entries(run, target)) for target in run.targets) * measured * pairs,
-        "records": total.answers * (BYTES_PER_REPLY * replies + BYTES_PER_SCORE * (1 - replies)) + text,
-        "samples": total.samples * BYTES_PER_SAMPLE + 2 * text,
-    }
-    return {kind: round(size) for kind, size in found.items()}
-
-
 def _missing(run: Run) -> Iterator[str]:
-    """Yield what the stages still have to make."""
-    for name in run.models:
-        if not run.folder.vectors(name).is_file():
-            yield f"extract: vectors of {name}"
+    yield from (f"extract: vectors of {name}" for name in run.models if not run.folder.vectors(name).is_file())
     for target in run.targets:
         if not run.folder.arms(target).is_file():
             yield f"fit: arms of {target}"

@@ -9,7 +9,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -95,7 +94,7 @@ def _without(content: dict[object, object], locs: Sequence[tuple[int | str, ...]
     """Return the content without these keys; of one within a list the whole list goes."""
     kept = copy.deepcopy(content)
     for *path, last in locs:
-        inner: Any = kept
+        inner: object = kept
         for part in path:
             inner = inner.get(part) if isinstance(inner, dict) else None
         if isinstance(inner, dict):
@@ -117,11 +116,7 @@ def _said(fault: ErrorDetails) -> str:
         return f"{key}: {fault['msg']} (found {found if len(found) <= 80 else found[:77] + '...'})"
     if last in FLAGS:
         return f"{key}: no file can switch this on, for it runs code that comes with a model; {FLAGS[last]}"
-    models = (
-        [Experiment]
-        if len(fault["loc"]) == 1
-        else [model for model in Strict.__subclasses__() if model is not Experiment]
-    )
+    models: set[type[Strict]] = {Experiment} if len(fault["loc"]) == 1 else {*Strict.__subclasses__()} - {Experiment}
     near = hint(last, {name for model in models for name in model.model_fields} - {last}, otherwise="")
     return f"{key}: unknown key" + (f"; {near}" if near else "")
 

@@ -34,14 +34,14 @@ class Run:
     folder: Folder
 
     @property
-    def targets(self) -> list[str]:
-        """Targets in the order of the models."""
-        return self.experiment.targets
-
-    @property
     def models(self) -> list[str]:
         """Names of the models."""
         return [config.name for config in self.experiment.models]
+
+    @property
+    def targets(self) -> list[str]:
+        """Targets in the order of the models."""
+        return [name for name in self.models if any(name == target for _, target in self.experiment.directed)]
 
 
 Stage = Callable[[Run], list[Path]]
@@ -104,7 +104,4 @@ def start(run: Run) -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions that travel with every number."""
-    return {
-        "steer_bench": __version__,
-        **{name: version(name) for name in ("torch", "transformers", "lm_eval")},
-    }
+    return {"steer_bench": __version__, **{name: version(name) for name in ("torch", "transformers", "lm_eval")}}

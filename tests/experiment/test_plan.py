@@ -8,7 +8,7 @@ from small_run import command, small_experiment
 
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.data import Data
-from steer_bench.experiment.plan import StageTime, TaskCost, Throughput, count, plan
+from steer_bench.experiment.plan import StageTime, TaskCost, count, plan
 from steer_bench.judge.config import judge_config
 
 
@@ -99,13 +99,13 @@ def test_a_part_uses_no_more_machines_than_it_has_pieces():
 
 
 def test_time_is_work_over_throughput_and_a_server_is_asked_its_concurrency_at_once(run, before):
-    found = {stage.name: stage for stage in before.stages(Throughput(100, 10))}
+    found = {stage.name: stage for stage in before.stages(100, 10)}
     assert found["measure"].seconds == pytest.approx(before.total.read / 100 + before.total.written / 10)
     assert found["extract"].seconds == before.extract / 100
     assert (found["judge"].seconds, before.judge_calls) == (0, 0)
     paid = plan(with_judge(run, {"kind": "openai", "model": "m", "concurrency": 4}))
     assert paid.judge_calls == paid.total.judged * 3
-    assert {stage.name: stage for stage in paid.stages(Throughput(1, 1))}["judge"].seconds == paid.judge_calls / 4
+    assert {stage.name: stage for stage in paid.stages(1, 1)}["judge"].seconds == paid.judge_calls / 4
 
 
 def test_the_command_prints_the_table_and_wants_rates_for_hours(run, before, experiment):
