@@ -11,9 +11,11 @@ from common import Steering, arguments, ask, compare, grow, peak, random_arms, s
 from lm_eval.models.huggingface import HFLM
 
 from steer_bench.harness.model import SteeredLM
+from steer_bench.models.device import keep_freed_memory
 
 if __name__ == "__main__":
     given = arguments(__doc__)
+    keep_freed_memory()  # as `steer-bench` and `lm_eval --model steer_bench` do
     names = [f"c{i}" for i in range(32)]
     bank = random_arms(given.model, names)
     lm, hf = SteeredLM(arms=bank, batch_size=32, **given.hf), HFLM(batch_size=32, **given.hf)

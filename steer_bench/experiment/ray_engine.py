@@ -31,6 +31,7 @@ from steer_bench.experiment.stages.evaluate import evaluate_target
 from steer_bench.experiment.stages.extract import begin, extract_model
 from steer_bench.experiment.stages.fit import arms_up_to_date, check_vectors, fit_pair, make_arms, pairs
 from steer_bench.experiment.stages.judge import judge
+from steer_bench.models.device import keep_freed_memory
 from steer_bench.results.measures import JUDGED
 
 RETRIES = 5
@@ -180,7 +181,8 @@ def _light(run: Run) -> Run:
 
 
 def _stand_in(folder: str) -> None:
-    """Go where the driver stands, so that relative names in the YAML mean the same."""
+    """Set up a worker: its memory as the command line keeps it, and where the driver stands, for relative names in the YAML."""
+    keep_freed_memory()
     if Path(folder).is_dir():
         os.chdir(folder)
 

@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+from transformers import PreTrainedModel
 
 from steer_bench.harness import ranks
 from steer_bench.harness.answers import LogLikelihood, ReplyText, RollingLogLikelihood, rolling_answer
@@ -60,7 +62,7 @@ class SteeredLM(HFLM):
 
     def __init__(
         self,
-        pretrained: str | Any,
+        pretrained: str | PreTrainedModel,
         arms: str | Path | Arms | None = None,
         arm: str | None = None,
         source: str = "",
@@ -115,7 +117,7 @@ class SteeredLM(HFLM):
         self.keep_non_finite = keep_non_finite
         self.pool = Pool()
 
-    def _create_model(self, pretrained: str, dtype: Any = "auto", **kwargs: Any) -> None:
+    def _create_model(self, pretrained: str, dtype: str | torch.dtype | None = "auto", **kwargs: Any) -> None:
         """As `hf`; without weights a model of the same shape that fails at its first forward pass."""
         if self._weights:
             super()._create_model(pretrained, dtype=dtype, **kwargs)
@@ -128,7 +130,7 @@ class SteeredLM(HFLM):
         """Return the tensors of all ranks, concatenated; a single number counts as a tensor of one."""
         return ranks.all_gather(tensor) if self.world_size > 1 else tensor
 
-    def gather_object(self, obj: Any, dst: int = 0) -> Any:
+    def gather_object(self, obj: object, dst: int = 0) -> list[object] | None:
         """Return lm-eval's samples and metrics of all ranks, as one rank alone would have them, on rank `dst`."""
         return ranks.gather(obj, dst) if self.world_size > 1 else [obj]
 
@@ -162,13 +164,13 @@ class SteeredLM(HFLM):
         arms = self.bank.arms.sha256 if self.bank else ""
         return record_key(**self._fingerprint, default=self.steered.digest(self._default), arms=arms)
 
-    def get_model_info(self) -> dict[str, Any]:
+    def get_model_info(self) -> dict[str, object]:
         """Return what lm-eval writes into its results file."""
         told = super().get_model_info() if self._named else {}
         info = {key: str(value) if isinstance(value, torch.dtype) else value for key, value in told.items()}
         return {**info, "steer_bench": {**self._fingerprint, "scale": self.bank.arms.scale if self.bank else None}}
 
-    def set_cache_hook(self, cache_hook: Any) -> None:
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Refuse an `--use_cache` database of another model, vector file or default steering: its keys know none of them."""
         super().set_cache_hook(cache_hook)
         database = getattr(cache_hook, "dbdict", None)
@@ -184,7 +186,7 @@ class SteeredLM(HFLM):
         database[FINGERPRINT] = self.fingerprint
         database.commit()
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: object) -> list[int]:
         """As `hf`, with exactly one BOS where the tokenizer uses one, decided for each text alone."""
         if add_special_tokens is None and self.add_bos_token is None and not kwargs:
             return list(self.steered.encode(string))
@@ -236,7 +238,7 @@ class SteeredLM(HFLM):
         return answers
 
     def _loglikelihood_tokens(
-        self, requests: Any, disable_tqdm: bool = False, **_kwargs: Any
+        self, requests: Sequence[tuple[object, list[int], list[int]]], disable_tqdm: bool = False, **_kwargs: object
     ) -> list[tuple[float, bool]]:
         """Answer lm-eval's inner interface, for callers that tokenise themselves: all under the default steering."""
         rows = [self.scorer.row(context, continuation, self._default) for _, context, continuation in requests]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Item = TypeVar("Item")
 _FOREVER = timedelta(weeks=52)
 """As lm-eval: a rank may wait for another as long as an evaluation takes."""
 
@@ -23,9 +24,9 @@ PADDING = -1
 
 
 def join() -> tuple[int, int]:
-    """(rank, number of ranks) of this process, started by torchrun or accelerate; (0, 1) of any other. Joins the other ranks.
+    """Join the other ranks, and return (rank, number of ranks); (0, 1) where torchrun or accelerate did not start this process.
 
-    Raises ValueError where the ranks are on several machines: the records, a SQLite file, can not be shared between those.
+    Raises ValueError where the ranks are on several machines: the records, a SQLite file, cannot be shared between those.
     """
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
         return 0, 1
@@ -68,7 +69,7 @@ def wait(world_size: int) -> None:
 
 
 def place(rank: int, world_size: int, *, alone: bool) -> tuple[int, int]:
-    """(rank, number of ranks): torch.distributed's, unless each rank holds a part of the model, or one in memory (`alone`)."""
+    """Return (rank, number of ranks): torch.distributed's, unless each rank holds a part of the model, or one in memory (`alone`)."""
     import torch.distributed as dist
 
     if alone:
@@ -79,41 +80,41 @@ def place(rank: int, world_size: int, *, alone: bool) -> tuple[int, int]:
 
 
 def all_gather(tensor: Tensor) -> Tensor:
-    """The tensors of all ranks, concatenated, on this rank's device."""
+    """Return the tensors of all ranks, concatenated, on this rank's device."""
     import torch
     import torch.distributed as dist
 
-    parts: list[Any] = [None] * dist.get_world_size()
+    parts = [tensor] * dist.get_world_size()
     dist.all_gather_object(parts, tensor.cpu())
     return torch.cat([part.reshape(1) if part.dim() == 0 else part for part in parts]).to(tensor.device)
 
 
-def all_gather_list(items: Sequence[Any], world_size: int) -> list[Any]:
-    """The items of all ranks in the order that one rank alone would have them, on every rank."""
+def all_gather_list(items: Sequence[Item], world_size: int) -> list[Item]:
+    """Return the items of all ranks in the order that one rank alone would have them, on every rank."""
     if world_size <= 1:
         return list(items)
     import torch.distributed as dist
 
-    parts: list[Any] = [None] * world_size
+    parts = [list(items)] * world_size
     dist.all_gather_object(parts, list(items))
     return interleaved(parts)
 
 
-def gather(obj: Any, dst: int) -> list[Any] | None:
-    """What lm-eval gathers, on rank `dst`; None on the others. Samples and metrics as one rank alone would have them."""
+def gather(obj: object, dst: int) -> list[object] | None:
+    """Return what lm-eval gathers on rank `dst`, None on the others: samples and metrics as one rank alone would have them."""
     import torch.distributed as dist
 
-    parts: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == dst else None
+    parts: list[Any] | None = [obj] * dist.get_world_size() if dist.get_rank() == dst else None
     dist.gather_object(obj, parts, dst=dst)
     if parts is None or not isinstance(obj, Mapping):
         return parts
     return together(parts)
 
 
-def together(parts: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """[all rows of all ranks, nothing, nothing, ...] of lm-eval's samples {task: [...]} or metrics {task: {metric: [...]}}."""
-    whole: dict[str, Any] = {}
-    nothing: dict[str, Any] = {}
+def together(parts: Sequence[Mapping[str, Any]]) -> list[object]:
+    """Return [all rows of all ranks, nothing, nothing, ...] of lm-eval's samples {task: [...]} or metrics {task: {metric: [...]}}."""
+    whole: dict[str, object] = {}
+    nothing: dict[str, object] = {}
     for task, of_first in parts[0].items():
         of_ranks = [part[task] for part in parts]
         if not isinstance(of_first, Mapping):
@@ -130,18 +131,17 @@ def together(parts: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [whole, *(nothing for _ in parts[1:])]
 
 
-def interleaved(parts: Sequence[Sequence[Any]]) -> list[Any]:
-    """The list whose every n-th item part 0, 1, ... holds.
+def interleaved(parts: Sequence[Sequence[Item]]) -> list[Item]:
+    """Return the list whose every n-th item part 0, 1, ... holds.
 
     >>> interleaved([[0, 3], [1, 4], [2]])
     [0, 1, 2, 3, 4]
     """
-    nothing = object()
-    return [item for row in zip_longest(*parts, fillvalue=nothing) for item in row if item is not nothing]
+    return [part[i] for i in range(max(map(len, parts), default=0)) for part in parts if i < len(part)]
 
 
 def _samples(of_ranks: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Samples in lm-eval's order: filter by filter, document by document."""
+    """Return samples in lm-eval's order: filter by filter, document by document."""
     samples = [sample for sample in chain.from_iterable(of_ranks) if sample["doc_id"] != PADDING]
     filters = {name: i for i, name in enumerate(dict.fromkeys(sample["filter"] for sample in samples))}
     return sorted(samples, key=lambda sample: (filters[sample["filter"]], sample["doc_id"]))

@@ -2,9 +2,8 @@
 
     texts -> token ids, end offsets -> forward pass stopped at the layer -> [activations] -> sums
 
-Every reader here takes a model and texts and keeps only what it accumulates, in float64: memory does not grow with the
-number of texts. Which tokens are read: every token but padding, BOS and, for a tokenizer without BOS, the first token,
-which is that model's attention sink.
+Memory does not grow with the number of texts: only sums are kept, in float64. Every token is read but padding, the BOS and, for a
+tokenizer without BOS, the first token, which is that model's attention sink.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Name = TypeVar("Name", str, int)
 
 
 def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, longest first, each of at most `budget` padded tokens (at least one text).
+    """Yield indices in batches of similar length, longest first, each of at most `budget` padded tokens (at least one text).
 
     >>> list(batches([3, 9, 4], budget=9))
     [[1], [2, 0]]
@@ -55,9 +54,9 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 def stream(
     loaded: Loaded, layer: int, texts: Sequence[Tokens], *, desc: str | None = None
 ) -> Iterator[tuple[int, Tensor]]:
-    """(index of the text, its activations (n_tokens, d_model) float32, BOS and padding included) at one layer.
+    """Yield (index of a text, its activations (n_tokens, d_model) float32, BOS included) at one layer.
 
-    Blocks after `layer` are not run. Texts come out in order of length, not in the order given.
+    Blocks after `layer` are not run. Texts come in the order of their lengths, longest first, not in the order given.
     """
     for index, (states,) in stream_layers(loaded, [layer], texts, desc=desc):
         yield index, states
@@ -67,7 +66,7 @@ def stream(
 def stream_layers(
     loaded: Loaded, layers: Sequence[int], texts: Sequence[Tokens], *, desc: str | None = None
 ) -> Iterator[tuple[int, list[Tensor]]]:
-    """`stream` of several layers, ascending, in one pass: (index of the text, its activations at each of them)."""
+    """Yield (index of a text, its activations at each of `layers`), as `stream`; layers: ascending, all read in one pass."""
     if not layers or list(layers) != sorted(set(layers)):
         raise ValueError(f"layers {list(layers)}: give at least one, each once, ascending")
     blocks, pad = decoder_layers(loaded.model), loaded.tokenizer.pad_token_id or 0
@@ -98,7 +97,7 @@ def mean_activations(
     maps: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     desc: str | None = None,
 ) -> dict[str, dict[Group, Mean]]:
-    """Mean over tokens of f(activation), for every map f and every group of texts: {map: {group: mean}}.
+    """Return the mean over tokens of f(activation), for every map f and every group of texts: {map: {group: mean}}.
 
     A text shared by several groups is run once. Without `maps` the only map is "" (the activation itself). Raises
     ValueError where an activation is not finite.
@@ -114,7 +113,7 @@ def mean_activations(
 def layer_means(
     loaded: Loaded, layers: Sequence[int], groups: Mapping[Group, Sequence[str]], *, desc: str | None = None
 ) -> dict[int, dict[Group, Mean]]:
-    """Mean over tokens of the activation, for every layer and every group of texts, in one pass: {layer: {group: mean}}."""
+    """Return the mean activation at every layer of every group of texts, in one pass: {layer: {group: mean}}."""
     return _means(loaded, layers, groups, lambda states: dict(zip(layers, states, strict=True)), desc)
 
 
@@ -122,7 +121,7 @@ def _means(
     loaded: Loaded, layers: Sequence[int], groups: Mapping[Group, Sequence[str]],
     read: Callable[[list[Tensor]], dict[Name, Tensor]], desc: str | None,
 ) -> dict[Name, dict[Group, Mean]]:  # fmt: skip
-    """Means over tokens of what `read` makes of a text's activations (n_read, d_model) at the layers."""
+    """Return means over tokens of what `read` makes of a text's activations (n_read, d_model) at the layers."""
     members: dict[str, list[Group]] = {}
     for group, group_texts in groups.items():
         for text in group_texts:
@@ -153,7 +152,7 @@ def _means(
 
 
 def text_means(loaded: Loaded, layer: int, texts: Sequence[str], *, desc: str | None = None) -> Tensor:
-    """(n_texts, d_model) float32: mean activation of each text over the tokens read, in the order of the texts."""
+    """Return the mean activation of each text over the tokens read, (n_texts, d_model) float32, in order."""
     tokens = tokenize(loaded, texts)
     means: list[Tensor] = [torch.empty(0)] * len(texts)
     for i, hidden in stream(loaded, layer, tokens, desc=desc):
@@ -167,21 +166,20 @@ def text_means(loaded: Loaded, layer: int, texts: Sequence[str], *, desc: str | 
 
 
 def centred_norm(loaded: Loaded, layer: int, texts: Sequence[str]) -> float:
-    """S: median over tokens of the norm of (activation - mean activation), attention sinks left out.
+    """Return S, the unit of all factors: the median norm of (activation - mean activation) over tokens, without attention sinks.
 
-    The unit of all factors (DESIGN: not the raw norm, of which a few massive dimensions are nearly all in Gemma).
+    It is not the raw norm, of which a few massive dimensions are nearly all in Gemma.
     """
     tokens = tokenize(loaded, texts)
-    states = torch.cat([_without_sinks(hidden[FIRST_READ:]).cpu() for _, hidden in stream(loaded, layer, tokens)])
+    states = torch.cat([_without_sinks(hidden[FIRST_READ:]) for _, hidden in stream(loaded, layer, tokens)])
     return float((states - states.mean(dim=0)).norm(dim=1).median())
 
 
 def _without_sinks(states: Tensor) -> Tensor:
-    """(n, d_model) -> (n_kept, d_model)"""
-    return states[not_sink(states)]
+    return states[not_sink(states)].cpu()
 
 
 def not_sink(states: Tensor) -> Tensor:
-    """(n, d_model) -> (n,) bool"""
+    """Return which of the activations (n, d_model) of one text are of no attention sink, (n,) bool."""
     norms = states.norm(dim=-1)
     return norms <= SINK_RATIO * norms.median()

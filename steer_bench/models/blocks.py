@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PreTrainedModel
 
+BlockOutput: TypeAlias = "torch.Tensor | tuple[torch.Tensor, ...]"
+"""What a block gives: its activations, or a tuple that begins with them."""
+
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder blocks of any Hugging Face causal model, in order.
+    """Return the decoder blocks of any Hugging Face causal model, in order.
 
     The list is recognised by its length (`num_hidden_layers`) and by its blocks holding attention; PEFT models are looked
     through. Raises ValueError for an architecture without such a list.
@@ -41,12 +44,12 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def d_model(model: PreTrainedModel) -> int:
-    """Width of the residual stream."""
+    """Return the width of the residual stream."""
     return int(model.config.get_text_config(decoder=True).hidden_size)
 
 
 def resolve_layer(layer: int | float, n_layers: int) -> int:
-    """0-based index of a decoder block from an index or a relative depth in (0, 1).
+    """Return the 0-based index of a decoder block, from an index or a relative depth in (0, 1).
 
     >>> resolve_layer(0.5, 30), resolve_layer(20, 26)
     (15, 20)
@@ -61,7 +64,7 @@ def resolve_layer(layer: int | float, n_layers: int) -> int:
 
 
 def norm_gain(norm: nn.Module) -> torch.Tensor:
-    """(d_model,) float64: what the norm multiplies h / rms(h) by. ValueError for a norm that is no RMSNorm."""
+    """Return what a norm multiplies h / rms(h) by, (d_model,) float64. Raises ValueError for a norm that is no RMSNorm."""
     import torch
 
     weight = norm.weight.detach()
@@ -77,7 +80,7 @@ def norm_gain(norm: nn.Module) -> torch.Tensor:
 
 
 def lean_head(model: PreTrainedModel) -> None:
-    """Hand the output layer contiguous states, so that it never copies its weights; done once a model.
+    """Hand the output layer contiguous states, so that it never copies its weights; done once per model.
 
     transformers cuts the last positions out of a batch (`logits_to_keep`, every prefill of `generate`); on a view that is
     not contiguous torch multiplies in batched form, with a copy of the whole (vocabulary, d_model) matrix for every row.
@@ -93,11 +96,11 @@ class _Stopped(Exception):
     """Ends a forward pass at the last block that was asked for."""
 
 
-def outputs_of(blocks: Sequence[nn.Module], run: Callable[[], object]) -> list[Any]:
+def outputs_of(blocks: Sequence[nn.Module], run: Callable[[], object]) -> list[BlockOutput]:
     """Return what each of `blocks` gives, in order, in the forward pass that `run` makes; blocks after the last are not computed."""
-    caught: list[Any] = []
+    caught: list[BlockOutput] = []
 
-    def hook(_module: nn.Module, _args: object, output: object) -> None:
+    def hook(_module: nn.Module, _args: object, output: BlockOutput) -> None:
         caught.append(output)
         if len(caught) == len(blocks):
             raise _Stopped
@@ -112,6 +115,11 @@ def outputs_of(blocks: Sequence[nn.Module], run: Callable[[], object]) -> list[A
     return caught
 
 
-def states_of(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Return the activations (rows, tokens, d_model) in what a block gives: a tensor, or a tuple that begins with one."""
+def states_of(output: BlockOutput) -> torch.Tensor:
+    """Return the activations (rows, tokens, d_model) in what a block gives."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def with_states(output: BlockOutput, states: torch.Tensor) -> BlockOutput:
+    """Return what a block gives with other activations in it."""
+    return (states, *output[1:]) if isinstance(output, tuple) else states

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a pass takes at most on a kind of device."""
+    """The most that a pass takes on a kind of device."""
 
     rows: int
-    """Of a batch, where batch_size is auto; halved where memory runs out."""
+    """Rows of a batch, where batch_size is auto; halved where memory runs out."""
     tokens: int
     """Padded tokens of a pass over texts."""
     logits_bytes: int
@@ -35,7 +35,7 @@ ELSEWHERE = Sizes(rows=512, tokens=16384, logits_bytes=2 << 30, chunk_bytes=256 
 
 
 def sizes(device: object) -> Sizes:
-    """Sizes for a torch device, or its name.
+    """Return the sizes for a torch device, or its name.
 
     >>> sizes("cpu").rows, sizes("cuda:1").rows
     (128, 512)
@@ -44,7 +44,7 @@ def sizes(device: object) -> Sizes:
 
 
 def resolve_dtype(dtype: str, device: str | None = None) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware computes it fast (CUDA, CPUs with AVX512-BF16 or AMX), float32 elsewhere."""
+    """Return a torch dtype; `auto` is bfloat16 where the hardware computes it fast (CUDA, AVX512-BF16, AMX), float32 elsewhere."""
     import torch
 
     if dtype != "auto":
@@ -60,7 +60,7 @@ def resolve_dtype(dtype: str, device: str | None = None) -> torch.dtype:
 
 
 def default_device() -> str:
-    """`cuda` where there is one, else `cpu`."""
+    """Return `cuda` where there is a GPU, else `cpu`."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -68,7 +68,7 @@ def default_device() -> str:
 
 @cache
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next tensors, in the whole process: for the command line only.
+    """Have glibc keep freed memory for the next tensors, in the whole process: for the command line and its workers.
 
     Scoring on a CPU takes a quarter less time. See mallopt(3); MALLOC_TRIM_THRESHOLD_ or MALLOC_MMAP_MAX_ in the environment win.
     """

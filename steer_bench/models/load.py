@@ -52,7 +52,7 @@ def check_model(name: str) -> None:
 
     try:
         hf_hub_download(name, "config.json", local_files_only=constants.HF_HUB_OFFLINE)
-    except Exception as error:  # the hub's many errors all mean: not to be had from here
+    except Exception as error:  # the hub's many errors all mean: it cannot be had from here
         offline_note = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
         raise ValueError(
             f"model {name!r}: not in the Hugging Face cache {constants.HF_HUB_CACHE} and not to be had from the hub"
@@ -61,7 +61,7 @@ def check_model(name: str) -> None:
 
 
 def model_path(name: str) -> str:
-    """What `from_pretrained` takes for `name`: a folder (converted on first use) or the hub name itself."""
+    """Return what `from_pretrained` takes for `name`: a folder (converted on first use) or the hub name itself."""
     if name not in OFFLINE_MODELS:
         return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     check_model(name)
@@ -91,7 +91,7 @@ def prepare_models(names: Sequence[str]) -> None:
 
 
 def revision(name: str) -> str:
-    """What identifies the weights: the commit of a hub model, else a hash over config and weight files of the folder.
+    """Return what identifies the weights: the commit of a hub model, else a hash over config and weight files of the folder.
 
     The hash takes each file's name and whole content, so it is the same on every machine; see `_content` for its cost.
     """
@@ -109,7 +109,7 @@ def revision(name: str) -> str:
 
 
 def _content(file: Path) -> str:
-    """SHA-256 of a weights file; read once, and remembered in the cache folder for as long as size and time of change stay."""
+    """Return the SHA-256 of a file, remembered in the cache folder for as long as its size and time of change stay."""
     state = file.stat()
     key = hashlib.sha256(f"{file.resolve()}:{state.st_size}:{state.st_mtime_ns}:{state.st_ino}".encode()).hexdigest()
     known = cache_folder() / "hashes" / key
@@ -127,7 +127,7 @@ def _content(file: Path) -> str:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """The model's config.json as a plain dict, without importing torch (the text part of a multimodal model).
+    """Return the model's config.json as a plain dict, without importing torch (the text part of a multimodal model).
 
     Raises ValueError where the model cannot be found. For an offline model not converted yet: an empty dict.
     """

@@ -68,7 +68,7 @@ OFFLINE_MODELS = {
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: $STEER_BENCH_CACHE, else ~/.cache/steer-bench."""
+    """Return the folder of converted models: $STEER_BENCH_CACHE, else ~/.cache/steer-bench."""
     return Path(os.environ.get("STEER_BENCH_CACHE") or Path.home() / ".cache" / "steer-bench")
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import AutoModelForCausalLM, PreTrainedModel
 
 
 class WeightsNeededError(RuntimeError):
     """A forward pass was asked of a model without weights: an answer is not in the records."""
 
 
-def model_without_weights(model_class: Any, pretrained: str, dtype: Any) -> Any:
-    """The model on torch's meta device: its config, layers and generation settings, not a byte of its weights.
+def model_without_weights(
+    model_class: type[AutoModelForCausalLM], pretrained: str, dtype: str | torch.dtype | None
+) -> PreTrainedModel:
+    """Return the model on torch's meta device: its config, layers and generation settings, not a byte of its weights.
 
     Raises WeightsNeededError at the first forward pass of any of its modules.
     """
@@ -27,7 +32,7 @@ def model_without_weights(model_class: Any, pretrained: str, dtype: Any) -> Any:
     except OSError:  # as from_pretrained: made of the config
         model.generation_config = GenerationConfig.from_model_config(config)
 
-    def refuse(module: Any, *_args: Any) -> None:
+    def refuse(*_: object) -> None:
         raise WeightsNeededError(
             f"{pretrained}: an answer is not in the records, and this model was opened without weights"
         )

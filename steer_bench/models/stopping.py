@@ -16,7 +16,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ class _State:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within the block, these signals stop after the batch in flight. Only in the main thread; elsewhere it does nothing."""
+    """Have these signals stop after the batch in flight, while entered; does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -43,7 +42,7 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stop(number: int, _frame: Any) -> None:
+def _stop(number: int, _frame: object) -> None:
     if _State.depth == 0 or _State.wanted:  # nothing in flight, or asked twice
         raise KeyboardInterrupt
     _State.wanted = True
@@ -54,7 +53,7 @@ def _stop(number: int, _frame: Any) -> None:
 
 @contextmanager
 def finish_before_stop() -> Iterator[None]:
-    """What happens within is finished before a stop takes effect (where the signals are ours: see `stoppable`)."""
+    """Finish what happens within before a stop takes effect (where the signals are ours: see `stoppable`)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -13,12 +13,8 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 512
 """Longer texts are cut: concept passages and neutral paragraphs are far shorter."""
-
-
 TEXTS_AT_ONCE = 1000
 """Texts given to the tokenizer in one call: what it says of them takes many times the memory of what is kept."""
-
-
 UNBOUNDED = 10**12
 """A tokenizer without a length says a larger number."""
 

@@ -276,6 +276,23 @@ def test_what_is_recorded_is_not_computed_again_and_another_vector_is(tmp_path, 
     handle.remove()
 
 
+def test_models_given_as_objects_share_no_records_though_they_state_one_name(tmp_path):
+    (first, tokenizer), (second, _) = tiny_pair("llama"), tiny_pair("llama")
+    with torch.no_grad():
+        second.lm_head.weight.mul_(1.5)
+    first.name_or_path = second.name_or_path = "some/model"
+    found = [
+        likelihoods(steered_lm(m, tokenizer, make_arms(), records=str(tmp_path / "r")), PAIRS) for m in (first, second)
+    ]
+    alone = [likelihoods(steered_lm(m, tokenizer, make_arms()), PAIRS) for m in (first, second)]
+    assert found == alone
+    assert all(one[0] != other[0] for one, other in zip(*found, strict=True))
+    again = steered_lm(first, tokenizer, make_arms(), records=str(tmp_path / "r"))
+    with torch.no_grad():
+        first.lm_head.weight.zero_()  # the answers come from the records
+    assert likelihoods(again, PAIRS) == found[0]
+
+
 def test_a_cache_of_another_vector_file_is_refused():
     from types import SimpleNamespace
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +47,9 @@ class FixedLayer(DynamicLayer):
             memory[:, :, : held.shape[-2]] = held
             memory[:, :, held.shape[-2] :] = 0
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Write one token of each row; return the whole memory."""
         self.keys.index_copy_(2, self.at, key_states)
         self.values.index_copy_(2, self.at, value_states)

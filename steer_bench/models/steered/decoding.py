@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,7 +59,9 @@ class PreallocatedLayer(DynamicLayer):
     _shown: tuple[Tensor, Tensor] | None = None
     """`keys` and `values` as the last update left them, views of `_memory`."""
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Return all keys and values so far, (rows, heads, tokens, width) each, as DynamicLayer does."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -91,7 +93,7 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
 
 
 @cache
-def cache_name(forward: Callable[..., Any]) -> str:
+def cache_name(forward: Callable[..., object]) -> str:
     """Return what a model's `forward` calls its cache: `cache` since transformers 5.24."""
     return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 

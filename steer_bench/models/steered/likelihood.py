@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from steer_bench.models.device import sizes
 
 
 @contextmanager
-def head_at(model: Any, rows: Tensor, positions: Tensor) -> Iterator[None]:
-    """Within the block, the output layer is computed at these (row, position)s only: logits are (1, n, vocab)."""
+def head_at(model: PreTrainedModel, rows: Tensor, positions: Tensor) -> Iterator[None]:
+    """Compute the output layer at these (row, position)s only, while entered: logits are (1, n, vocab)."""
 
-    def chosen(_module: Any, args: Any) -> Any:
+    def chosen(_module: object, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         states = args[0]
         return (states[rows.to(states.device), positions.to(states.device)][None], *args[1:])
 
@@ -33,7 +34,7 @@ def head_at(model: Any, rows: Tensor, positions: Tensor) -> Iterator[None]:
 
 
 class TokenScores(NamedTuple):
-    """What logits say of the tokens that were wanted, a position each."""
+    """What logits say of the wanted tokens, one per position."""
 
     log_p: Tensor
     """(n,) float64: log p of the wanted token."""
@@ -44,9 +45,9 @@ class TokenScores(NamedTuple):
 
 
 def chunks(logits: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(first position, float32 logits) of a few positions at a time, of logits (n, vocab).
+    """Yield logits (n, vocab) as (first position, float32 logits), a few positions at a time.
 
-    They are in one place that the next chunk is written to: memory that is new each time costs more than what is computed in it.
+    Each chunk is written over the last: memory that is new each time costs more than what is computed in it.
     """
     size = max(1, sizes(logits.device).chunk_bytes // (4 * logits.shape[1]))
     place = torch.empty(min(size, len(logits)), logits.shape[1], device=logits.device)
@@ -56,7 +57,7 @@ def chunks(logits: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def token_scores(logits: Tensor, wanted: Tensor) -> TokenScores:
-    """Scores of the wanted tokens (n,) from logits (n, vocab), by a float32 softmax.
+    """Return the scores of the wanted tokens (n,) from logits (n, vocab), by a float32 softmax.
 
     >>> scores = token_scores(torch.zeros(2, 4), torch.tensor([0, 3]))
     >>> [round(p, 6) for p in scores.log_p.exp().tolist()], scores.greedy.tolist()  # of equal logits the first is greedy
@@ -76,7 +77,7 @@ def token_scores(logits: Tensor, wanted: Tensor) -> TokenScores:
 
 
 def _is_first(logits: Tensor, largest: Tensor, at: Tensor) -> Tensor:
-    """(n,) bool: where token `at` has the largest logit, whether it is the first that has: of equal logits the first is greedy."""
+    """Return (n,) bool: whether token `at` is the first of those with the largest logit, which greedy decoding takes."""
     if logits.device.type != "cpu":
         return largest & (logits.argmax(dim=-1) == at)
     first = largest.clone()  # argmax of all rows takes longer than the rest of their score
@@ -86,7 +87,7 @@ def _is_first(logits: Tensor, largest: Tensor, at: Tensor) -> Tensor:
 
 
 class Divergence:
-    """KL from the next-token distributions of unsteered logits (n, vocab) to those of others, nats.
+    """The KL divergence from the next-token distributions of unsteered logits (n, vocab) to those of others, in nats.
 
     KL(p || q) = sum p log p - sum p z_q + log Z_q, z_q the other logits and Z_q the sum of their exponentials: one product a comparison.
 
@@ -104,7 +105,7 @@ class Divergence:
         )
 
     def sum(self, logits: Tensor, log_z: Tensor) -> float:
-        """Sum over positions of KL(plain || these logits), given their log sums (n,)."""
+        """Return the sum over positions of KL(plain || these logits), given the log sums (n,) of their exponentials."""
         products = sum(
             float(torch.linalg.vecdot(p, part).double().sum())
             for (_, p), (_, part) in zip(chunks(self._p), chunks(logits), strict=True)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steer_bench.models.blocks import outputs_of
+from steer_bench.models.blocks import BlockOutput, outputs_of
 from steer_bench.models.device import ON_CPU
 from steer_bench.models.load import Loaded
 from steer_bench.models.padding import right_padded
@@ -48,7 +48,7 @@ class Scorer:
         self.steered = SteeredModel.of(model, bank)
         self._forward = forward or (lambda ids: self.steered.model(ids).logits)
         self._softmax_dtype = softmax_dtype
-        self._kept_trunk: tuple[list[tuple[int, ...]], Any] | None = None
+        self._kept_trunk: tuple[list[tuple[int, ...]], BlockOutput] | None = None
         """The texts of the last batch and what the steered block gave for them."""
 
     # ------------------------------------------------------------------------------------------ texts

@@ -1,11 +1,10 @@
-"""Screening: how much each vector of a bank would raise the log-likelihood of texts, for all of them at once.
+"""Screening: how much each vector of a bank would raise the log-likelihood of texts, estimated for all vectors at once.
 
     texts -> trunk -> gradient of the log-likelihood at the steered layer -> product with the bank -> first-order lifts
-    the best, and a random sample -> exact lifts, each by a pass of its own -> rank correlation
+    the best, and a random sample -> exact lifts, one pass for each -> rank correlation
 
-A gradient costs a forward and a backward pass a text, however many vectors there are. It is taken at points along the way
-from nothing to the mean of the bank's vectors, and averaged (Gauss-Legendre): what all vectors do alike, which is most of
-what bends the curve, is then in it.
+A gradient costs one forward and one backward pass per text, however many vectors there are. It is averaged over points between
+zero and the mean of the bank (Gauss-Legendre), and so holds what all vectors do alike, which is most of what bends the curve.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from steer_bench.models.blocks import decoder_layers, outputs_of
+from steer_bench.models.activations import batches
+from steer_bench.models.blocks import BlockOutput, decoder_layers, outputs_of
 from steer_bench.models.device import sizes
 from steer_bench.models.load import Loaded
 from steer_bench.models.padding import right_padded
@@ -30,29 +30,29 @@ from steer_bench.models.steered.trunk import shared_trunk
 from steer_bench.models.tokens import encode
 
 LOGIT_BYTES = 12
-"""Held of a logit: its float32 copy, the gradient of that, and both in the model's dtype."""
+"""Memory of one logit: its float32 copy, the gradient of that, and both in the model's dtype."""
 
 
 @dataclass(frozen=True)
 class Screening:
-    """Lifts in nats a token, vector by vector of the bank."""
+    """Lifts of the bank's vectors, in nats per token."""
 
     first_order: np.ndarray
-    """(n,)"""
+    """(n,), one per vector."""
     exact: dict[int, float]
-    """Of the vectors that were run: the top and the sample."""
+    """Lifts of the vectors that were run: the best and the sample."""
     sample: tuple[int, ...]
-    """Vectors drawn at random and run, whatever their rank."""
+    """Vectors that were drawn at random, and run whatever their rank."""
     n_tokens: int
 
     @property
     def order(self) -> list[int]:
-        """Vectors, largest first-order lift first."""
+        """The vectors, largest first-order lift first."""
         return [int(i) for i in np.argsort(-self.first_order, kind="stable")]
 
     @property
     def correlation(self) -> float | None:
-        """Spearman's of first-order and exact lifts over the random sample; None for fewer than three vectors."""
+        """Spearman's correlation of first-order and exact lifts over the random sample; None for fewer than three vectors."""
         if len(self.sample) < 3:
             return None
         pairs = [(self.first_order[i], self.exact[i]) for i in self.sample]
@@ -62,36 +62,28 @@ class Screening:
 
 @dataclass(frozen=True)
 class _Texts:
-    """Texts as the model reads them, on their own trunk."""
+    """A batch of texts as the model reads them, with its trunk."""
 
     ids: Tensor
     rows: Tensor
     positions: Tensor
-    """Where the next token is scored."""
+    """(n,) each: where the next token is scored."""
     wanted: Tensor
-    trunk: object
+    trunk: BlockOutput
 
 
 def _prepared(loaded: Loaded, layer: int, texts: Sequence[str]) -> list[_Texts]:
-    """Batches of similar length, each with its trunk; a text follows one BOS, as in loglikelihood_rolling."""
+    """Return the texts in batches of similar length; each text follows one BOS, as in loglikelihood_rolling."""
     tokenizer = loaded.tokenizer
     prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    coded = []
-    for text in texts:
-        ids = encode(tokenizer, text)
-        coded.append([prefix, *(ids[1:] if ids[:1] == [prefix] else ids)])
-    coded.sort(key=len, reverse=True)
+    encoded = [encode(tokenizer, text) for text in texts]
+    coded = [ids if ids[:1] == [prefix] else [prefix, *ids] for ids in encoded]
     vocabulary = loaded.model.config.get_text_config(decoder=True).vocab_size
     most = sizes(loaded.device)
-    budget = max(1, min(most.tokens, most.logits_bytes // (LOGIT_BYTES * vocabulary)))
-    parts: list[list[list[int]]] = []
-    for ids in coded:
-        if parts and len(parts[-1][0]) * (len(parts[-1]) + 1) <= budget:
-            parts[-1].append(ids)
-        else:
-            parts.append([ids])
+    budget = min(most.tokens, most.logits_bytes // (LOGIT_BYTES * vocabulary))
     out, block = [], decoder_layers(loaded.model)[layer]
-    for part in parts:
+    for batch in batches([len(ids) for ids in coded], budget):
+        part = [coded[i] for i in batch]
         padded = right_padded([text[:-1] for text in part], device=loaded.device)[0]
         rows = torch.tensor([i for i, text in enumerate(part) for _ in text[1:]])
         positions = torch.tensor([at for text in part for at in range(len(text) - 1)])
@@ -115,7 +107,7 @@ class _Lifts:
         self.n_tokens = sum(len(batch.wanted) for batch in self.batches)
 
     def logits(self, batch: _Texts, added: Tensor | None) -> Tensor:
-        """(scored tokens, vocab) with `added` (1, 1, d_model) on every token but the BOS"""
+        """Return logits (scored tokens, vocab) with `added` (1, 1, d_model) on every token but the BOS."""
         starts = torch.ones(len(batch.ids), dtype=torch.long)
         steered = nullcontext() if added is None else self.steerer.steering(added.expand(len(starts), 1, -1), starts)
         every = torch.arange(len(batch.ids), device=batch.ids.device)
@@ -123,12 +115,12 @@ class _Lifts:
             return self.model(input_ids=batch.ids, use_cache=False).logits[0]
 
     def value(self, added: Tensor | None) -> float:
-        """Log-likelihood of all texts, in nats."""
+        """Return the log-likelihood of all texts, in nats."""
         with torch.no_grad():
             return sum(float(token_scores(self.logits(b, added), b.wanted)[0].sum()) for b in self.batches)
 
     def gradient(self, added: Tensor) -> Tensor:
-        """(d_model,) float64: of the log-likelihood of all texts, at `added`"""
+        """Return the gradient of the log-likelihood of all texts at `added`, (d_model,) float64."""
         total = torch.zeros_like(added, dtype=torch.float64)
         for batch in self.batches:
             point = added.detach().clone().requires_grad_(True)
@@ -145,15 +137,11 @@ def screen(
     layer: int,
     texts: Sequence[str],
     bank: Tensor,
-    *,
-    points: int = 1,
-    top: int = 20,
-    sample: int = 20,
-    seed: int = 0,
-) -> Screening:
-    """First-order lifts of every vector of `bank` (n, d_model), as they would be added, and exact ones of the best.
+    *, points: int = 1, top: int = 20, sample: int = 20, seed: int = 0,
+) -> Screening:  # fmt: skip
+    """Return first-order lifts of every vector of `bank` (n, d_model), as it would be added, and exact lifts of the best.
 
-    points: gradients along the way; 1 is the gradient where nothing is added. Raises ValueError for a bank that does not
+    points: how many gradients are averaged; 1 is the gradient where nothing is added. Raises ValueError for a bank that does not
     fit the model.
     """
     width = loaded.model.config.get_text_config(decoder=True).hidden_size

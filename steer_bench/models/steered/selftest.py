@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -77,10 +76,10 @@ class _Checks:
         self.ids = [encode(tokenizer, prompt) for prompt in PROMPTS]
         self.share = NEAR.get(model.dtype, HALF)
 
-    def logits(self, ids: list[int], **options: Any) -> Tensor:
+    def logits(self, ids: list[int]) -> Tensor:
         """Return those of the last positions, (n, vocab) float32."""
         given = torch.tensor([ids], device=self.device)
-        return self.model(input_ids=given, use_cache=False, **options).logits[0].float()
+        return self.model(input_ids=given, use_cache=False).logits[0].float()
 
     def one_bos(self) -> None:
         bos = self.tokenizer.bos_token_id

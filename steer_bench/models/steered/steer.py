@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ def steer(target: Loaded, vector: SteeringVector, *, factor: float) -> Iterator[
     added, bos = bank.vector(Steering("native", "", "", factor)), target.tokenizer.bos_token_id
     steerer, one_pass = Steerer(decoder_layers(target.model)[vector.layer]), ExitStack()
 
-    def before(_model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(_model: torch.nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         rows = ids if ids is not None else kwargs["inputs_embeds"]
         starts = _starts(ids, kwargs.get("attention_mask"), bos) if ids is not None else None

@@ -13,13 +13,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from steer_bench.models.blocks import states_of
+from steer_bench.models.blocks import BlockOutput, states_of, with_states
 from steer_bench.vectors.arms import UNSTEERED, Arms
 from steer_bench.vectors.store import unit
 
@@ -55,14 +54,14 @@ class Steering:
         return self.arm != UNSTEERED
 
     @classmethod
-    def from_mapping(cls, given: Mapping[str, Any]) -> Steering:
+    def from_mapping(cls, given: Mapping[str, object]) -> Steering:
         """Read the third argument of a request. Raises ValueError for unknown keys."""
         unknown = set(given) - {"arm", "source", "concept", "factor"}
         if unknown:
             raise ValueError(f"steer: unknown key {sorted(unknown)[0]!r}; there are: arm, source, concept, factor")
         return cls(
             str(given.get("arm", UNSTEERED)), str(given.get("source", "")), str(given.get("concept", "")),
-            given.get("factor", 0.0),
+            given.get("factor", 0.0),  # type: ignore[arg-type]  # refused where it is no number
         )  # fmt: skip
 
 
@@ -158,7 +157,7 @@ class Steerer:
         finally:
             self._added = self._starts = None
 
-    def _hook(self, _module: torch.nn.Module, _args: object, output: Any) -> Any:
+    def _hook(self, _module: torch.nn.Module, _args: object, output: BlockOutput) -> BlockOutput | None:
         if self._added is None:
             return None
         hidden = states_of(output)
@@ -176,5 +175,4 @@ class Steerer:
             added = added * at[..., None]
             self._starts = None
         self.calls += 1
-        steered = hidden + added
-        return (steered, *output[1:]) if isinstance(output, tuple) else steered
+        return with_states(output, hidden + added)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from steer_bench.models.blocks import states_of
+from steer_bench.models.blocks import BlockOutput, states_of, with_states
 
 
 @contextmanager
-def shared_trunk(blocks: Sequence[torch.nn.Module], output: Any, rows: Tensor | None = None) -> Iterator[None]:
+def shared_trunk(blocks: Sequence[torch.nn.Module], output: BlockOutput, rows: Tensor | None = None) -> Iterator[None]:
     """Skip `blocks` (0 to the steered one) while entered: the last of them gives `output`, expanded to the batch.
 
     `output` is what the last of `blocks` gave for each text: steering is added after it, so for all steerings of a text it
@@ -21,13 +20,13 @@ def shared_trunk(blocks: Sequence[torch.nn.Module], output: Any, rows: Tensor | 
     the masks and position embeddings of the blocks that do run. `forward` is replaced, since no hook can skip a module.
     """
 
-    def skipped(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
-        return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
+    def skipped(hidden_states: Tensor, *_args: object, **_kwargs: object) -> BlockOutput:
+        return with_states(output, hidden_states)
 
-    def given(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
+    def given(hidden_states: Tensor, *_args: object, **_kwargs: object) -> BlockOutput:
         state = states_of(output)
         expanded = state.expand(hidden_states.shape[0], -1, -1) if rows is None else state[rows]
-        return (expanded, *output[1:]) if isinstance(output, tuple) else expanded
+        return with_states(output, expanded)
 
     replaced = [(block, block.__dict__.get("forward")) for block in blocks]
     for block in blocks[:-1]:
