@@ -8,10 +8,10 @@ from steer_bench.models.steered.requests import Score
 
 
 class ReplyText(str):
-    """A reply, with what the unsteered model makes of it. Compares and prints as its text. Of plain text (numpy) it makes one too."""
+    """A reply, with what the unsteered model makes of it. Compares and prints as its text. numpy makes one of plain text alone."""
 
     perplexity: float | None = None
-    """Of the generated tokens under the unsteered model; None when not asked for or there is no token."""
+    """Perplexity of the generated tokens under the unsteered model; None when not asked for or there is no token."""
     n_tokens: int = 0
     invalid: str = ""
     """Why the reply must not be scored; "" where it may."""

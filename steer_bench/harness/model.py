@@ -186,7 +186,7 @@ class SteeredLM(HFLM):
         database[FINGERPRINT] = self.fingerprint
         database.commit()
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: object) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """As `hf`, with exactly one BOS where the tokenizer uses one, decided for each text alone."""
         if add_special_tokens is None and self.add_bos_token is None and not kwargs:
             return list(self.steered.encode(string))

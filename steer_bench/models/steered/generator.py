@@ -10,6 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -208,10 +209,9 @@ class Generator:
         if any(self._stop_id(stop) is None for stop in settings.until):
             call["stopping_criteria"] = StoppingCriteriaList([_Finished(is_finished, width)])
         with NonFiniteWatch(steered.model) as watch:
-            if any(row.steering.is_steered for row in batch):
-                with steered.steered(batch, [width - len(row.prompt) for row in batch]):
-                    out = steered.model.generate(**call)
-            else:
+            padding = [width - len(row.prompt) for row in batch]
+            is_steered = any(row.steering.is_steered for row in batch)
+            with steered.steered(batch, padding) if is_steered else nullcontext():
                 out = steered.model.generate(**call)
         bad = watch.first(len(batch))
         return [Written(_until(is_finished, ids), step) for ids, step in zip(out[:, width:].tolist(), bad, strict=True)]
@@ -282,13 +282,13 @@ class Generator:
 
 
 class _Finished(StoppingCriteria):
-    """Tells `generate` which rows are finished."""
+    """Tell `generate` which rows are finished."""
 
     def __init__(self, is_finished: Callable[[list[int]], bool], width: int) -> None:
         self._is_finished, self._width = is_finished, width
 
     def __call__(self, input_ids: Tensor, _scores: Tensor, **_kwargs: object) -> Tensor:
-        """(rows, tokens) -> (rows,) bool"""
+        """Return which rows of `input_ids` (rows, tokens) are finished, (rows,) bool."""
         finished = [self._is_finished(reply) for reply in input_ids[:, self._width :].tolist()]
         return torch.tensor(finished, device=input_ids.device)
 

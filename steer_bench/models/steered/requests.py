@@ -31,7 +31,7 @@ class ScoreRow(NamedTuple):
 
 
 class Score(NamedTuple):
-    """What the model makes of a row's continuation."""
+    """How likely the model finds a row's continuation."""
 
     log_likelihood: float
     """Nats, the sum over the tokens."""
@@ -71,7 +71,7 @@ class Reply(NamedTuple):
 
     text: str
     perplexity: float | None = None
-    """Of the generated tokens under the unsteered model; None when not asked for or there is no token."""
+    """Perplexity of the generated tokens under the unsteered model; None when not asked for or there is no token."""
     n_tokens: int = 0
     invalid: str = ""
     """Why the reply must not be scored: `non_finite` where it was picked from logits that are no numbers."""

@@ -27,8 +27,8 @@ POSITIONS = ("text", "generated", "all")
 generated one on; all: every token, BOS too (what lm-eval's `steered` does)."""
 STRENGTHS = ("scaled", "raw")
 LARGEST_NORM = 1e15
-"""Of what is added. The square of a larger one is Inf in float32, and a model's own norm then makes 0 of every activation: each token
-is equally likely, a finite number that means nothing."""
+"""Largest norm that may be added. The square of a larger one is Inf in float32, and a model's own norm then makes every activation 0:
+each token is equally likely, a finite number that means nothing."""
 
 
 @dataclass(frozen=True)
