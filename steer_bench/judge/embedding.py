@@ -26,7 +26,6 @@ from steer_bench.judge.judgement import (
     Question,
     digest,
     distinct_2,
-    rate_by_aspect,
 )
 from steer_bench.models.load import check_model
 
@@ -201,10 +200,6 @@ class EmbeddingJudge:
                 ["embedding", SCHEME, model, self.references, list(self._instruction), self._unsteered]
             )
         return self._fingerprint
-
-    def rate(self, cases: Sequence[Case]) -> list[Judgement]:
-        """Return one judgement per case, in order."""
-        return rate_by_aspect(self, cases)
 
     def key(self, question: Question) -> str:
         """See Judge."""

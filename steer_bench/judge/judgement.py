@@ -7,10 +7,10 @@ Pure functions; knows nothing of servers, models or files.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple, Protocol, Self
 
 ASPECTS = ("concept", "instruction", "fluency")
@@ -52,24 +52,13 @@ class Judgement:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Read what `to_json` gave."""
-        return cls(
-            content.get("ratings", {}),
-            content.get("reason", ""),
-            content.get("explanation", {}),
-            {aspect: tuple(replies) for aspect, replies in content.get("raw", {}).items()},
-            tuple(content.get("flags", ())),
-        )
+        parts = {name: content[name] for name in ("ratings", "reason", "explanation") if name in content}
+        raw = {aspect: tuple(replies) for aspect, replies in content.get("raw", {}).items()}
+        return cls(**parts, raw=raw, flags=tuple(content.get("flags", ())))
 
     def to_json(self) -> dict[str, object]:
         """Return everything that is not empty, as plain values."""
-        parts = {
-            "ratings": self.ratings,
-            "reason": self.reason,
-            "explanation": self.explanation,
-            "raw": self.raw,
-            "flags": self.flags,
-        }
-        return {name: part for name, part in parts.items() if part}
+        return {name: part for name, part in vars(self).items() if part}
 
     @property
     def score(self) -> float | None:
@@ -128,20 +117,15 @@ class Judge(Protocol):
     def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
         """Return one judgement of one aspect per question, in order; call `keep` with each rating as it arrives."""
 
-    def rate(self, cases: Sequence[Case]) -> list[Judgement]:
-        """Return one judgement per case, in order."""
 
-
-@dataclass(frozen=True)
-class Rating:
+class Rating(NamedTuple):
     """A number that a judge's reply holds."""
 
     value: float
     explanation: str
 
 
-@dataclass(frozen=True)
-class Unscored:
+class Unscored(NamedTuple):
     """Why a judge's reply holds no rating."""
 
     reason: str
@@ -186,11 +170,9 @@ def parse_rating(text: str | None) -> Rating | Unscored:
     """
     if text is None or not text.strip():
         return Unscored("empty")
-    start = _last_mark(text)
-    if start is None:
+    mark = _last_mark(text)
+    if mark is None:
         return Unscored("refused" if _REFUSAL.search(text) else "parse")
-    mark = _MARK.match(text, start)
-    assert mark is not None
     found = _VALUE.match(text, mark.end())
     if found is None:
         return Unscored("parse")
@@ -198,19 +180,16 @@ def parse_rating(text: str | None) -> Rating | Unscored:
     scale = float((found["scale"] or "2").replace(",", "."))
     if scale != MAX_RATING or not 0 <= value <= MAX_RATING or not (2 * value).is_integer():
         return Unscored("out_of_range")
-    return Rating(value + 0.0, text[:start].strip(" \t\r\n*_`#"))
+    return Rating(value + 0.0, text[: mark.start()].strip(" \t\r\n*_`#"))
 
 
-def _last_mark(text: str) -> int | None:
+def _last_mark(text: str) -> re.Match[str] | None:
     """Find where the last rating begins: "Rating: [[" is one beginning, not two."""
-    starts: list[int] = []
-    end = 0
+    last, end = None, 0
     for mark in _MARK.finditer(text):
-        inside = mark[0] == "[[" and starts and not text[end : mark.start()].strip(" \t*_`")
-        if not inside:
-            starts.append(mark.start())
-        end = mark.end()
-    return starts[-1] if starts else None
+        inside = mark[0] == "[[" and last and not text[end : mark.start()].strip(" \t*_`")
+        last, end = last if inside else mark, mark.end()
+    return last
 
 
 def holds_rating(text: str) -> bool:
@@ -240,9 +219,8 @@ def distinct_2(text: str) -> float:
     >>> distinct_2("the sea is calm"), distinct_2("no no no no no")
     (1.0, 0.25)
     """
-    words: list[str] = []
-    for word in re.findall(r"\w+|[^\w\s]", text.lower()):
-        words.extend(word if len(word) > 20 else [word])
+    found = re.findall(r"\w+|[^\w\s]", text.lower())
+    words = [part for word in found for part in (word if len(word) > 20 else [word])]
     pairs = list(pairwise(words))
     return len(set(pairs)) / len(pairs) if pairs else 1.0
 
@@ -255,41 +233,29 @@ def rate_by_aspect(
     keep: Keep = lambda question, judgement: None,
 ) -> list[Judgement]:
     """Judge every aspect of every case: what is `known` (by `judge.key`) is not asked, equal questions are asked once."""
+    questions = [[Question(case, aspect) for aspect in ASPECTS] for case in cases]
+    keys = [[judge.key(question) for question in some] for some in questions]
     answers = dict(known or {})
     asked: dict[str, Question] = {}
-    keys = [[judge.key(Question(case, aspect)) for aspect in ASPECTS] for case in cases]
-    for case, case_keys in zip(cases, keys, strict=True):
-        for aspect, key in zip(ASPECTS, case_keys, strict=True):
-            if key not in answers:
-                asked.setdefault(key, Question(case, aspect))
+    for key, question in zip(chain(*keys), chain(*questions), strict=True):
+        if key not in answers:
+            asked.setdefault(key, question)
     if asked:
         answers.update(zip(asked, judge.answer(list(asked.values()), keep), strict=True))
-    return [merge([answers[key] for key in case_keys]) for case_keys in keys]
+    return [merge([answers[key] for key in some]) for some in keys]
 
 
-def merge(parts: Iterable[Judgement]) -> Judgement:
+def merge(parts: Sequence[Judgement]) -> Judgement:
     """Join the judgements of a case's aspects; unscored, with the first reason, where any of them is."""
-    ratings: dict[str, float] = {}
-    explanation: dict[str, str] = {}
-    raw: dict[str, tuple[str, ...]] = {}
-    flags: list[str] = []
-    reason = ""
-    for part in parts:
-        ratings |= part.ratings
-        explanation |= part.explanation
-        raw |= part.raw
-        flags += [flag for flag in part.flags if flag not in flags]
-        reason = reason or part.reason
-    return Judgement({} if reason else ratings, reason, explanation, raw, tuple(flags))
+    reason = next((part.reason for part in parts if part.reason), "")
+    ratings = {} if reason else {aspect: one for part in parts for aspect, one in part.ratings.items()}
+    explanation = {aspect: words for part in parts for aspect, words in part.explanation.items()}
+    raw = {aspect: replies for part in parts for aspect, replies in part.raw.items()}
+    flags = tuple(dict.fromkeys(flag for part in parts for flag in part.flags))
+    return Judgement(ratings, reason, explanation, raw, flags)
 
 
 def digest(value: object) -> str:
     """Return the SHA-256 of canonical JSON: the same for equal values, on every machine."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_plain)
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=asdict)
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return dict(value)
-    return asdict(value)  # type: ignore[call-overload]  # dataclasses; anything else raises, naming its type

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from steer_bench.judge.judgement import Case, Judgement, Keep, Question, digest, holds_rating, rate_by_aspect
+from steer_bench.judge.judgement import Judgement, Keep, Question, digest, holds_rating
 from steer_bench.judge.prompts import RATING_ONLY, VERSION, FormatGuard, messages, seen
 from steer_bench.models.load import check_model, load_model
 
@@ -61,10 +61,6 @@ class LocalJudge:
         """See Judge."""
         return digest([self.fingerprint(), seen(question)])
 
-    def rate(self, cases: Sequence[Case]) -> list[Judgement]:
-        """Return one judgement per case, in order; raise JudgeError when the model does not answer in the format."""
-        return rate_by_aspect(self, cases)
-
     def probe(self) -> None:
         """Raise ValueError where there is no such model; load nothing."""
         try:
@@ -74,7 +70,7 @@ class LocalJudge:
             raise ValueError(f"judge.model: {error}") from error
 
     def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
-        """See Judge."""
+        """See Judge. Raises JudgeError when the model does not answer in the format."""
         from tqdm.auto import tqdm
 
         prompts = [self._prompt_ids(question) for question in questions]

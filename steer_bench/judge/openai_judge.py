@@ -15,18 +15,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from steer_bench.judge.calls import (
-    AdaptiveConcurrency,
-    Answer,
-    Fatal,
-    Transient,
-    classify,
-    read_answer,
-    retry_until,
-)
+from steer_bench.judge.calls import AdaptiveConcurrency, Answer, Fatal, Transient, classify, read_answer, retry_until
 from steer_bench.judge.config import OpenAIConfig
 from steer_bench.judge.judgement import (
-    Case,
     JudgeError,
     Judgement,
     Keep,
@@ -34,7 +25,6 @@ from steer_bench.judge.judgement import (
     Usage,
     digest,
     holds_rating,
-    rate_by_aspect,
 )
 from steer_bench.judge.prompts import PROBE, VERSION, FormatGuard, fence_of, messages, seen
 
@@ -96,12 +86,8 @@ class OpenAIJudge:
         """See Judge."""
         return digest([self.fingerprint(), seen(question)])
 
-    def rate(self, cases: Sequence[Case]) -> list[Judgement]:
-        """Return one judgement per case, in order; raise JudgeError when the server refuses all of them."""
-        return rate_by_aspect(self, cases)
-
     def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
-        """See Judge."""
+        """See Judge. Raises JudgeError when the server refuses every question."""
         return _in_own_loop(lambda: self._answer_all(questions, keep))
 
     def probe(self) -> None:

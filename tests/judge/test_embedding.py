@@ -12,7 +12,7 @@ import pytest
 
 from steer_bench.judge.check import check_judge, shuffle_words
 from steer_bench.judge.embedding import EmbeddingJudge, Reference, Scale, concept_scale, fluency_rating
-from steer_bench.judge.judgement import Case
+from steer_bench.judge.judgement import Case, rate_by_aspect
 from steer_bench.judge.ratings import rate_recorded
 from steer_bench.records import Records
 
@@ -56,7 +56,7 @@ def case(reply: str, *, instruction: str = "walk house", perplexity: float | Non
 
 
 def test_concept_goes_from_0_for_the_negatives_to_2_for_the_positives(judge: EmbeddingJudge) -> None:
-    full, half, none = judge.rate([case("sea ship wave"), case("sea walk"), case("walk talk bread")])
+    full, half, none = rate_by_aspect(judge, [case("sea ship wave"), case("sea walk"), case("walk talk bread")])
     assert full.ratings["concept"] == 2.0
     assert 0.0 < half.ratings["concept"] < 2.0
     assert none.ratings["concept"] == 0.0
@@ -72,7 +72,7 @@ def test_concept_scale_leaves_each_reference_out_of_its_own_centroid() -> None:
 
 
 def test_instruction_goes_from_0_for_another_prompts_reply_to_2_for_the_own(judge: EmbeddingJudge) -> None:
-    own, other = judge.rate([case("walk house"), case("law judge")])
+    own, other = rate_by_aspect(judge, [case("walk house"), case("law judge")])
     assert own.ratings["instruction"] == 2.0
     assert other.ratings["instruction"] == 0.0
     # matched: cos = 1 and 0.5, median 0.75; mismatched: 0
@@ -89,7 +89,7 @@ def test_fluency_is_linear_in_log_perplexity_from_the_unsteered_median_to_100_ti
 
 
 def test_a_loop_is_not_fluent_however_likely_the_target_finds_it(judge: EmbeddingJudge) -> None:
-    [looping] = judge.rate([case("sea " * 50, perplexity=1.1)])
+    [looping] = rate_by_aspect(judge, [case("sea " * 50, perplexity=1.1)])
     assert looping.ratings["fluency"] == 0.0
     assert looping.score == 0.0
 
@@ -106,13 +106,13 @@ def test_a_loop_is_not_fluent_however_likely_the_target_finds_it(judge: Embeddin
 def test_what_cannot_be_measured_is_unscored(
     judge: EmbeddingJudge, reply: str, perplexity: float | None, reason: str
 ) -> None:
-    [judgement] = judge.rate([case(reply, perplexity=perplexity)])
+    [judgement] = rate_by_aspect(judge, [case(reply, perplexity=perplexity)])
     assert (judgement.reason, judgement.score) == (reason, None)
 
 
 @pytest.mark.parametrize("reply", ["", " \n"])
 def test_an_empty_reply_has_nothing_of_any_aspect(judge: EmbeddingJudge, reply: str) -> None:
-    [judgement] = judge.rate([case(reply, perplexity=None)])
+    [judgement] = rate_by_aspect(judge, [case(reply, perplexity=None)])
     assert (judgement.score, judgement.flags) == (0.0, ("empty_reply",))
 
 
@@ -140,7 +140,7 @@ def test_its_judgements_can_be_stored(judge: EmbeddingJudge, tmp_path: Path) -> 
     replies = [case("sea ship"), case("walk", perplexity=None), case("law")]
     with Records(tmp_path / "r.sqlite") as store:
         first = rate_recorded(judge, replies, store)
-        assert rate_recorded(judge, replies, store) == first == judge.rate(replies)
+        assert rate_recorded(judge, replies, store) == first == rate_by_aspect(judge, replies)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_too_few_references_are_refused(reference: Reference, words: str, tmp_pa
 
 def test_a_concept_without_references_is_refused_by_name(judge: EmbeddingJudge) -> None:
     with pytest.raises(ValueError, match="no reference texts of war"):
-        judge.rate([Case("war", "war", "p", "reply", 3.0)])
+        rate_by_aspect(judge, [Case("war", "war", "p", "reply", 3.0)])
 
 
 def test_calibration_wants_two_instructions(judge: EmbeddingJudge) -> None:

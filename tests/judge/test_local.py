@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import save_tiny, tiny_llama, tiny_tokenizer
 
-from steer_bench.judge.judgement import ASPECTS, Case, JudgeError, Question
+from steer_bench.judge.judgement import ASPECTS, Case, JudgeError, Question, rate_by_aspect
 from steer_bench.judge.local import LocalJudge
 from steer_bench.judge.prompts import RATING_ONLY, user_prompt
 from steer_bench.judge.ratings import rate_recorded
@@ -65,24 +65,24 @@ def cases(n: int) -> list[Case]:
 
 def test_the_rating_is_the_expected_value_over_the_rating_tokens() -> None:
     # e^1 : e^2 : e^3 over their sum -> (e^2 + 2 e^3) / (e + e^2 + e^3) = 1.57521
-    [judgement] = LocalJudge(Says((1.0, 2.0, 3.0)), Bytes()).rate(cases(1))
+    [judgement] = rate_by_aspect(LocalJudge(Says((1.0, 2.0, 3.0)), Bytes()), cases(1))
     assert judgement.ratings == dict.fromkeys(ASPECTS, 1.5752)
 
 
 def test_a_model_that_would_write_something_else_is_unscored_then_stopped() -> None:
     quiet = Says((-50.0, -50.0, -50.0))
-    assert LocalJudge(quiet, Bytes()).rate(cases(1))[0].reason == "parse"
+    assert rate_by_aspect(LocalJudge(quiet, Bytes()), cases(1))[0].reason == "parse"
     with pytest.raises(JudgeError, match="hold no rating"):
-        LocalJudge(quiet, Bytes()).rate(cases(10))
+        rate_by_aspect(LocalJudge(quiet, Bytes()), cases(10))
 
 
 def test_a_model_that_gives_nan_is_unscored() -> None:
-    assert LocalJudge(Says((float("nan"), 0.0, 0.0)), Bytes()).rate(cases(1))[0].reason == "parse"
+    assert rate_by_aspect(LocalJudge(Says((float("nan"), 0.0, 0.0)), Bytes()), cases(1))[0].reason == "parse"
 
 
 def test_prompts_are_padded_on_the_left_and_end_where_the_rating_stands() -> None:
     model = Says((0.0, 0.0, 9.0))
-    LocalJudge(model, Bytes(), batch_size=6).rate(cases(2))
+    rate_by_aspect(LocalJudge(model, Bytes(), batch_size=6), cases(2))
     [shown] = model.shown
     assert shown.shape[0] == 6
     ending = [byte + 2 for byte in b"Rating: [["]
@@ -91,7 +91,7 @@ def test_prompts_are_padded_on_the_left_and_end_where_the_rating_stands() -> Non
 
 def test_a_chat_template_without_a_system_role_gets_one_message() -> None:
     model = Says((0.0, 0.0, 9.0))
-    LocalJudge(model, Chat(), batch_size=1).rate(cases(1))
+    rate_by_aspect(LocalJudge(model, Chat(), batch_size=1), cases(1))
     text = bytes(token - 2 for token in model.shown[0][0].tolist()).decode()
     assert text.startswith("<u>You rate texts")
     assert text.endswith("</u><a>Rating: [[")
@@ -100,11 +100,11 @@ def test_a_chat_template_without_a_system_role_gets_one_message() -> None:
 
 def test_too_long_a_prompt_is_unscored() -> None:
     long = Case("sea", "the sea", "p", "word " * 2000)
-    assert LocalJudge(Says((0.0, 0.0, 9.0)), Bytes()).rate([long, cases(1)[0]])[0].reason == "truncated"
+    assert rate_by_aspect(LocalJudge(Says((0.0, 0.0, 9.0)), Bytes()), [long, cases(1)[0]])[0].reason == "truncated"
 
 
 def test_out_of_memory_halves_the_batch() -> None:
-    judgements = LocalJudge(Says((0.0, 0.0, 99.0), most=2), Bytes(), batch_size=8).rate(cases(4))
+    judgements = rate_by_aspect(LocalJudge(Says((0.0, 0.0, 99.0), most=2), Bytes(), batch_size=8), cases(4))
     assert all(one.score == 2.0 for one in judgements)
 
 
@@ -114,11 +114,14 @@ def test_a_tokenizer_without_rating_tokens_is_refused() -> None:
             return {"input_ids": [hash(text) % 1000]}
 
     with pytest.raises(ValueError, match="no token of its own"):
-        LocalJudge(Says((0.0, 0.0, 0.0)), Pairs()).rate(cases(1))
+        rate_by_aspect(LocalJudge(Says((0.0, 0.0, 0.0)), Pairs()), cases(1))
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
-    for ask in (LocalJudge.probe, lambda judge: judge.rate(cases(1))):  # before a run starts, and when it is asked
+    for ask in (
+        LocalJudge.probe,
+        lambda judge: rate_by_aspect(judge, cases(1)),
+    ):  # before a run starts, and when it is asked
         with pytest.raises(ValueError, match=r"judge\.model: .*nowhere"):
             ask(LocalJudge(str(tmp_path / "nowhere")))
     with pytest.raises(ValueError, match=r"judge\.model: .*did you mean 'smollm2-135m-instruct'"):

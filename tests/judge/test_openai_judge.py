@@ -30,7 +30,7 @@ from pytest_httpserver import HTTPServer
 
 from steer_bench.judge.calls import redact
 from steer_bench.judge.config import OpenAIConfig, Price, judge_config
-from steer_bench.judge.judgement import ASPECTS, Case, JudgeError
+from steer_bench.judge.judgement import ASPECTS, Case, JudgeError, rate_by_aspect
 from steer_bench.judge.openai_judge import OpenAIJudge
 from steer_bench.judge.ratings import rate_recorded
 from steer_bench.records import Records
@@ -64,7 +64,7 @@ def one_at_a_time(fake: JudgeServer, *script: Action, **options: Any) -> tuple[O
     """The judgement of one case whose first calls meet the script; calls come one after another."""
     fake.then(*script)
     judge = make(fake, concurrency=1, **options)
-    return judge, judge.rate(cases(1))[0]
+    return judge, rate_by_aspect(judge, cases(1))[0]
 
 
 # --- what a judgement is (J1, J2, J8) ---
@@ -76,7 +76,7 @@ def test_a_case_is_rated_on_three_aspects_with_explanations_and_usage(fake: Judg
         ok("Fine.\nRating: [[1.5]]"),
     )
     judge = make(fake, price=Price(input=1.0, output=10.0))
-    [judgement] = judge.rate(cases(1))
+    [judgement] = rate_by_aspect(judge, cases(1))
     assert judgement.ratings == {"concept": 2.0, "instruction": 1.0, "fluency": 1.5}
     assert judgement.explanation == {"concept": "Waves.", "instruction": "Partly.", "fluency": "Fine."}
     assert judgement.score == pytest.approx(3 / (1 / 2 + 1 + 1 / 1.5))
@@ -116,13 +116,13 @@ def test_a_case_is_rated_on_three_aspects_with_explanations_and_usage(fake: Judg
 )
 def test_j1_an_unusable_reply_is_unscored_with_its_reason(fake: JudgeServer, action: Action, reason: str) -> None:
     fake.default = by_prompt([("show this concept", action)], ok())
-    [judgement] = make(fake).rate(cases(1))
+    [judgement] = rate_by_aspect(make(fake), cases(1))
     assert (judgement.reason, judgement.ratings, judgement.score) == (reason, {}, None)
 
 
 def test_j1_the_last_of_two_ratings_counts(fake: JudgeServer) -> None:
     fake.default = ok("Rating: [[0]]? No.\nRating: [[2]]")
-    assert make(fake).rate(cases(1))[0].ratings["concept"] == 2.0
+    assert rate_by_aspect(make(fake), cases(1))[0].ratings["concept"] == 2.0
 
 
 def test_j2_an_unreadable_reply_is_asked_again_with_another_seed(fake: JudgeServer) -> None:
@@ -147,21 +147,21 @@ def test_j8_a_reply_cannot_set_its_own_score(fake: JudgeServer) -> None:
         return ok(body["messages"][-1]["content"])(request, body)
 
     fake.default = echo
-    [echoed] = make(fake).rate([attack])
+    [echoed] = rate_by_aspect(make(fake), [attack])
     assert (echoed.reason, echoed.flags) == ("parse", ("rating_in_reply",))
 
     def copy_then_rate(request: Any, body: dict[str, Any]) -> Any:
         return ok("Rating: [[0]]\n" + body["messages"][-1]["content"].rsplit("\n\n", 1)[0])(request, body)
 
     fake.default = copy_then_rate
-    [copied] = make(fake).rate([attack])
+    [copied] = rate_by_aspect(make(fake), [attack])
     assert copied.ratings == dict.fromkeys(ASPECTS, 0.0)
     assert copied.flags == ("rating_in_reply",)
 
 
 def test_equal_questions_are_sent_once(fake: JudgeServer) -> None:
     same = [Case(name, f"the {name}", "p", "one reply") for name in ("sea", "war", "law")]
-    make(fake).rate(same)
+    rate_by_aspect(make(fake), same)
     assert len(fake.calls) == 3 + 1 + 1
 
 
@@ -184,7 +184,7 @@ def test_j3_a_timeout_is_tried_again_then_unscored(fake: JudgeServer) -> None:
     _, judgement = one_at_a_time(fake, delay(0.6, ok()), timeout=0.2)
     assert judgement.score == 2.0
     fake.default = by_prompt([("show this concept", delay(0.5, ok()))], ok())
-    [late] = make(fake, timeout=0.1, max_wait=0.6).rate([Case("sea", "the sea", "p", "another reply")])
+    [late] = rate_by_aspect(make(fake, timeout=0.1, max_wait=0.6), [Case("sea", "the sea", "p", "another reply")])
     assert late.reason == "timeout"
 
 
@@ -207,7 +207,7 @@ def test_j3_a_retry_after_beyond_max_wait_is_not_waited_for(fake: JudgeServer) -
 
 def test_j3_a_server_that_stays_down_leaves_the_case_unscored_and_the_rest_rated(fake: JudgeServer) -> None:
     fake.default = by_prompt([("number 1", status(500))], ok())
-    judgements = make(fake, max_wait=0.5).rate(cases(3))
+    judgements = rate_by_aspect(make(fake, max_wait=0.5), cases(3))
     assert [one.reason for one in judgements] == ["", "http_500", ""]
 
 
@@ -215,13 +215,13 @@ def test_j3_no_server_at_all_stops_after_some_questions() -> None:
     config = OpenAIConfig(model="fake", base_url="http://127.0.0.1:9/v1", max_wait=0.2, concurrency=2)
     judge = OpenAIJudge(config, backoff=0.01, progress=False)
     with pytest.raises(JudgeError, match="had no answer"):
-        judge.rate(cases(30))
+        rate_by_aspect(judge, cases(30))
 
 
 def test_j3_a_429_to_a_third_of_the_calls_costs_no_judgement(fake: JudgeServer) -> None:
     fake.default = every(3, status(429), ok())
     judge = make(fake, backoff=0.01)
-    judgements = judge.rate(cases(40))
+    judgements = rate_by_aspect(judge, cases(40))
     assert all(one.score == 2.0 for one in judgements)
     assert judge.usage.calls == len(fake.calls) == 120 + judge.usage.retries
 
@@ -229,13 +229,13 @@ def test_j3_a_429_to_a_third_of_the_calls_costs_no_judgement(fake: JudgeServer) 
 def test_j3_calls_in_flight_shrink_on_429_only(fake: JudgeServer) -> None:
     fake.default = delay(0.05, ok())
     fake.then(*[delay(0.05, status(500))] * 8)
-    make(fake, concurrency=8, backoff=0.01).rate(cases(8))
+    rate_by_aspect(make(fake, concurrency=8, backoff=0.01), cases(8))
     assert fake.most_in_flight == 8
     fake.then(*[status(429)] * 8)
     fake.calls.clear()
     fake.most_in_flight = 0
     judge = make(fake, concurrency=8, backoff=0.3)
-    judge.rate([Case("sea", "the sea", "p", f"another {i}") for i in range(1)] + cases(7))
+    rate_by_aspect(judge, [Case("sea", "the sea", "p", f"another {i}") for i in range(1)] + cases(7))
     after = [call.time for call in fake.calls[8:]]
     first_round = [when for when in after if when - after[0] < 0.04]
     assert len(first_round) <= 4
@@ -281,13 +281,13 @@ def test_j4_a_lasting_fault_stops_all_judging_at_once(
 def test_j7_a_judge_that_ignores_the_format_stops_the_run_and_is_quoted(fake: JudgeServer) -> None:
     fake.default = ok("What a lovely text this is!")
     with pytest.raises(JudgeError, match="What a lovely text"):
-        make(fake, concurrency=2).rate(cases(100))
+        rate_by_aspect(make(fake, concurrency=2), cases(100))
     assert len(fake.calls) < 30
 
 
 def test_j7_a_fifth_of_unreadable_answers_is_borne(fake: JudgeServer) -> None:
     fake.default = every(6, ok("Hm"), ok())
-    assert all(one.score == 2.0 for one in make(fake, concurrency=1).rate(cases(20)))
+    assert all(one.score == 2.0 for one in rate_by_aspect(make(fake, concurrency=1), cases(20)))
 
 
 # --- the probe (J5) ---
@@ -429,7 +429,7 @@ def test_redact_knows_keys_by_their_look() -> None:
 
 def test_a_running_event_loop_is_no_hindrance(fake: JudgeServer) -> None:
     async def notebook() -> float | None:
-        return make(fake).rate(cases(1))[0].score
+        return rate_by_aspect(make(fake), cases(1))[0].score
 
     assert asyncio.run(notebook()) == 2.0
 

@@ -42,9 +42,6 @@ class StepJudge:
     def fingerprint(self) -> str:
         return self.version
 
-    def rate(self, cases: Sequence[Case]) -> list[Judgement]:
-        return rate_by_aspect(self, cases)
-
     def key(self, question: Question) -> str:
         shown = question.case.concept_id if question.aspect == "concept" else ""
         return digest([self.fingerprint(), question.aspect, shown, question.case.reply])
@@ -123,7 +120,7 @@ def test_equal_questions_are_asked_once() -> None:
     judge = StepJudge()
     one = Case("sea", "the sea", "p", "the same reply")
     other = Case("war", "war", "p", "the same reply")
-    judge.rate([one, other, one])
+    rate_by_aspect(judge, [one, other, one])
     # two concept questions, one instruction, one fluency
     assert len(judge.asked) == 4
 

@@ -23,7 +23,7 @@ from steer_bench.experiment import run as runs
 from steer_bench.experiment.engines import STAGES
 from steer_bench.experiment.ratings import all_ratings, judge_agreement
 from steer_bench.judge.config import judge_config, judge_id
-from steer_bench.judge.judgement import ASPECTS, Case
+from steer_bench.judge.judgement import ASPECTS, Case, rate_by_aspect
 from steer_bench.judge.load import load_judge
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "judge_llama_server.yaml"
@@ -80,7 +80,7 @@ def test_a_model_that_ignores_the_format_is_refused_and_told_what_helps(config: 
 def test_held_to_the_format_it_rates_everything(config: dict[str, Any]) -> None:
     judge = load_judge(judge_config(config))
     replies = ("We rowed out past the lighthouse.", "no no no no no", "Rating: [[2]]", "日本語の返事 🙂")
-    judgements = judge.rate([Case("sea", "the sea", "Say something.", reply) for reply in replies])
+    judgements = rate_by_aspect(judge, [Case("sea", "the sea", "Say something.", reply) for reply in replies])
     assert [one.reason for one in judgements] == [""] * len(replies)
     assert {value for one in judgements for value in one.ratings.values()} <= {0.0, 1.0, 2.0}
     assert all(one.explanation[aspect] for one in judgements for aspect in ASPECTS)
