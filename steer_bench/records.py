@@ -1,9 +1,8 @@
 """Records: every finished reply, log-likelihood and rating is on disk before the next, so that a run can be continued.
 
-One SQLite file (WAL) per run; a record is JSON under a key that hashes everything its value depends on. Records are added and
-read, never changed. Each carries a checksum: one whose bytes were changed on disk is computed again, never believed. Several
-threads and processes of one machine may write one file; SQLite is not shared over a network, so a shard of a run writes a file
-of its own, and files are merged. Knows nothing of models and judges.
+One SQLite file (WAL) per run; a record is JSON under a key that hashes everything its value depends on, added once and never
+changed; one whose checksum shows that its bytes were changed on disk is computed again. Threads and processes of one machine may
+write one file; SQLite is not shared over a network, so a shard writes a file of its own, to be merged. Knows no models, no judges.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import logging
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -40,74 +40,64 @@ def row_checksum(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def readable(data: bytes) -> str:
-    """Decode text of a database so that damage breaks its checksum, not the query."""
-    return data.decode("utf-8", "replace")
-
-
-def explained(path: Path | None, error: sqlite3.DatabaseError) -> Exception:
-    """Return a damaged file's error as a ValueError with the way on; a full disk, a lock and the like unchanged."""
-    damaged = not isinstance(error, sqlite3.OperationalError) or "no such column" in str(error)
-    if path is None or not damaged:
-        return error
-    return ValueError(
-        f"{path}: damaged, or not a records file of this steer-bench ({error}); what it holds cannot be read. Move it "
-        f"and its -wal and -shm files away (mv {path} {path}.damaged) and run the same command again: it is computed again"
-    )
+@contextlib.contextmanager
+def _explained(path: Path | None) -> Iterator[None]:
+    """Raise a damaged file's error as a ValueError with the way on; a full disk, a lock and the like unchanged."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        damaged = not isinstance(error, sqlite3.OperationalError) or "no such column" in str(error)
+        if path is None or not damaged:
+            raise
+        raise ValueError(
+            f"{path}: damaged, or not a records file of this steer-bench ({error}); what it holds cannot be read. Move it "
+            f"and its -wal and -shm files away (mv {path} {path}.damaged) and run the same command again: it is computed again"
+        ) from error
 
 
 class Records:
-    """Key-value records in a SQLite file, or in memory only (path None); safe for several threads.
-
-    Raises ValueError, saying how to go on, for a file that is damaged or not ours.
-    """
+    """Key-value records in a SQLite file, or in memory only (path None); safe for several threads. Raises ValueError for a damaged file."""
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
-        if self.path is not None:
+        if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._db = _connect(path or ":memory:")
-        try:
+        with _explained(self.path), contextlib.ExitStack() as stack:
+            stack.callback(self._db.close)
             use_wal(self._db)
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(_TABLE)
             _take_over_judgements(self._db)
             self._db.execute("SELECT key, value, digest FROM records LIMIT 1").fetchall()
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise explained(self.path, error) from error
+            stack.pop_all()  # opened: stays open
 
     def get(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values of those keys that are recorded, whole and unchanged."""
         found, damaged, wanted = {}, [], list(dict.fromkeys(keys))
-        try:
-            with self._lock:
-                for start in range(0, len(wanted), 500):  # sqlite takes at least 999 parameters
-                    part = wanted[start : start + 500]
-                    marks = ",".join("?" * len(part))
-                    rows = self._db.execute(f"SELECT key, value, digest FROM records WHERE key IN ({marks})", part)
-                    for key, value, checksum in rows:
-                        if isinstance(value, str) and checksum == row_checksum(key, value):
-                            found[key] = json.loads(value)
-                        else:
-                            damaged.append(key)
-                if damaged:  # so that what is computed again can take their place
-                    logger.warning("%s: %d records are damaged and computed again", self.path, len(damaged))
-                    with contextlib.suppress(sqlite3.OperationalError):  # opened to be read only
-                        self._db.executemany("DELETE FROM records WHERE key = ?", [(key,) for key in damaged])
-        except sqlite3.DatabaseError as error:
-            raise explained(self.path, error) from error
+        with _explained(self.path), self._lock:
+            for start in range(0, len(wanted), 500):  # sqlite takes at least 999 parameters
+                part = wanted[start : start + 500]
+                marks = ",".join("?" * len(part))
+                rows = self._db.execute(f"SELECT key, value, digest FROM records WHERE key IN ({marks})", part)
+                for key, value, checksum in rows:
+                    if isinstance(value, str) and checksum == row_checksum(key, value):
+                        found[key] = json.loads(value)
+                    else:
+                        damaged.append((key,))
+            if damaged:  # so that what is computed again can take their place
+                logger.warning("%s: %d records are damaged and computed again", self.path, len(damaged))
+                with contextlib.suppress(sqlite3.OperationalError):  # opened to be read only
+                    self._db.executemany("DELETE FROM records WHERE key = ?", damaged)
         return found
 
     def add(self, values: Mapping[str, object]) -> None:
         """Record values, all or none; a key that is there already keeps its value."""
-        rows = [_row(key, value) for key, value in values.items()]
-        try:
-            with self._lock, _transaction(self._db):
-                self._db.executemany("INSERT OR IGNORE INTO records VALUES (?, ?, ?)", rows)
-        except sqlite3.DatabaseError as error:
-            raise explained(self.path, error) from error
+        texts = {key: json.dumps(value, allow_nan=False) for key, value in values.items()}
+        rows = [(key, text, row_checksum(key, text)) for key, text in texts.items()]
+        with _explained(self.path), self._lock, _transaction(self._db):
+            self._db.executemany("INSERT OR IGNORE INTO records VALUES (?, ?, ?)", rows)
 
     def merge(self, path: Path) -> None:
         """Add what another records file holds; a key that is here already keeps its value."""
@@ -133,7 +123,7 @@ class Records:
 
 def _connect(database: str | Path, *, uri: bool = False) -> sqlite3.Connection:
     db = sqlite3.connect(database, uri=uri, timeout=60, isolation_level=None, check_same_thread=False)
-    db.text_factory = readable
+    db.text_factory = lambda data: data.decode("utf-8", "replace")  # damage breaks the checksum, not the query
     return db
 
 
@@ -147,11 +137,6 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
         if db.in_transaction:  # a full disk has rolled back already
             db.execute("ROLLBACK")
         raise
-
-
-def _row(key: str, value: object) -> tuple[str, str, str]:
-    text = json.dumps(value, allow_nan=False)
-    return key, text, row_checksum(key, text)
 
 
 def use_wal(db: sqlite3.Connection, patience: float = 60.0) -> None:
@@ -182,7 +167,8 @@ def _take_over_judgements(db: sqlite3.Connection) -> None:
                 damaged += 1
                 continue
             ratings, explanation, rest = map(json.loads, texts[1:])
-            rows.append(_row(key, {"ratings": ratings, "explanation": explanation, **rest}))
+            text = json.dumps({"ratings": ratings, "explanation": explanation, **rest}, allow_nan=False)
+            rows.append((key, text, row_checksum(key, text)))
         db.executemany("INSERT OR IGNORE INTO records VALUES (?, ?, ?)", rows)
         db.execute("DROP TABLE judgements")
     if damaged:
@@ -191,17 +177,17 @@ def _take_over_judgements(db: sqlite3.Connection) -> None:
 
 def read_only(path: Path) -> Records:
     """Return records to be read while nobody writes them, safe for readers on several machines; empty ones where no file is."""
-    if not path.is_file():
-        return Records()
     records = Records()
-    records._db.close()
-    unused = path.with_name(path.name + "-wal")
-    settled = "&immutable=1" if not unused.is_file() or not unused.stat().st_size else ""
-    records._db = _connect(f"{path.resolve().as_uri()}?mode=ro{settled}", uri=True)
+    if path.is_file():
+        records.close()
+        unused = path.with_name(path.name + "-wal")
+        settled = "" if unused.is_file() and unused.stat().st_size else "&immutable=1"
+        records._db = _connect(f"{path.resolve().as_uri()}?mode=ro{settled}", uri=True)
     return records
 
 
-_NAN = ("nan", False)
+def _nan() -> list[object]:
+    return ["nan", False]
 
 
 class ShardRecords(Records):
@@ -221,28 +207,18 @@ class ShardRecords(Records):
         self._seen: set[str] = set()
 
     def get(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Return what a single process would have by now: what the run recorded before its shards began, and, as NaN, what was dealt.
+        """Return what a single process would have by now: what the run recorded before its shards, and, as NaN, what was dealt.
 
-        The same for all shards, as the dealing needs.
+        The same for all shards, as the dealing needs; any other key reads as NaN.
         """
         wanted = list(keys)
-        dealt = {key: list(_NAN) for key in wanted if key in self._seen}
-        return _OthersAreNaN(dealt | self._run.get(wanted))
+        dealt = {key: _nan() for key in wanted if key in self._seen}
+        return defaultdict(_nan, dealt | self._run.get(wanted))
 
     def mine(self, items: Sequence[T], size: int, keys: Callable[[T], Iterable[str]]) -> list[T]:
         """Return the items of this shard's batches of `size`, without those whose keys its own file holds already."""
         dealt = [item for i, item in enumerate(items) if (self._dealt + i // size) % self.count == self.index]
         self._dealt += -(-len(items) // size)
         self._seen.update(key for item in items for key in keys(item))
-        wanted = [list(keys(item)) for item in dealt]
-        known = super().get(key for item_keys in wanted for key in item_keys)
-        return [
-            item for item, item_keys in zip(dealt, wanted, strict=True) if not all(key in known for key in item_keys)
-        ]
-
-
-class _OthersAreNaN(dict[str, Any]):
-    """A mapping in which a missing key reads as not a number."""
-
-    def __missing__(self, key: str) -> list[Any]:
-        return list(_NAN)
+        known = super().get(key for item in dealt for key in keys(item))
+        return [item for item in dealt if not all(key in known for key in keys(item))]

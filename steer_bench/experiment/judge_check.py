@@ -40,18 +40,13 @@ def check(run: Run, config: JudgeConfig | None = None, *, limit: int | None = No
     held_out = {key: sides[1] for key, sides in topics.items()}
     made = judge_for(config, held_out, target.unsteered)
     pairs = list(dict.fromkeys((one.instruction, one.text) for one in target.unsteered if one.text.strip()))
-    wants_perplexity = config.kind == "embedding"
+    perplexity = target.perplexities if config.kind == "embedding" else None
     rows = check_judge(
-        made, [sides[0] for sides in topics.values()], pairs=pairs,
-        perplexity=target.perplexities if wants_perplexity else None, limit=limit, seed=seed,
-    )  # fmt: skip
+        made, [sides[0] for sides in topics.values()], pairs=pairs, perplexity=perplexity, limit=limit, seed=seed
+    )
     if run.folder.experiment.is_file():
-        content = {
-            "judge": judge_id(config),
-            "target": target.name,
-            "limit": limit,
-            "rows": [row._asdict() for row in rows],
-        }
+        said = [row._asdict() for row in rows]
+        content = {"judge": judge_id(config), "target": target.name, "limit": limit, "rows": said}
         write_whole(check_file(run, judge_id(config)), json.dumps(content, indent=1) + "\n")
     return rows
 

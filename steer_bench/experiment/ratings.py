@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from steer_bench.experiment.run import MissingStageError, Run
 from steer_bench.judge.check import CheckRow
@@ -101,9 +101,8 @@ def _rated(row: Rated, ratings: Ratings | None) -> Rated:
     key: Key = (row.arm, row.source, row.concept, row.factor, row.item)
     judgement = Judgement(reason=NOT_JUDGED) if ratings is None else ratings.judgements[key]
     measured = {name: value for name, value in row.ratings.items() if name not in ASPECTS}
-    words: dict[str, Any] = {"words": judge_words(judgement)} if isinstance(row, Sample) else {}
-    both = {**measured, **judgement.ratings}
-    return replace(row, value=judgement.score, reason=judgement.reason, ratings=both, **words)
+    rated = replace(row, value=judgement.score, reason=judgement.reason, ratings={**measured, **judgement.ratings})
+    return replace(rated, words=judge_words(judgement)) if isinstance(rated, Sample) else rated
 
 
 def judge_summaries(run: Run, found: Mapping[str, Mapping[str, Ratings]]) -> tuple[JudgeSummary, ...]:
@@ -111,14 +110,13 @@ def judge_summaries(run: Run, found: Mapping[str, Mapping[str, Ratings]]) -> tup
     judges = []
     for name, by_target in sorted(found.items()):
         cards = [ratings.card for ratings in by_target.values()]
-        reasked: Counter[str] = Counter()
-        for card in cards:
-            reasked.update(card.reasked)
-        unscored, total = sum(one.unscored for one in by_target.values()), sum(card.total for card in cards)
-        check = saved_check(run, name)
         judges.append(
-            JudgeSummary(id=name, name=cards[0].name, total=total, unscored=unscored, reasked=reasked, check=check)
-        )
+            JudgeSummary(
+                id=name, name=cards[0].name, total=sum(card.total for card in cards), check=saved_check(run, name),
+                unscored=sum(one.unscored for one in by_target.values()),
+                reasked=sum((Counter(card.reasked) for card in cards), Counter[str]()),
+            )
+        )  # fmt: skip
     return tuple(judges)
 
 
@@ -143,9 +141,8 @@ def _agreement(first: str, second: str, found: Mapping[str, Mapping[str, Ratings
 
 def unscored_line(by_target: Mapping[str, Ratings], limit: float) -> str | None:
     """Say that a run's unscored share is above `limit`; None where it is not."""
-    total, reasons = sum(ratings.card.total for ratings in by_target.values()), Counter[str]()
-    for ratings in by_target.values():
-        reasons.update(ratings.card.unscored)
+    cards = [ratings.card for ratings in by_target.values()]
+    total, reasons = sum(card.total for card in cards), sum((Counter(card.unscored) for card in cards), Counter[str]())
     missing = reasons.total()
     if not total or missing <= limit * total:
         return None

@@ -11,10 +11,10 @@ import json
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from steer_bench.judge.judgement import Rating, Unscored, parse_rating
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 LONGEST_BACKOFF = 60.0
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What the judge said."""
 
     text: str
@@ -51,32 +50,25 @@ class AdaptiveConcurrency:
     """How many calls may be in flight: halved when the server says 429, one more after each full round of successes."""
 
     def __init__(self, limit: int) -> None:
-        self.most = limit
-        self.limit = limit
-        self._in_flight = 0
-        self._successes = 0
-        self._not_before = 0.0
-        self._shrunk = -math.inf
+        self.limit = self.most = limit
+        self._in_flight = self._successes = 0
+        self._not_before, self._shrunk = 0.0, -math.inf
         self._free = asyncio.Condition()
 
-    async def __aenter__(self) -> None:
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Wait until one more call may be in flight, and count it as such."""
         async with self._free:
             await self._free.wait_for(lambda: self._in_flight < self.limit)
             self._in_flight += 1
         try:
             while (pause := self._not_before - time.monotonic()) > 0:
                 await asyncio.sleep(pause)
-        except BaseException:
-            await self._leave()
-            raise
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._leave()
-
-    async def _leave(self) -> None:
-        async with self._free:
-            self._in_flight -= 1
-            self._free.notify_all()
+            yield
+        finally:
+            async with self._free:
+                self._in_flight -= 1
+                self._free.notify_all()
 
     def shrink(self, retry_after: float) -> None:
         """Halve the limit after a 429 (once for all calls in flight together); start no call before `retry_after` seconds."""
@@ -100,24 +92,17 @@ async def retry_until(once: Callable[[int], Awaitable[Answer]], *, max_wait: flo
 
     Waits double from `first_wait` up to a minute, with jitter; a longer Retry-After of the server is honoured.
     """
-    from tenacity import (
-        AsyncRetrying,
-        RetryCallState,
-        retry_if_exception_type,
-        stop_before_delay,
-        wait_random_exponential,
-    )
+    import tenacity
 
-    exponential = wait_random_exponential(multiplier=first_wait, max=LONGEST_BACKOFF)
+    exponential = tenacity.wait_random_exponential(multiplier=first_wait, max=LONGEST_BACKOFF)
 
-    def wait(state: RetryCallState) -> float:
+    def wait(state: tenacity.RetryCallState) -> float:
         fault = state.outcome.exception() if state.outcome else None
         asked = fault.retry_after if isinstance(fault, Transient) else 0.0
         return asked + first_wait / 4 + float(exponential(state))
 
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(Transient), wait=wait, stop=stop_before_delay(max_wait), reraise=True
-    )
+    again, stop = tenacity.retry_if_exception_type(Transient), tenacity.stop_before_delay(max_wait)
+    retrying = tenacity.AsyncRetrying(retry=again, wait=wait, stop=stop, reraise=True)
     async for attempt in retrying:
         with attempt:
             answer = await once(attempt.retry_state.attempt_number)
@@ -140,16 +125,14 @@ def classify(error: Exception, *, where: str, model: str, secrets: Sequence[str]
     return Fatal(redact(f"{where} cannot be asked ({type(error).__name__}: {error})", secrets))
 
 
-_KEY_HINT = "is the key in STEER_JUDGE_API_KEY or OPENAI_API_KEY right?"
-
-
 def _classify_status(
     error: openai.APIStatusError, *, where: str, model: str, secrets: Sequence[str]
 ) -> Answer | Transient | Fatal:
-    status = int(error.status_code)
+    status = error.status_code
     body = error.body if isinstance(error.body, dict) else {}
     code = " ".join(str(body.get(name) or "") for name in ("code", "type"))
-    said = redact(_plain_text(str(body.get("message") or error.message)), secrets)
+    shown = re.sub(r"<[^>]*>|[\x00-\x1f\x7f]", " ", str(body.get("message") or error.message))  # an HTML page, for one
+    said = redact(" ".join(shown.split())[:300], secrets)
     if "insufficient_quota" in code:
         return Fatal(f"{status} insufficient_quota from {where}: {said}; add credit to the account")
     if status == 400 and "content_" in code:  # content_filter, content_policy_violation
@@ -159,11 +142,11 @@ def _classify_status(
     if status in (408, 409, 429) or status >= 500:
         wait = _retry_after(error.response.headers)
         return Transient(f"{status} from {where}: {said}", reason=f"http_{status}", retry_after=wait)
-    hint = {
-        401: _KEY_HINT,
-        403: _KEY_HINT,
-        404: f"does the server have the model {model!r}, and does judge.base_url end in /v1?",
-    }.get(status, "the request does not suit the server; judge.options can change its fields")
+    hint = "the request does not suit the server; judge.options can change its fields"
+    if status in (401, 403):
+        hint = "is the key in STEER_JUDGE_API_KEY or OPENAI_API_KEY right?"
+    elif status == 404:
+        hint = f"does the server have the model {model!r}, and does judge.base_url end in /v1?"
     return Fatal(f"{status} from {where}: {said}; {hint}")
 
 
@@ -200,15 +183,9 @@ def read_answer(reply: object, *, fence: str, secrets: Sequence[str]) -> Answer:
         return Answer(redact(refusal, secrets), "refused")
     if finish == "length":  # the last rating may not have come yet
         return Answer(text, "truncated")
-    found = parse_rating(without_fenced(text, fence))
+    copied = rf"<{re.escape(fence)}-[AB]>.*?(?:</{re.escape(fence)}-[AB]>|\Z)"  # the fenced data, closed or not
+    found = parse_rating(re.sub(copied, "", text, flags=re.DOTALL))
     return Answer(text, found.reason) if isinstance(found, Unscored) else Answer(text, "", found)
-
-
-def without_fenced(text: str, fence: str) -> str:
-    """Return the judge's reply without the fenced data it copied, closed or not."""
-    if fence not in text:
-        return text
-    return re.sub(rf"<{re.escape(fence)}-[AB]>.*?(?:</{re.escape(fence)}-[AB]>|\Z)", "", text, flags=re.DOTALL)
 
 
 _SECRET = re.compile(
@@ -226,8 +203,3 @@ def redact(text: str, secrets: Sequence[str]) -> str:
         if len(secret) >= 4:
             text = text.replace(secret, "[key]")
     return _SECRET.sub("[key]", text)
-
-
-def _plain_text(text: str) -> str:
-    """Put a server's words on one line, shortened, without tags (an HTML page for one) or control characters."""
-    return " ".join(re.sub(r"<[^>]*>|[\x00-\x1f\x7f]", " ", text).split())[:300]

@@ -5,6 +5,7 @@ judge + concept texts -> [check] -> AUROC of each aspect, unscored share, cost
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -75,21 +76,17 @@ def check_judge(
     (pairs in all). Concepts must not hold texts the judge has as references.
     """
     rng = random.Random(seed)  # noqa: S311  # no secret
-    texts: dict[str, None] = {}
     known: list[Known] = []
     for concept in concepts:
         for positive, replies in ((True, concept.positives[:limit]), (False, concept.negatives[:limit])):
-            texts |= dict.fromkeys(replies)
             known += [Known(Case(concept.id, concept.description, "", one), positive, concept.genre) for one in replies]
     rows = _check_aspect(judge, "concept", known)
-    owner = {one.case.reply: one.case for one in known}
-    fluent = [owner[text] for text in texts]
+    fluent = list({one.case.reply: one.case for one in known}.values())  # each text once
     broken = [replace(case, reply=shuffle_words(case.reply, rng)) for case in fluent]
     if perplexity is not None:
-        values = list(perplexity([case.reply for case in (*fluent, *broken)]))
-        measured = [
-            replace(case, perplexity=float(value)) for case, value in zip((*fluent, *broken), values, strict=True)
-        ]
+        every = (*fluent, *broken)
+        values = perplexity([case.reply for case in every])
+        measured = [replace(case, perplexity=float(value)) for case, value in zip(every, values, strict=True)]
         fluent, broken = measured[: len(fluent)], measured[len(fluent) :]
     both = [Known(case, True, "all") for case in fluent] + [Known(case, False, "all") for case in broken]
     rows += _check_aspect(judge, "fluency", both)
@@ -117,31 +114,18 @@ def _pairs_and_mismatches(pairs: Sequence[tuple[str, str]], rng: random.Random) 
 
 def _check_aspect(judge: Judge, aspect: str, known: Sequence[Known]) -> list[CheckRow]:
     tokens_before, cost_before = _spent(judge.usage)
-    ratings, reasons = _rate_aspect(judge, aspect, [one.case for one in known])
+    judgements = judge.answer([Question(one.case, aspect) for one in known], lambda question, judgement: None)
     tokens, cost = _spent(judge.usage)
-    groups = ["all"]
+    spent = tokens - tokens_before, None if cost is None or cost_before is None else cost - cost_before
     genres = sorted({one.group for one in known} - {"all"})
-    if len(genres) > 1:
-        groups += genres
     rows = []
-    for group in groups:
-        chosen = [i for i, one in enumerate(known) if group in ("all", one.group)]
-        why = [reasons[i] for i in chosen if ratings[i] is None]
-        rows.append(
-            CheckRow(
-                judge=judge.name,
-                aspect=aspect,
-                group=group,
-                auroc=_mean_auroc(
-                    [known[i] for i in chosen], [ratings[i] for i in chosen], by_concept=aspect == "concept"
-                ),
-                n=len(chosen),
-                unscored=len(why) / len(chosen) if chosen else math.nan,
-                reasons={reason: why.count(reason) for reason in sorted(set(why))},
-                tokens=tokens - tokens_before if group == "all" else 0,
-                cost=cost - cost_before if group == "all" and cost is not None and cost_before is not None else None,
-            )
-        )
+    for group in ("all", *(genres if len(genres) > 1 else ())):
+        chosen = [pair for pair in zip(known, judgements, strict=True) if group in ("all", pair[0].group)]
+        why = Counter(judgement.reason for _, judgement in chosen if aspect not in judgement.ratings)
+        area = _mean_auroc([(one, judgement.ratings.get(aspect)) for one, judgement in chosen], aspect)
+        unscored = why.total() / len(chosen) if chosen else math.nan
+        taken = spent if group == "all" else (0, None)
+        rows.append(CheckRow(judge.name, aspect, group, area, len(chosen), unscored, dict(sorted(why.items())), *taken))
     return rows
 
 
@@ -149,18 +133,11 @@ def _spent(usage: Usage | None) -> tuple[int, float | None]:
     return (0, None) if usage is None else (usage.input_tokens + usage.output_tokens, usage.cost)
 
 
-def _rate_aspect(judge: Judge, aspect: str, cases: Sequence[Case]) -> tuple[list[float | None], list[str]]:
-    """Return the rating (or None) and the reason of one aspect of each case; ask for nothing else."""
-    judgements = judge.answer([Question(case, aspect) for case in cases], lambda question, judgement: None)
-    return [one.ratings.get(aspect) for one in judgements], [one.reason for one in judgements]
-
-
-def _mean_auroc(known: Sequence[Known], ratings: Sequence[float | None], *, by_concept: bool) -> float | None:
+def _mean_auroc(rated: Sequence[tuple[Known, float | None]], aspect: str) -> float | None:
     sides: dict[str, tuple[list[float], list[float]]] = {}
-    for one, rating in zip(known, ratings, strict=True):
+    for one, rating in rated:
         if rating is not None:
-            sides.setdefault(one.case.concept_id if by_concept else "", ([], []))[0 if one.positive else 1].append(
-                rating
-            )
+            within = one.case.concept_id if aspect == "concept" else ""
+            sides.setdefault(within, ([], []))[0 if one.positive else 1].append(rating)
     areas = [area for positives, negatives in sides.values() if (area := auroc(positives, negatives)) is not None]
     return sum(areas) / len(areas) if areas else None

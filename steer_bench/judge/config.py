@@ -10,17 +10,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+import pydantic
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    field_validator,
-    model_serializer,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from steer_bench.files import read_yaml
@@ -34,13 +26,13 @@ HOW_FAST = "changes what judging costs, never what a judge says"
 IN_ENVIRONMENT = "put the key in the environment as STEER_JUDGE_API_KEY"
 
 
-class _Config(BaseModel):
+class _Config(pydantic.BaseModel):
     """A configuration that dumps only the keys that were given: an unsaid default is no part of a judge's id."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    @model_serializer(mode="wrap")
-    def _given(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+    @pydantic.model_serializer(mode="wrap")
+    def _given(self, dump: pydantic.SerializerFunctionWrapHandler) -> dict[str, object]:
         return {key: value for key, value in dump(self).items() if key == "kind" or key in self.model_fields_set}
 
 
@@ -63,7 +55,7 @@ class LocalConfig(_Config):
     dtype: str = "auto"
 
 
-class Price(BaseModel):
+class Price(pydantic.BaseModel):
     """Dollars for a million tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -119,9 +111,8 @@ class OpenAIConfig(_Config):
         return options
 
 
-KINDS: dict[str, type[EmbeddingConfig | LocalConfig | OpenAIConfig]] = {
-    "embedding": EmbeddingConfig, "openai": OpenAIConfig, "local": LocalConfig,
-}  # fmt: skip
+AnyConfig = EmbeddingConfig | OpenAIConfig | LocalConfig
+KINDS: dict[str, type[AnyConfig]] = {"embedding": EmbeddingConfig, "openai": OpenAIConfig, "local": LocalConfig}
 
 
 def _checked(content: object) -> object:
@@ -134,11 +125,11 @@ def _checked(content: object) -> object:
         raise PydanticCustomError("judge", "{said}", {"said": str(error)}) from error
 
 
-JudgeConfig = Annotated[EmbeddingConfig | OpenAIConfig | LocalConfig, BeforeValidator(_checked)]
+JudgeConfig = Annotated[AnyConfig, BeforeValidator(_checked)]
 """A judge, by its kind. Errors of the type "judge" say everything in their message, one line per fault."""
 
 
-def judge_config(content: object) -> EmbeddingConfig | OpenAIConfig | LocalConfig:
+def judge_config(content: object) -> AnyConfig:
     """Check a mapping as it stands in a YAML. Raises ValueError, one line per fault, for unknown kinds, keys and values."""
     if not isinstance(content, Mapping):
         raise ValueError(f"judge: {content!r} is not a mapping; give one like {{kind: openai, model: gpt-4o-mini}}")
@@ -150,7 +141,7 @@ def judge_config(content: object) -> EmbeddingConfig | OpenAIConfig | LocalConfi
             raise ValueError(f"judge.{key}: keys are never read from a configuration; {IN_ENVIRONMENT}")
     try:
         return KINDS[kind].model_validate(content)
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         raise ValueError("\n".join(_explained(kind, fault) for fault in error.errors())) from error
 
 
@@ -166,7 +157,7 @@ def _explained(kind: str, fault: ErrorDetails) -> str:
     return f"{key}: {fault['msg']} (found {redact(repr(fault['input'])[:80], [])})"
 
 
-def read_judge(spec: str) -> EmbeddingConfig | OpenAIConfig | LocalConfig:
+def read_judge(spec: str) -> AnyConfig:
     """Read one word of the command line: KIND, KIND:MODEL, with ,KEY=VALUE for more, or the name of a YAML file.
 
     >>> read_judge("openai:gpt-4o-mini,base_url=http://localhost:8000/v1,concurrency=4").model_dump()

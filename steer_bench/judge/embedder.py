@@ -44,9 +44,8 @@ class Embedder:
         import torch
 
         tokenizer, model = self._loaded
-        batch = tokenizer(texts, padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt").to(
-            self.device
-        )
+        batch = tokenizer(texts, padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt")
+        batch = batch.to(self.device)
         with torch.inference_mode():
             hidden = model(**batch).last_hidden_state.float()  # (batch, seq, width)
         mask = batch["attention_mask"].unsqueeze(-1).float()

@@ -9,7 +9,7 @@ all of them, so that a run can write them down.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +20,6 @@ from steer_bench.judge.embedder import WHEEL_MODEL, Embedder, model_folder, weig
 from steer_bench.judge.judgement import (
     ASPECTS,
     MAX_RATING,
-    Case,
     Judgement,
     Keep,
     Question,
@@ -78,14 +77,6 @@ class Scale(NamedTuple):
         return float(MAX_RATING * min(1.0, max(0.0, (value - self.zero) / (self.two - self.zero))))
 
 
-class ConceptScale(NamedTuple):
-    """How one concept is measured."""
-
-    direction: NDArray[np.float32]
-    """(width,)"""
-    scale: Scale
-
-
 @dataclass(frozen=True)
 class Calibration:
     """Every threshold of an embedding judge."""
@@ -132,20 +123,20 @@ class EmbeddingJudge:
     ) -> None:
         self.references = dict(references or {})
         for concept_id, reference in self.references.items():
-            if min(len(reference.positives), len(reference.negatives)) < 2:
+            positives, negatives = len(reference.positives), len(reference.negatives)
+            if min(positives, negatives) < 2:
                 raise ValueError(
-                    f"concept {concept_id!r}: {len(reference.positives)} positive and {len(reference.negatives)} negative "
-                    "reference texts; the embedding judge needs at least two of each"
+                    f"concept {concept_id!r}: {positives} positive and {negatives} negative reference texts; the embedding "
+                    "judge needs at least two of each"
                 )
         self.model_path = model_folder(model_path)
         self.embedder = Embedder(self.model_path, batch_size=batch_size, device=device)
         self.usage = None
-        self.name = "embedding (all-MiniLM-L6-v2): a proxy"
-        if str(model_path) != WHEEL_MODEL and "minilm-l6-v2" not in self.model_path.lower().replace("_", "-"):
-            self.name = f"embedding ({Path(self.model_path).name}): a proxy"
+        shipped = str(model_path) == WHEEL_MODEL or "minilm-l6-v2" in self.model_path.lower().replace("_", "-")
+        self.name = f"embedding ({'all-MiniLM-L6-v2' if shipped else Path(self.model_path).name}): a proxy"
         self._instruction = Scale(*INSTRUCTION_QUANTILES)
         self._unsteered: tuple[str, ...] = ()
-        self._concepts: dict[str, ConceptScale] = {}
+        self._concepts: dict[str, tuple[NDArray[np.float32], Scale]] = {}
         self._fingerprint = ""
 
     def calibrate(self, instruction_pairs: Sequence[tuple[str, str]]) -> None:
@@ -153,34 +144,29 @@ class EmbeddingJudge:
 
         Raises ValueError where they are of fewer than two different instructions.
         """
-        pairs = [
-            (instruction, reply) for instruction, reply in instruction_pairs if instruction.strip() and reply.strip()
-        ]
+        pairs = [pair for pair in instruction_pairs if all(text.strip() for text in pair)]
         instructions = [instruction for instruction, _ in pairs]
-        if len(set(instructions)) < 2:
-            raise ValueError(
-                f"{len(set(instructions))} different instructions with a reply; calibrating the judge needs at least two"
-            )
+        n = len(set(instructions))
+        if n < 2:
+            raise ValueError(f"{n} different instructions with a reply; calibrating the judge needs at least two")
         asked = self.embedder.embed(instructions)  # (n_pairs, width)
-        replied = self.embedder.embed([reply for _, reply in pairs])
-        similarity = replied @ asked.T
+        similarity = self.embedder.embed([reply for _, reply in pairs]) @ asked.T
         names = np.array(instructions, dtype=object)
-        mismatched = names[:, None] != names[None, :]
-        self._instruction = Scale(
-            round(float(np.median(similarity[mismatched])), 6), round(float(np.median(np.diag(similarity))), 6)
-        )
+        others = similarity[names[:, None] != names[None, :]]
+        self._instruction = Scale(*(round(float(np.median(some)), 6) for some in (others, np.diag(similarity))))
         self._unsteered = tuple(sorted({reply for _, reply in pairs}))
         self._concepts = {}
         self._fingerprint = ""
 
     def calibration(self) -> Calibration:
         """Return every threshold in use, for the run's files."""
-        self._embed_references()
+        texts = [text for one in self.references.values() for text in (one.description, *one.positives, *one.negatives)]
+        self.embedder.embed(texts)  # all at once: full batches
         concepts = {}
         for concept_id in sorted(self.references):
-            zero, two = self._concept(concept_id).scale
+            zero, two = (round(end, 6) for end in self._concept(concept_id)[1])
             unsteered = self._unsteered_perplexity(concept_id)
-            concepts[concept_id] = {"zero": round(zero, 6), "two": round(two, 6), "unsteered_perplexity": unsteered}
+            concepts[concept_id] = {"zero": zero, "two": two, "unsteered_perplexity": unsteered}
         model = Path(self.model_path).name if Path(self.model_path).exists() else self.model_path
         return Calibration(model, concepts, self._instruction._asdict())
 
@@ -195,10 +181,8 @@ class EmbeddingJudge:
     def fingerprint(self) -> str:
         """Hash the embedding model, the references, the instruction scale and the unsteered replies."""
         if not self._fingerprint:
-            model = weights_digest(self.model_path)
-            self._fingerprint = digest(
-                ["embedding", SCHEME, model, self.references, list(self._instruction), self._unsteered]
-            )
+            model, instruction = weights_digest(self.model_path), list(self._instruction)
+            self._fingerprint = digest(["embedding", SCHEME, model, self.references, instruction, self._unsteered])
         return self._fingerprint
 
     def key(self, question: Question) -> str:
@@ -224,39 +208,30 @@ class EmbeddingJudge:
         self.embedder.embed([text for text in texts if text.strip()])  # all at once: full batches
         judgements = []
         for question in questions:
-            judgement = self._answer(question)
-            if not judgement.reason:
-                keep(question, judgement)
-            judgements.append(judgement)
+            judgements.append(self._answer(question))
+            if not judgements[-1].reason:
+                keep(question, judgements[-1])
         return judgements
 
     def _answer(self, question: Question) -> Judgement:
         case, aspect = question
         assert aspect in ASPECTS, aspect
-        if (
-            not case.reply.strip()
-        ):  # nothing said: no concept, no answer, no language; left out it would flatter a broken arm
+        if not case.reply.strip():  # no concept, no answer, no language; left out it would flatter a broken arm
             return Judgement({aspect: 0.0}, flags=("empty_reply",))
         if aspect == "concept":
-            rating = self._rate_concept(case)
+            direction, scale = self._concept(case.concept_id)
+            rating = scale.rate(float(self.embedder.embed([case.reply])[0] @ direction))
+        elif aspect == "instruction" and not case.instruction.strip():
+            rating = MAX_RATING  # nothing asked, nothing missed
         elif aspect == "instruction":
-            rating = self._rate_instruction(case)
+            reply, instruction = self.embedder.embed([case.reply, case.instruction])
+            rating = self._instruction.rate(float(reply @ instruction))
         else:
             unsteered = self._unsteered_perplexity(case.concept_id)
             if case.perplexity is None or not _is_perplexity(case.perplexity) or unsteered is None:
                 return Judgement(reason="no_perplexity")
             rating = fluency_rating(case.perplexity, unsteered, distinct_2(case.reply))
         return Judgement({aspect: round(rating, _DIGITS)})
-
-    def _rate_concept(self, case: Case) -> float:
-        direction, scale = self._concept(case.concept_id)
-        return scale.rate(float(self.embedder.embed([case.reply])[0] @ direction))
-
-    def _rate_instruction(self, case: Case) -> float:
-        if not case.instruction.strip():
-            return MAX_RATING  # nothing asked, nothing missed
-        reply, instruction = self.embedder.embed([case.reply, case.instruction])
-        return self._instruction.rate(float(reply @ instruction))
 
     def _unsteered_perplexity(self, concept_id: str) -> float | None:
         """Return the median of the concept's own unsteered replies, or of all concepts' where it has none."""
@@ -265,21 +240,15 @@ class EmbeddingJudge:
         finite = [value for value in values if _is_perplexity(value)]
         return round(float(np.median(finite)), 6) if finite else None
 
-    def _embed_references(self) -> None:
-        texts = [text for one in self.references.values() for text in (one.description, *one.positives, *one.negatives)]
-        self.embedder.embed(texts)
-
-    def _concept(self, concept_id: str) -> ConceptScale:
+    def _concept(self, concept_id: str) -> tuple[NDArray[np.float32], Scale]:
         if concept_id not in self._concepts:
             reference = self.references[concept_id]
-            direction, scale = concept_scale(
-                self.embedder.embed(reference.positives),
-                self.embedder.embed(reference.negatives),
-                self.embedder.embed([reference.description])[0],
-            )
+            texts = reference.positives, reference.negatives, [reference.description]
+            positives, negatives, described = (self.embedder.embed(some) for some in texts)
+            direction, scale = concept_scale(positives, negatives, described[0])
             if self._unsteered:
                 scale = above_unsteered(scale, self.embedder.embed(self._unsteered) @ direction)
-            self._concepts[concept_id] = ConceptScale(direction, scale)
+            self._concepts[concept_id] = direction, scale
         return self._concepts[concept_id]
 
 
@@ -300,7 +269,7 @@ def above_unsteered(scale: Scale, unsteered: NDArray[np.float32]) -> Scale:
 
 def concept_scale(
     positives: NDArray[np.float32], negatives: NDArray[np.float32], description: NDArray[np.float32]
-) -> ConceptScale:
+) -> tuple[NDArray[np.float32], Scale]:
     """Return the direction and 0..2 scale of a concept; each reference text is measured by a direction it had no part in.
 
     (n_positive, width), (n_negative, width), (width,) -> direction (width,)
@@ -312,19 +281,15 @@ def concept_scale(
         return difference / length + np.float32(DESCRIPTION_WEIGHT) * description
 
     positive_mean, negative_mean = positives.mean(axis=0), negatives.mean(axis=0)
-    held_out_positives = [
-        float(text @ direction(_mean_without(positives, i), negative_mean)) for i, text in enumerate(positives)
-    ]
-    held_out_negatives = [
-        float(text @ direction(positive_mean, _mean_without(negatives, i))) for i, text in enumerate(negatives)
-    ]
-    scale = Scale(float(np.median(held_out_negatives)), float(np.median(held_out_positives)))
-    return ConceptScale(direction(positive_mean, negative_mean), scale)
+    own = [float(text @ direction(rest, negative_mean)) for text, rest in _left_out(positives)]
+    others = [float(text @ direction(positive_mean, rest)) for text, rest in _left_out(negatives)]
+    return direction(positive_mean, negative_mean), Scale(float(np.median(others)), float(np.median(own)))
 
 
-def _mean_without(rows: NDArray[np.float32], i: int) -> NDArray[np.float32]:
-    """Return the mean of all rows but the i-th: (n, width) -> (width,)."""
-    return (rows.sum(axis=0) - rows[i]) / np.float32(len(rows) - 1)
+def _left_out(rows: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Yield each row beside the mean of the others: (n, width) -> n times (width,), (width,)."""
+    for row in rows:
+        yield row, (rows.sum(axis=0) - row) / np.float32(len(rows) - 1)
 
 
 def _is_perplexity(value: float | None) -> bool:

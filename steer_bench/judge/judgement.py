@@ -139,9 +139,7 @@ def harmonic_mean(values: Sequence[float]) -> float:
     >>> harmonic_mean([2.0, 0.0, 2.0])
     0.0
     """
-    if not values or min(values) <= 0:
-        return 0.0
-    return len(values) / sum(1 / value for value in values)
+    return len(values) / sum(1 / value for value in values) if values and min(values) > 0 else 0.0
 
 
 # "Rating:", "**Rating**:", "Rating =", or a bare "[[": where a rating begins. What follows must be a number.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from steer_bench.judge.judgement import Judgement, Keep, Question, digest, holds_rating
@@ -42,13 +42,10 @@ class LocalJudge:
         """`model`: an offline model, a Hugging Face name, a folder, or a loaded model with its `tokenizer`."""
         if not isinstance(model, str) and tokenizer is None:
             raise ValueError("judge.model: a loaded model needs its tokenizer beside it")
-        self.model_name = name or (
-            model if isinstance(model, str) else str(getattr(model, "name_or_path", "")) or "loaded"
-        )
+        known_as = model if isinstance(model, str) else str(getattr(model, "name_or_path", "")) or "loaded"
+        self.model_name = name or known_as
         self.name = f"local {self.model_name}"
-        self.batch_size = batch_size
-        self.device = device
-        self.dtype = dtype
+        self.batch_size, self.device, self.dtype = batch_size, device, dtype
         self.usage = None
         self._given = None if isinstance(model, str) or tokenizer is None else (model, tokenizer)
         self._guard = FormatGuard()
@@ -77,32 +74,16 @@ class LocalJudge:
         judgements: list[Judgement] = [Judgement(reason="truncated")] * len(questions)
         fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= self._longest]
         fitting.sort(key=lambda i: (-len(prompts[i]), i))  # longest first: memory runs out at once or not at all
-        with tqdm(
-            total=len(questions), desc="judging", unit="rating", disable=None, initial=len(questions) - len(fitting)
-        ) as bar:
+        done = len(questions) - len(fitting)
+        with tqdm(total=len(questions), desc="judging", unit="rating", disable=None, initial=done) as bar:
             for start in range(0, len(fitting), self.batch_size):
                 batch = fitting[start : start + self.batch_size]
-                for i, judgement in zip(
-                    batch, self._answer_batch([questions[i] for i in batch], [prompts[i] for i in batch]), strict=True
-                ):
-                    judgements[i] = judgement
-                    if not judgement.reason:
-                        keep(questions[i], judgement)
-                    self._guard.note(judgement.reason, " ".join(judgement.raw.get(questions[i].aspect, ())))
+                for i, probabilities in zip(batch, self._probabilities([prompts[i] for i in batch]), strict=True):
+                    judgements[i] = _judgement(questions[i], probabilities)
+                    if not judgements[i].reason:
+                        keep(questions[i], judgements[i])
+                    self._guard.note(judgements[i].reason, *judgements[i].raw[questions[i].aspect])
                 bar.update(len(batch))
-        return judgements
-
-    def _answer_batch(self, questions: Sequence[Question], prompts: Sequence[list[int]]) -> list[Judgement]:
-        judgements = []
-        for question, probabilities in zip(questions, self._probabilities(prompts), strict=True):
-            flags = ("rating_in_reply",) if holds_rating(question.case.reply) else ()
-            said = " ".join(f"{rating}: {p:.4f}" for rating, p in enumerate(probabilities))
-            mass = sum(probabilities)
-            if not mass >= MIN_MASS:  # NaN is not
-                judgements.append(Judgement(reason="parse", raw={question.aspect: (said,)}, flags=flags))
-                continue
-            expected = round(sum(rating * p for rating, p in enumerate(probabilities)) / mass, _DIGITS)
-            judgements.append(Judgement({question.aspect: expected}, raw={question.aspect: (said,)}, flags=flags))
         return judgements
 
     def _probabilities(self, prompts: Sequence[list[int]]) -> list[list[float]]:
@@ -129,28 +110,20 @@ class LocalJudge:
                 raise
             half = len(prompts) // 2
             return self._probabilities(prompts[:half]) + self._probabilities(prompts[half:])
-        return logits.softmax(dim=-1)[:, self._rating_ids].tolist()
+        return logits.softmax(dim=-1)[:, self._opening_and_ids[1]].tolist()
 
     def _prompt_ids(self, question: Question) -> list[int]:
-        _, tokenizer = self._loaded
+        (_, tokenizer), (opening, _) = self._loaded, self._opening_and_ids
         conversation = messages(question, RATING_ONLY)
+        joined = "\n\n".join(one["content"] for one in conversation)
         if getattr(tokenizer, "chat_template", None):
+            template = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
             try:
-                text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+                text = template(conversation)
             except Exception:  # templates without a system role raise their own error
-                joined = [{"role": "user", "content": "\n\n".join(one["content"] for one in conversation)}]
-                text = tokenizer.apply_chat_template(joined, tokenize=False, add_generation_prompt=True)
-            return list(tokenizer(f"{text}{self._opening}", add_special_tokens=False)["input_ids"])
-        text = "\n\n".join(one["content"] for one in conversation)
-        return list(tokenizer(f"{text}\n\n{self._opening}")["input_ids"])
-
-    @cached_property
-    def _opening(self) -> str:
-        return self._opening_and_ids[0]
-
-    @cached_property
-    def _rating_ids(self) -> list[int]:
-        return self._opening_and_ids[1]
+                text = template([{"role": "user", "content": joined}])
+            return list(tokenizer(f"{text}{opening}", add_special_tokens=False)["input_ids"])
+        return list(tokenizer(f"{joined}\n\n{opening}")["input_ids"])
 
     @cached_property
     def _opening_and_ids(self) -> tuple[str, list[int]]:
@@ -182,3 +155,13 @@ class LocalJudge:
             first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"judge.model: {self.model_name} cannot be loaded ({first_line})") from error
         return loaded.model, loaded.tokenizer
+
+
+def _judgement(question: Question, probabilities: Sequence[float]) -> Judgement:
+    flags = ("rating_in_reply",) if holds_rating(question.case.reply) else ()
+    raw = {question.aspect: (" ".join(f"{rating}: {p:.4f}" for rating, p in enumerate(probabilities)),)}
+    mass = sum(probabilities)
+    if not mass >= MIN_MASS:  # NaN is not
+        return Judgement(reason="parse", raw=raw, flags=flags)
+    expected = round(sum(rating * p for rating, p in enumerate(probabilities)) / mass, _DIGITS)
+    return Judgement({question.aspect: expected}, raw=raw, flags=flags)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -61,26 +61,15 @@ class OpenAIJudge:
         parts = urlsplit(config.base_url)
         self.base_url = urlunsplit(parts).rstrip("/")
         self.name = f"{config.model} at {parts.hostname}"
-        self.resume = resume
-        self.backoff = backoff
-        self.progress = progress
+        self.resume, self.backoff, self.progress = resume, backoff, progress
         self.usage = Usage(cost=0.0 if config.price else None)
         self._guard = FormatGuard(max_ignored=config.max_ignored, hint=HINT)
         self._gave_up = 0
 
     def fingerprint(self) -> str:
         """Hash the address, the model, the prompts and what else shapes a request."""
-        return digest(
-            [
-                "openai",
-                VERSION,
-                self.base_url,
-                self.model,
-                self.config.max_tokens,
-                self.config.seed,
-                self.config.options,
-            ]
-        )
+        shape = [self.config.max_tokens, self.config.seed, self.config.options]
+        return digest(["openai", VERSION, self.base_url, self.model, *shape])
 
     def key(self, question: Question) -> str:
         """See Judge."""
@@ -94,19 +83,17 @@ class OpenAIJudge:
         """Ask one question with a plain answer, in seconds; raise ValueError unless a rating comes back."""
 
         async def ask() -> Judgement:
+            wait = min(_PROBE_WAIT, self.config.max_wait)
             async with self._client() as client:
-                return await self._ask(
-                    client, AdaptiveConcurrency(1), PROBE, max_wait=min(_PROBE_WAIT, self.config.max_wait), watch=False
-                )
+                return await self._ask(client, AdaptiveConcurrency(1), PROBE, max_wait=wait, watch=False)
 
         try:
             judgement = _in_own_loop(ask)
         except Fatal as fault:
             raise ValueError(f"judge {self.model}: {fault}") from None
         if judgement.reason:
-            said = (
-                "; it said: " + repr(judgement.raw[PROBE.aspect][-1][:300]) if judgement.raw.get(PROBE.aspect) else ""
-            )
+            raw = judgement.raw.get(PROBE.aspect)
+            said = f"; it said: {raw[-1][:300]!r}" if raw else ""
             raise ValueError(
                 f"judge {self.model} at {self.base_url} gave no rating to a test question ({judgement.reason}){said}; "
                 f"check judge.base_url and judge.model{HINT}"
@@ -155,15 +142,21 @@ class OpenAIJudge:
         max_wait: float,
         watch: bool = True,
     ) -> Judgement:
-        """Rate one question: ask, and ask again where the answer holds no rating."""
+        """Rate one question: ask, and ask again where the answer holds no rating.
+
+        Raises Fatal when the server answered none of the last questions in time.
+        """
         raw: list[str] = []
         answer = Answer("", "parse")
         for attempt in range(1 + REASKS):
             try:
                 answer = await self._call(client, slots, question, self.config.seed + attempt, max_wait)
             except Transient as fault:
-                if watch:
-                    self._note_gave_up(fault)
+                self._gave_up += watch
+                if self._gave_up > max(8, self.config.concurrency):
+                    raise Fatal(
+                        f"the last {self._gave_up} questions to {self.base_url} had no answer in {max_wait:g} s each ({fault})"
+                    ) from None
                 return Judgement(reason=fault.reason, raw={question.aspect: tuple(raw)} if raw else {})
             self._gave_up = 0
             raw.append(answer.text)
@@ -178,14 +171,6 @@ class OpenAIJudge:
         ratings = {question.aspect: answer.rating.value}
         return Judgement(ratings, "", {question.aspect: answer.rating.explanation}, kept, flags)
 
-    def _note_gave_up(self, fault: Transient) -> None:
-        """Count a question without an answer; raise Fatal when the server answered none of the last ones in time."""
-        self._gave_up += 1
-        if self._gave_up > max(8, self.config.concurrency):
-            raise Fatal(
-                f"the last {self._gave_up} questions to {self.base_url} had no answer in {self.config.max_wait:g} s each ({fault})"
-            )
-
     async def _call(
         self, client: AsyncOpenAI, slots: AdaptiveConcurrency, question: Question, seed: int, max_wait: float
     ) -> Answer:
@@ -194,56 +179,47 @@ class OpenAIJudge:
         # of the time of a call).
         from openai.types.chat import ChatCompletion
 
-        request = {
-            "model": self.model,
-            "messages": messages(question),
-            "temperature": 0,
-            "seed": seed,
-            "max_tokens": self.config.max_tokens,
-            **self.config.options,
-        }
-        request = {name: value for name, value in request.items() if value is not None}
+        asked = {"model": self.model, "messages": messages(question), "temperature": 0, "seed": seed}
+        asked |= {"max_tokens": self.config.max_tokens, **self.config.options}
+        request = {name: value for name, value in asked.items() if value is not None}
 
         async def once(attempt: int) -> Answer:
             self.usage.retries += attempt > 1
-            async with slots:
+            async with slots.slot():
                 self.usage.calls += 1
                 try:
                     reply = await client.post("/chat/completions", body=request, cast_to=ChatCompletion)
                 except Exception as error:
-                    fault = classify(error, where=self.base_url, model=self.model, secrets=self._secrets())
+                    fault = classify(error, where=self.base_url, model=self.model, secrets=_secrets())
                     if isinstance(fault, Answer):
                         return fault
                     if isinstance(fault, Transient) and fault.reason == "http_429":
                         slots.shrink(fault.retry_after)
                     raise fault from None
             slots.grow()
-            self._count(reply)
-            return read_answer(reply, fence=fence_of(question), secrets=self._secrets())
+            usage = getattr(reply, "usage", None)
+            self.usage.input_tokens += getattr(usage, "prompt_tokens", 0) or 0
+            self.usage.output_tokens += getattr(usage, "completion_tokens", 0) or 0
+            if price := self.config.price:
+                spent = self.usage.input_tokens * price.input + self.usage.output_tokens * price.output
+                self.usage.cost = spent / 1_000_000
+            return read_answer(reply, fence=fence_of(question), secrets=_secrets())
 
         return await retry_until(once, max_wait=max_wait, first_wait=self.backoff)
 
     def _client(self) -> AsyncOpenAI:
         from openai import AsyncOpenAI
 
-        key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "none")
+        key = next(iter(_secrets()), "none")
         return AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=self.config.timeout)
-
-    def _secrets(self) -> list[str]:
-        return [os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)]
-
-    def _count(self, reply: object) -> None:
-        usage = getattr(reply, "usage", None)
-        self.usage.input_tokens += getattr(usage, "prompt_tokens", 0) or 0
-        self.usage.output_tokens += getattr(usage, "completion_tokens", 0) or 0
-        if self.config.price:
-            self.usage.cost = (
-                self.usage.input_tokens * self.config.price.input + self.usage.output_tokens * self.config.price.output
-            ) / 1_000_000
 
     def _spent(self) -> str:
         cost = "" if self.usage.cost is None else f", ${self.usage.cost:.2f}"
         return f"{self.usage.input_tokens + self.usage.output_tokens:,} tokens{cost}"
+
+
+def _secrets() -> list[str]:
+    return [os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)]
 
 
 def _in_own_loop(make: Callable[[], Coroutine[object, None, T]]) -> T:
@@ -266,10 +242,8 @@ def _in_own_loop(make: Callable[[], Coroutine[object, None, T]]) -> T:
 
 async def _finish() -> None:
     """Wait for what was cancelled."""
-    rest: list[Awaitable[object]] = []
-    for task in asyncio.all_tasks():
-        if task is not asyncio.current_task():
-            task.cancel()
-            rest.append(task)
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
     await asyncio.gather(*rest, return_exceptions=True)
     await asyncio.get_running_loop().shutdown_asyncgens()

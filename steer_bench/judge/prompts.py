@@ -52,12 +52,9 @@ def user_prompt(question: Question, answer: str = _ANSWER) -> str:
     """Return the question as one message. The fence is a digest of the question, so no text inside can hold it."""
     case, aspect = question
     fence = fence_of(question)
-    parts = [_SCALE[aspect].format(concept=_one_line(case.concept))]
-    if aspect == "instruction":
-        parts.append(_fenced(case.instruction, f"{fence}-A"))
-    parts.append(_fenced(case.reply, f"{fence}-B"))
-    parts.append(answer)
-    return "\n\n".join(parts)
+    scale = _SCALE[aspect].format(concept=neutralise_ratings(" ".join(case.concept.split())))
+    asked = [_fenced(case.instruction, f"{fence}-A")] if aspect == "instruction" else []
+    return "\n\n".join([scale, *asked, _fenced(case.reply, f"{fence}-B"), answer])
 
 
 def fence_of(question: Question) -> str:
@@ -77,12 +74,8 @@ def messages(question: Question, answer: str = _ANSWER) -> list[dict[str, str]]:
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user_prompt(question, answer)}]
 
 
-PROBE = Question(
-    Case(
-        "probe", "the sea", "Tell me about your day.", "We rowed out past the lighthouse and watched the waves come in."
-    ),
-    "concept",
-)
+_ROWED = "We rowed out past the lighthouse and watched the waves come in."
+PROBE = Question(Case("probe", "the sea", "Tell me about your day.", _ROWED), "concept")
 """A question with a plain answer, asked before anything else."""
 
 
@@ -90,11 +83,8 @@ class FormatGuard:
     """Stops judging when too many of a judge's first answers hold no rating: the judge does not follow the format."""
 
     def __init__(self, *, first: int = 20, max_ignored: float = 0.2, hint: str = "") -> None:
-        self.first = first
-        self.hint = hint
-        self.allowed = max_ignored * first
-        self.seen = 0
-        self.ignored: list[str] = []
+        self.first, self.hint, self.allowed = first, hint, max_ignored * first
+        self.seen, self.ignored = 0, list[str]()
 
     def note(self, reason: str, raw: str) -> None:
         """Count one first answer; raise JudgeError, showing what the judge said, when there are too many without a rating."""
@@ -113,7 +103,3 @@ class FormatGuard:
 
 def _fenced(text: str, marker: str) -> str:
     return f"<{marker}>\n{neutralise_ratings(text)}\n</{marker}>"
-
-
-def _one_line(text: str) -> str:
-    return neutralise_ratings(" ".join(text.split()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,9 +133,8 @@ def rate_recorded(judge: Judge, cases: Sequence[Case], records: Records) -> list
 
     def keep(question: Question, judgement: Judgement) -> None:
         if judgement.reason or not judgement.ratings:
-            raise ValueError(
-                f"a judgement without a rating ({judgement.reason or 'no ratings'}) is asked again, never recorded"
-            )
+            reason = judgement.reason or "no ratings"
+            raise ValueError(f"a judgement without a rating ({reason}) is asked again, never recorded")
         records.add({judge.key(question): judgement.to_json()})
 
     return rate_by_aspect(judge, cases, known=known, keep=keep)
@@ -162,13 +162,9 @@ def rate_replies(
     cases = [
         Case(one.key[2], concepts[one.key[2]].description, one.instruction, one.text, one.perplexity) for one in replies
     ]
+    inputs = rating_fingerprint(config, concepts, replies)
     card = RatingsCard(
-        judge=config,
-        id=judge_id(config),
-        name=judge.name,
-        target=target,
-        inputs=rating_fingerprint(config, concepts, replies),
-        total=len(replies),
+        judge=config, id=judge_id(config), name=judge.name, target=target, inputs=inputs, total=len(replies)
     )
     try:
         with Records(records) as store:
@@ -178,9 +174,13 @@ def rate_replies(
             save_ratings(file, Ratings(card.model_copy(update={"stopped": str(error)}), {}))
         raise
     rated = {reply.key: judgement for reply, judgement in zip(replies, judgements, strict=True)}
+    unscored = Counter(judgement.reason for judgement in judgements if judgement.score is None)
+    reasked = Counter[str]()
+    for (arm, *_), judgement in rated.items():
+        reasked[arm] += sum(max(0, len(raw) - 1) for raw in judgement.raw.values())
     outcome = {
-        "unscored": _unscored(judgements),
-        "reasked": _reasked(rated),
+        "unscored": dict(sorted(unscored.items())),
+        "reasked": dict(sorted((+reasked).items())),  # those above 0
         "calibration": judge.calibration() if isinstance(judge, EmbeddingJudge) else None,
         "usage": judge.usage,
     }
@@ -188,20 +188,6 @@ def rate_replies(
     if file is not None:
         save_ratings(file, ratings)
     return ratings
-
-
-def _unscored(judgements: Iterable[Judgement]) -> dict[str, int]:
-    reasons = [judgement.reason for judgement in judgements if judgement.score is None]
-    return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
-
-
-def _reasked(rated: Mapping[Key, Judgement]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for (arm, *_), judgement in rated.items():
-        again = sum(max(0, len(raw) - 1) for raw in judgement.raw.values())
-        if again:
-            counts[arm] = counts.get(arm, 0) + again
-    return dict(sorted(counts.items()))
 
 
 def judge_words(judgement: Judgement | None) -> dict[str, str]:

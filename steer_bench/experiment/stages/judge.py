@@ -38,10 +38,8 @@ def unrated(run: Run, config: JudgeConfig, *, again: bool) -> dict[str, list[Jud
     for target in run.targets if JUDGED in run.experiment.tasks else ():
         replies, file = replies_of(run, target), ratings_file(run, config, target)
         known = load_ratings(file) if file.is_file() else None
-        fresh = known is not None and known.card.inputs == rating_fingerprint(
-            config, run.data.protocol.concepts, replies
-        )
-        if known is None or not fresh or known.card.stopped or (again and known.unscored):
+        inputs = rating_fingerprint(config, run.data.protocol.concepts, replies)
+        if known is None or known.card.inputs != inputs or known.card.stopped or (again and known.unscored):
             found[target] = replies
     return found
 
