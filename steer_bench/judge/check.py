@@ -113,10 +113,11 @@ def _pairs_and_mismatches(pairs: Sequence[tuple[str, str]], rng: random.Random) 
 
 
 def _check_aspect(judge: Judge, aspect: str, known: Sequence[Known]) -> list[CheckRow]:
-    tokens_before, cost_before = _spent(judge.usage)
+    before = replace(judge.usage or Usage())
     judgements = judge.answer([Question(one.case, aspect) for one in known], lambda question, judgement: None)
-    tokens, cost = _spent(judge.usage)
-    spent = tokens - tokens_before, None if cost is None or cost_before is None else cost - cost_before
+    now = judge.usage or before
+    tokens = now.input_tokens + now.output_tokens - before.input_tokens - before.output_tokens
+    cost = None if now.cost is None or before.cost is None else now.cost - before.cost
     genres = sorted({one.group for one in known} - {"all"})
     rows = []
     for group in ("all", *(genres if len(genres) > 1 else ())):
@@ -124,13 +125,9 @@ def _check_aspect(judge: Judge, aspect: str, known: Sequence[Known]) -> list[Che
         why = Counter(judgement.reason for _, judgement in chosen if aspect not in judgement.ratings)
         area = _mean_auroc([(one, judgement.ratings.get(aspect)) for one, judgement in chosen], aspect)
         unscored = why.total() / len(chosen) if chosen else math.nan
-        taken = spent if group == "all" else (0, None)
+        taken = (tokens, cost) if group == "all" else (0, None)
         rows.append(CheckRow(judge.name, aspect, group, area, len(chosen), unscored, dict(sorted(why.items())), *taken))
     return rows
-
-
-def _spent(usage: Usage | None) -> tuple[int, float | None]:
-    return (0, None) if usage is None else (usage.input_tokens + usage.output_tokens, usage.cost)
 
 
 def _mean_auroc(rated: Sequence[tuple[Known, float | None]], aspect: str) -> float | None:

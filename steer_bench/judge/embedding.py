@@ -17,15 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from steer_bench.judge.embedder import WHEEL_MODEL, Embedder, model_folder, weights_digest
-from steer_bench.judge.judgement import (
-    ASPECTS,
-    MAX_RATING,
-    Judgement,
-    Keep,
-    Question,
-    digest,
-    distinct_2,
-)
+from steer_bench.judge.judgement import ASPECTS, MAX_RATING, Judgement, Keep, Question, digest, distinct_2
 from steer_bench.models.load import check_model
 
 if TYPE_CHECKING:
@@ -134,8 +126,7 @@ class EmbeddingJudge:
         self.usage = None
         shipped = str(model_path) == WHEEL_MODEL or "minilm-l6-v2" in self.model_path.lower().replace("_", "-")
         self.name = f"embedding ({'all-MiniLM-L6-v2' if shipped else Path(self.model_path).name}): a proxy"
-        self._instruction = Scale(*INSTRUCTION_QUANTILES)
-        self._unsteered: tuple[str, ...] = ()
+        self._instruction, self._unsteered = Scale(*INSTRUCTION_QUANTILES), tuple[str, ...]()
         self._concepts: dict[str, tuple[NDArray[np.float32], Scale]] = {}
         self._fingerprint = ""
 
@@ -155,8 +146,7 @@ class EmbeddingJudge:
         others = similarity[names[:, None] != names[None, :]]
         self._instruction = Scale(*(round(float(np.median(some)), 6) for some in (others, np.diag(similarity))))
         self._unsteered = tuple(sorted({reply for _, reply in pairs}))
-        self._concepts = {}
-        self._fingerprint = ""
+        self._concepts, self._fingerprint = {}, ""
 
     def calibration(self) -> Calibration:
         """Return every threshold in use, for the run's files."""

@@ -72,7 +72,8 @@ class LocalJudge:
 
         prompts = [self._prompt_ids(question) for question in questions]
         judgements: list[Judgement] = [Judgement(reason="truncated")] * len(questions)
-        fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= self._longest]
+        context = int(getattr(self._loaded[0].config, "max_position_embeddings", None) or 1_000_000)
+        fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= context]
         fitting.sort(key=lambda i: (-len(prompts[i]), i))  # longest first: memory runs out at once or not at all
         done = len(questions) - len(fitting)
         with tqdm(total=len(questions), desc="judging", unit="rating", disable=None, initial=done) as bar:
@@ -137,12 +138,6 @@ class LocalJudge:
         raise ValueError(
             f"judge.model: the tokenizer of {self.model_name} has no token of its own for 0, 1 and 2; take another model"
         )
-
-    @cached_property
-    def _longest(self) -> int:
-        """Most tokens that a prompt may have: the model's context."""
-        config = self._loaded[0].config
-        return int(getattr(config, "max_position_embeddings", None) or 1_000_000)
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -17,15 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from steer_bench.judge.calls import AdaptiveConcurrency, Answer, Fatal, Transient, classify, read_answer, retry_until
 from steer_bench.judge.config import OpenAIConfig
-from steer_bench.judge.judgement import (
-    JudgeError,
-    Judgement,
-    Keep,
-    Question,
-    Usage,
-    digest,
-    holds_rating,
-)
+from steer_bench.judge.judgement import JudgeError, Judgement, Keep, Question, Usage, digest, holds_rating
 from steer_bench.judge.prompts import PROBE, VERSION, FormatGuard, fence_of, messages, seen
 
 KEY_VARIABLES = ("STEER_JUDGE_API_KEY", "OPENAI_API_KEY")

@@ -11,7 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,8 +76,7 @@ class RatingsCard(BaseModel):
     """Why the judge did not come to an end."""
 
 
-@dataclass(frozen=True)
-class Ratings:
+class Ratings(NamedTuple):
     """What one judge said of all replies of one target."""
 
     card: RatingsCard
@@ -113,7 +112,7 @@ def judge_for(
     }
     judge = load_judge(config, references=references, resume=resume)
     if isinstance(judge, EmbeddingJudge):
-        pairs = sorted((instruction, text) for instruction, text in known if text.strip())
+        pairs = sorted(pair for pair in known if pair[1].strip())
         if len({instruction for instruction, _ in pairs}) >= 2:
             judge.calibrate(pairs)
         else:
@@ -194,8 +193,8 @@ def judge_words(judgement: Judgement | None) -> dict[str, str]:
     """Return what the judge wrote, by aspect: its explanation, or every answer where none gave a rating."""
     if judgement is None:
         return {}
-    answers = {aspect: "\n\n".join(texts) for aspect, texts in judgement.raw.items()}
-    words = {**(answers if judgement.reason else {}), **judgement.explanation}
+    words = {aspect: "\n\n".join(texts) for aspect, texts in judgement.raw.items() if judgement.reason}
+    words |= judgement.explanation
     return {aspect: text for aspect, text in words.items() if text}
 
 
@@ -215,11 +214,10 @@ def save_ratings(file: Path, ratings: Ratings) -> None:
 def load_ratings(file: Path) -> Ratings:
     """Read what `save_ratings` wrote. Raises ValueError naming the file."""
     try:
-        first, *rest = file.read_text(encoding="utf-8").split("\n")[:-1]
-        card = RatingsCard.model_validate(json.loads(first)["card"])
+        first, *rest = map(json.loads, file.read_text(encoding="utf-8").split("\n")[:-1])
+        card = RatingsCard.model_validate(first["card"])
         judgements = {}
-        for line in rest:
-            found = json.loads(line)
+        for found in rest:
             arm, source, concept, factor, item = found["key"]
             judgements[arm, source, concept, float(factor), item] = Judgement.from_json(found)
         return Ratings(card, judgements)
