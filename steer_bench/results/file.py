@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -82,7 +81,7 @@ def load_results(path: str | Path) -> Results:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _check_columns(path: str | Path, columns: Mapping[str, Any]) -> None:
+def _check_columns(path: str | Path, columns: Mapping[str, object]) -> None:
     """Every column is there, a list of the common length, of its type."""
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
@@ -90,7 +89,8 @@ def _check_columns(path: str | Path, columns: Mapping[str, Any]) -> None:
     unknown = [name for name in columns if name not in COLUMNS and not name.startswith(RATING)]
     if unknown:
         raise ValueError(f"{path} has an unknown column {unknown[0]!r} in 'rows'; report the run again")
-    n_rows = len(columns["task"]) if isinstance(columns["task"], list) else 0
+    tasks = columns["task"]
+    n_rows = len(tasks) if isinstance(tasks, list) else 0
     for name, values in columns.items():
         if not isinstance(values, list) or len(values) != n_rows:
             raise ValueError(f"{path}: column {name!r} is not a list as long as 'task'; report the run again")
@@ -109,7 +109,7 @@ def _types(column: str) -> set[type]:
     return {int, float, type(None)} if column == "value" or column.startswith(RATING) else {int, float}
 
 
-def _six_digits(value: Any) -> Any:
+def _six_digits(value: object) -> object:
     """The same value with every float at 6 significant digits (and no negative zero).
 
     >>> _six_digits({"a": [0.12345678, 3, None]})

@@ -14,39 +14,19 @@ from pathlib import Path
 
 from steer_bench.files import write_whole
 from steer_bench.results.board.board import build_board
-from steer_bench.results.file import Results, load_results
+from steer_bench.results.file import load_results
 from steer_bench.results.pages import html as page
 from steer_bench.results.pages import text as render
 from steer_bench.results.pages.figures import Drawn, draw_figures
-from steer_bench.results.samples import Samples, sample_for_page, samples_beside
+from steer_bench.results.samples import sample_for_page, samples_beside
 
 FORMATS = ("md", "html", "csv", "tex")
-
-
-def to_markdown(results: Iterable[Results]) -> str:
-    """GitHub Markdown of one or many runs."""
-    return render.to_markdown(build_board(results))
 
 
 def leaderboard(runs: Iterable[str | Path]) -> str:
     """Return one leaderboard of run folders or results files, as Markdown. Raises ValueError for one that is not reported."""
     files = [path / "results.json" if path.is_dir() else path for path in map(Path, runs)]
-    return to_markdown([load_results(file) for file in files])
-
-
-def to_csv(results: Iterable[Results]) -> str:
-    """One line a run, target, source, arm and task."""
-    return render.to_csv(build_board(results))
-
-
-def to_latex(results: Iterable[Results]) -> str:
-    """LaTeX tables of one or many runs."""
-    return render.to_latex(build_board(results))
-
-
-def to_html(results: Iterable[Results], samples: Sequence[Samples] = ()) -> str:
-    """One self-contained page of one or many runs, without figures."""
-    return page.to_html(build_board(results), samples=sample_for_page(samples))
+    return render.to_markdown(build_board([load_results(file) for file in files]))
 
 
 def write_leaderboard(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from steer_bench.results.measures import REPLIES
-from steer_bench.results.rows import Row
+from steer_bench.results.rows import TEXT_COLUMNS, Row
 from steer_bench.results.samples import Sample, cut
 
 WORDS = "words"
@@ -19,12 +19,11 @@ WORDS = "words"
 
 
 def load_rows(folder: str | Path) -> list[Row]:
-    """The rows in the newest samples file of each task that lm-eval wrote under `folder`, sorted by key.
+    """Return the rows in the newest samples file of each task that lm-eval wrote under `folder`, sorted by key.
 
     Raises ValueError, naming file and line, for a sample that carries no row of ours.
     """
-    rows = [Row(**{key: value for key, value in row.items() if key != WORDS}) for _, row in read_samples(folder)]
-    return sorted(rows, key=lambda row: row.key)
+    return sorted((row for row, _, _ in _read_samples(folder)), key=lambda row: row.key)
 
 
 def newest_samples(folder: str | Path) -> dict[str, Path]:
@@ -35,11 +34,8 @@ def newest_samples(folder: str | Path) -> dict[str, Path]:
     return newest
 
 
-def read_samples(folder: str | Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """(lm-eval's sample, our row in it) of the newest samples file of each task under `folder`.
-
-    A row may hold, beyond Row's fields, `words`: the judge's own words by aspect.
-    """
+def _read_samples(folder: str | Path) -> Iterator[tuple[Row, dict[str, str], dict[str, Any]]]:
+    """Yield our row, the judge's own words by aspect, and lm-eval's sample, of the newest samples file of each task."""
     newest = newest_samples(folder)
     if not newest:
         raise ValueError(
@@ -50,33 +46,31 @@ def read_samples(folder: str | Path) -> Iterator[tuple[dict[str, Any], dict[str,
             for number, line in enumerate(lines, 1):
                 try:
                     sample = json.loads(line)
-                    row = sample[sample["metrics"][0]]
-                    Row(**{key: value for key, value in row.items() if key != WORDS})
+                    fields = dict(sample[sample["metrics"][0]])
+                    words = fields.pop(WORDS, None) or {}
+                    yield Row(**fields), words, sample
                 except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
                     raise ValueError(
                         f"{file}:{number}: not a sample of a steer-bench task ({error!r}); evaluate again"
                     ) from error
-                yield sample, row
 
 
 def load_samples(folder: str | Path) -> list[Sample]:
-    """The replies in the newest samples files that lm-eval wrote under `folder`, in the order of their keys."""
+    """Return the replies in the newest samples files that lm-eval wrote under `folder`, in the order of their keys."""
     samples = []
-    for sample, row in read_samples(folder):
-        if row.get("task") not in REPLIES:  # scored texts, which nobody wrote in the run
+    for row, words, sample in _read_samples(folder):
+        if row.task not in REPLIES:  # scored texts, which nobody wrote in the run
             continue
-        doc, replies = sample["doc"], sample.get("filtered_resps") or sample.get("resps") or [""]
-        reply = replies[0] if isinstance(replies[0], str) else json.dumps(replies[0])
-        keys = {key: str(row[key]) for key in ("task", "target", "source", "arm", "concept", "item", "role", "reason")}
+        reply = (sample.get("filtered_resps") or sample.get("resps") or [""])[0]
         samples.append(
             Sample(
-                **keys,
-                factor=float(row["factor"]),
-                prompt=cut(str(doc["text"])),
-                reply=cut(reply),
-                value=row["value"],
-                ratings=row.get("ratings") or {},
-                words={aspect: cut(str(text)) for aspect, text in (row.get("words") or {}).items()},
+                **{key: getattr(row, key) for key in TEXT_COLUMNS},
+                factor=float(row.factor),
+                prompt=cut(str(sample["doc"]["text"])),
+                reply=cut(reply if isinstance(reply, str) else json.dumps(reply)),
+                value=row.value,
+                ratings=row.ratings,
+                words={aspect: cut(str(text)) for aspect, text in words.items()},
             )
         )
     return sorted(samples, key=lambda s: (s.group, s.arm, s.source, s.factor))

@@ -175,15 +175,9 @@ class Provenance(_Strict):
         """Few-shot arm -> texts a side."""
         return {info.arm: info.n_texts for info in self.arms if info.n_texts is not None}
 
-    @property
-    def _kinds(self) -> Mapping[str, Kind]:
-        return {UNSTEERED: "unsteered", **{info.pooled: info.kind for info in self.arms}}
-
     def kind_of(self, arm: str) -> Kind:
         """Return the kind of an arm, by the name it is shown as. Raises ValueError for an arm the run does not have."""
-        kind = self._kinds.get(arm)
-        if kind is None:
-            raise ValueError(
-                f"run {self.name!r} has rows of an arm {arm!r} that it does not list; {hint(arm, self._kinds)}"
-            )
-        return kind
+        kinds: dict[str, Kind] = {UNSTEERED: "unsteered", **{info.pooled: info.kind for info in self.arms}}
+        if arm not in kinds:
+            raise ValueError(f"run {self.name!r} has rows of an arm {arm!r} that it does not list; {hint(arm, kinds)}")
+        return kinds[arm]

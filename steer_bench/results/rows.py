@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Columns = dict[str, list[Any]]
+"""Name -> texts, or numbers and None; of equal length."""
 Selection = NDArray[np.bool_] | Integers | slice
 
 KEYS = ("task", "target", "source", "arm", "concept", "factor", "item", "role")
@@ -119,13 +121,13 @@ class Rows(Sequence[Row]):
         if isinstance(rows, Rows):
             return rows
         rows = list(rows)
-        columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+        columns: Columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
         for aspect in sorted({aspect for row in rows for aspect in row.ratings}):
             columns[RATING + aspect] = [row.ratings.get(aspect) for row in rows]
         return cls.from_columns(columns)
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Sequence[Any]]) -> "Rows":
+    def from_columns(cls, columns: Columns) -> "Rows":
         """Rows of columns of equal length and right types: texts, and numbers or None.
 
         Raises ValueError, naming the row, for a number that is not finite.
@@ -140,7 +142,7 @@ class Rows(Sequence[Row]):
                     Row(**{n: columns[n][place] for n in COLUMNS}, ratings=rated)  # it raises what is wrong
         return rows
 
-    def columns(self) -> dict[str, list[Any]]:
+    def columns(self) -> Columns:
         """What `from_columns` takes, in the order of COLUMNS; the ratings there are after them."""
         columns = {n: self.texts[n].tolist() if n in TEXT_COLUMNS else _plain(self.numbers[n]) for n in COLUMNS}
         columns["tokens"] = self.numbers["tokens"].astype(int).tolist()
@@ -211,7 +213,7 @@ class Rows(Sequence[Row]):
     def _order(self) -> Integers:
         return np.lexsort([self._column(name) for name in reversed(KEYS)])
 
-    def _column(self, name: str) -> NDArray[Any]:
+    def _column(self, name: str) -> np.ndarray:
         return self.texts[name].codes if name in TEXT_COLUMNS else self.numbers[name]
 
 

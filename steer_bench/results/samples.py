@@ -24,11 +24,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from steer_bench.files import digest, write_whole
 
@@ -42,6 +41,10 @@ MAX_BYTES = 32 * 1024 * 1024
 MAX_CHARACTERS = 4_000
 """A longer reply or judge's answer is cut there, and says so."""
 MAX_TEXTS, MAX_TEXT = 3, 1_000
+
+
+Group = tuple[str, str, str, str]
+"""Task, target, concept and item."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Sample:
     """Aspect -> the judge's own words."""
 
     @property
-    def group(self) -> tuple[str, str, str, str]:
+    def group(self) -> Group:
         """What stands side by side: the replies of all arms to one prompt for one concept on one target."""
         return (self.task, self.target, self.concept, self.item)
 
@@ -119,25 +122,19 @@ def sample_for_page(runs: Sequence[Samples], limit: int = MAX_SAMPLES, max_bytes
     sizes = [sum(map(_size, one.samples)) for one in runs]
     if sum(len(one.samples) for one in runs) <= limit and sum(sizes) <= max_bytes:
         return runs
-    groups: dict[tuple[int, str, str, str], list[tuple[str, list[Sample]]]] = defaultdict(list)
+    by_group: dict[tuple[int, Group], list[Sample]] = defaultdict(list)
     for place, one in enumerate(runs):
-        by_group: dict[tuple[str, str, str, str], list[Sample]] = defaultdict(list)
         for sample in one.samples:
-            by_group[sample.group].append(sample)
-        for key, members in by_group.items():
-            order = digest(*key)
-            groups[(place, *key[:3])].append((order, members))
-    queue = sorted(
-        (rank, order, place)
-        for key, found in groups.items()
-        for rank, (order, _) in enumerate(sorted(found, key=lambda pair: pair[0]))
-        for place in [key[0]]
-    )
-    members_of = {(key[0], order): members for key, found in groups.items() for order, members in found}
+            by_group[place, sample.group].append(sample)
+    n_before: Counter[tuple[int, str, str, str]] = Counter()
+    queue = []
+    for order, place, group in sorted((digest(*group), place, group) for place, group in by_group):
+        queue.append((n_before[place, *group[:3]], order, place, group))
+        n_before[place, *group[:3]] += 1
     kept: list[list[Sample]] = [[] for _ in runs]
     n_left, bytes_left = limit, max_bytes
-    for _, order, place in queue:
-        members = members_of[place, order]
+    for _, _, place, group in sorted(queue):
+        members = by_group[place, group]
         size = sum(map(_size, members))
         if len(members) > n_left or size > bytes_left:
             break
@@ -161,7 +158,7 @@ def _size(sample: Sample) -> int:
     return len(sample.reply.encode()) + sum(len(text.encode()) for text in sample.words.values()) + 60
 
 
-def to_document(samples: Samples) -> dict[str, Any]:
+def to_document(samples: Samples) -> dict[str, object]:
     """The samples as JSON values; see the top of this module."""
     rows = samples.samples
     keys, codes = {}, {}
@@ -209,23 +206,12 @@ def load_document(path: str | Path) -> Samples:
             "report the run again, or remove the file for a page without samples"
         )
     try:
-        columns = {name: [document["keys"][name][code] for code in document["codes"][name]] for name in KEYS}
         n = len(document["reply"])
-        ratings = _rows_of(document["ratings"], n, None)
-        words = _rows_of(document["words"], n, "")
-        numbers = (document["factor"], document["value"], document["reply"], ratings, words)
+        columns = {name: [document["keys"][name][code] for code in document["codes"][name]] for name in KEYS}
+        columns |= {name: document[name] for name in ("factor", "value", "reply")}
+        columns |= {"ratings": _by_sample(document["ratings"], n), "words": _by_sample(document["words"], n)}
         samples = tuple(
-            Sample(
-                **dict(zip(KEYS, texts, strict=True)),
-                factor=factor,
-                value=value,
-                reply=reply,
-                ratings=rated,
-                words=said,
-            )
-            for texts, factor, value, reply, rated, said in zip(
-                zip(*(columns[name] for name in KEYS), strict=True), *numbers, strict=True
-            )
+            Sample(**dict(zip(columns, cells, strict=True))) for cells in zip(*columns.values(), strict=True)
         )
         concepts = {
             key: Origin(o["description"], o["genre"], tuple(o["texts"]), tuple(o["negatives"]))
@@ -249,12 +235,12 @@ def samples_beside(results: str | Path) -> Samples | None:
     return load_document(beside) if beside.is_file() else None
 
 
-def _rows_of(columns: Mapping[str, Sequence[Any]], n: int, empty: Any) -> list[dict[str, Any]]:
-    """Columns as one mapping a sample, without what is empty."""
-    rows: list[dict[str, Any]] = [{} for _ in range(n)]
+def _by_sample(columns: Mapping[str, Sequence[object]], n: int) -> list[dict[str, object]]:
+    """Return columns as one mapping a sample, without what is empty."""
+    rows: list[dict[str, object]] = [{} for _ in range(n)]
     for name, values in columns.items():
         for row, value in zip(rows, values, strict=True):
-            if value != empty:
+            if value not in (None, ""):
                 row[name] = value
     return rows
 

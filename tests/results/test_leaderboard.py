@@ -18,8 +18,9 @@ from steer_bench.results.board.board import build_board
 from steer_bench.results.board.entries import entries
 from steer_bench.results.board.table import interval, number
 from steer_bench.results.file import Results, save_results
-from steer_bench.results.leaderboard import render, to_csv, to_html, to_latex, to_markdown, write_leaderboard
+from steer_bench.results.leaderboard import write_leaderboard
 from steer_bench.results.pages import html as pages
+from steer_bench.results.pages import text as render
 from steer_bench.results.provenance import Provenance
 from steer_bench.results.stats.bootstrap import Estimate
 from steer_bench.vectors.arms import GeometryLine
@@ -28,6 +29,22 @@ HOSTILE = (
     '<script>alert(1)</script>|`x`\n# y [z](javascript:alert(2)) " onerror="a()" \x1b]0;t\x07 \u202e $a$ {{ 7*7 }}'
 )
 HEADLINE = "concept_likelihood"
+
+
+def to_markdown(results) -> str:
+    return render.to_markdown(build_board(results))
+
+
+def to_csv(results) -> str:
+    return render.to_csv(build_board(results))
+
+
+def to_latex(results) -> str:
+    return render.to_latex(build_board(results))
+
+
+def to_html(results) -> str:
+    return pages.to_html(build_board(results))
 
 
 @pytest.fixture(scope="module")

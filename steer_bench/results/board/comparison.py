@@ -15,12 +15,7 @@ from steer_bench.results.measures import LIKELIHOOD, in_order, measure_of
 from steer_bench.results.provenance import Provenance
 from steer_bench.results.rows import Rows
 from steer_bench.results.stats.bootstrap import Estimate, hierarchical_bootstrap
-from steer_bench.results.stats.effects import (
-    TaskEffects,
-    likelihood_curves,
-    measure_generation,
-    measure_likelihood,
-)
+from steer_bench.results.stats.effects import TaskEffects, likelihood_curves, measure_generation, measure_likelihood
 from steer_bench.results.stats.grid import ArmKey, value_grid
 from steer_bench.results.stats.verdict import holm, sign_flip_p
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -154,7 +155,7 @@ def finish(figure: "Figure", axes: Sequence["Axes"], title: str, legend: Sequenc
         for side in (axis.xaxis, axis.yaxis):
             if isinstance(locator := side.get_major_locator(), AutoLocator):
                 locator.set_params(nbins=TICKS)
-    handles: dict[str, Any] = {}
+    handles: dict[str, Artist] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)

@@ -4,7 +4,7 @@ results, entries -> [panels] -> plots -> SVG and PNG
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,47 +44,35 @@ def draw_figures(results: Sequence[Results], entries: Sequence[ArmEntry], png: b
     shown = f" (the first {MAX_PANELS} of {len(pairs)} pairs)" if len(pairs) > MAX_PANELS else ""
     limit = max(result.run.damage_limit for result in results)
     for task in DRAWN:
-        frontier = _panels(pairs, task, _frontier)
-        if frontier:
+        if frontier := _panels(pairs, task, _frontier):
             name = "frontier" if task == LIKELIHOOD else f"frontier-{measure_of(task).heading}"
             title = "Effect against cost" + ("" if task == LIKELIHOOD else f": {task} (selection prompts)")
             figures[name] = (title + shown, plots.draw_frontier(frontier, limit, measure_of(task).axis, title))
     for task in DRAWN:
-        panels = _panels(pairs, task, _means)
-        if panels:
-            title = (
+        if panels := _panels(pairs, task, _means):
+            subject = (
                 "Likelihood lift over the factor"
                 if task == LIKELIHOOD
                 else f"{task} over the factor (selection prompts)"
             )
-            figures[f"factors-{measure_of(task).heading}"] = (
-                title + shown,
-                plots.draw_factor_curves(panels, measure_of(task).axis, title + shown),
-            )
+            title = subject + shown
+            drawn = plots.draw_factor_curves(panels, measure_of(task).axis, title)
+            figures[f"factors-{measure_of(task).heading}"] = (title, drawn)
     if not several:
         figures |= _concept_figures(pairs)
-    dots = _dots(pairs)
-    if dots:
-        title = "Recovered fraction with 95 % intervals"
-        figures["recovered"] = (title + shown, plots.draw_recovered(dots, title + shown))
-    matrices = _matrices(entries)
-    if matrices:
-        title = "Recovered fraction, source by target"
-        figures["matrix"] = (
-            title,
-            plots.draw_matrices(matrices, title, "target", "source", "recovered fraction", (0.0, 1.0)),
-        )
-    geometry = _geometry(results, pairs)
-    if geometry:
-        title = "Geometry against behaviour"
-        figures["geometry"] = (title + shown, plots.draw_scatter(geometry, title + shown, *GEOMETRY_AXES))
-    specificity = _specificity(results, several)
-    if specificity:
+    if dots := _dots(pairs):
+        title = "Recovered fraction with 95 % intervals" + shown
+        figures["recovered"] = (title, plots.draw_recovered(dots, title))
+    if matrices := _matrices(entries):
+        title, value = "Recovered fraction, source by target", "recovered fraction"
+        figures["matrix"] = (title, plots.draw_matrices(matrices, title, "target", "source", value, (0.0, 1.0)))
+    if geometry := _geometry(results, pairs):
+        title = "Geometry against behaviour" + shown
+        figures["geometry"] = (title, plots.draw_scatter(geometry, title, *GEOMETRY_AXES))
+    if matrices := _specificity(results, several):
         title = "Specificity: what each concept's vector does to every concept"
-        figures["specificity"] = (
-            title,
-            plots.draw_matrices(specificity, title, "texts of", "vector of", "change of log-likelihood (nats/token)"),
-        )
+        value = "change of log-likelihood (nats/token)"
+        figures["specificity"] = (title, plots.draw_matrices(matrices, title, "texts of", "vector of", value))
     return {
         name: Drawn(caption, canvas.to_svg(figure), canvas.to_png(figure) if png else None)
         for name, (caption, figure) in figures.items()
@@ -107,17 +95,20 @@ def _pairs(entries: Sequence[ArmEntry], several: bool) -> list[tuple[str, list[A
 
 def _panels(
     pairs: Sequence[tuple[str, list[ArmEntry]]], task: str, line: Callable[[Mapping[str, Points]], Lines]
-) -> list[plots.Panel]:
+) -> list[plots.Panel[plots.Series]]:
     """One picture a pair, one line an arm; pictures without a line are left out."""
-    panels: list[plots.Panel] = []
+    panels: list[plots.Panel[plots.Series]] = []
     for title, here in pairs:
         if len(panels) == MAX_PANELS:
             break
-        drawn = [(entry, line(entry.curves[task])) for entry in here if task in entry.curves]
-        series = tuple(plots.Series(entry.arm, entry.kind, *points) for entry, points in drawn if points[0])
+        series = _series((entry, line(entry.curves[task])) for entry in here if task in entry.curves)
         if series:
             panels.append(plots.Panel(title, series))
     return panels
+
+
+def _series(drawn: Iterable[tuple[ArmEntry, Lines]]) -> tuple[plots.Series, ...]:
+    return tuple(plots.Series(entry.arm, entry.kind, *points) for entry, points in drawn if points[0])
 
 
 def _frontier(by_concept: Mapping[str, Points]) -> Lines:
@@ -161,8 +152,8 @@ def _concept_figures(pairs: Sequence[tuple[str, list[ArmEntry]]]) -> dict[str, t
         concepts = sorted({concept for entry in here for concept in entry.curves.get(task, {})})
         panels = []
         for concept in concepts[:MAX_CONCEPTS]:
-            drawn = [(e, _means({concept: e.curves[task][concept]})) for e in here if concept in e.curves.get(task, {})]
-            series = tuple(plots.Series(entry.arm, entry.kind, *points) for entry, points in drawn if points[0])
+            measured = [entry for entry in here if concept in entry.curves.get(task, {})]
+            series = _series((entry, _means({concept: entry.curves[task][concept]})) for entry in measured)
             if series:
                 panels.append(plots.Panel(concept, series))
         if panels:
@@ -196,7 +187,7 @@ def _matrices(entries: Sequence[ArmEntry]) -> list[plots.Matrix]:
     ][:MAX_PANELS]
 
 
-def _geometry(results: Sequence[Results], pairs: Sequence[tuple[str, list[ArmEntry]]]) -> list[plots.ScatterPanel]:
+def _geometry(results: Sequence[Results], pairs: Sequence[tuple[str, list[ArmEntry]]]) -> list[plots.Panel[plots.Dot]]:
     """Closeness to native over recovered fraction, a dot an arm; native itself is 1 and 1 by definition."""
     cosines = {
         (result.run.name, line.target, line.source, line.arm): line.centred_cosine
@@ -207,15 +198,14 @@ def _geometry(results: Sequence[Results], pairs: Sequence[tuple[str, list[ArmEnt
     for title, here in pairs:
         dots = []
         for entry in here:
-            cosine, cell = (
-                cosines.get((entry.run, entry.target, entry.source, entry.arm)),
-                entry.cells.get(entry.headline),
-            )
+            cosine = cosines.get((entry.run, entry.target, entry.source, entry.arm))
+            cell = entry.cells.get(entry.headline)
             if cosine is None or cell is None or cell.recovered.value is None or entry.kind == "baseline":
                 continue
-            dots.append(plots.Spot(entry.arm, entry.kind, cosine, *cell.recovered[:3]))
+            value, low, high, _ = cell.recovered
+            dots.append(plots.Dot(entry.arm, entry.kind, value, low, high, cosine))
         if dots:
-            panels.append(plots.ScatterPanel(title, tuple(dots)))
+            panels.append(plots.Panel(title, tuple(dots)))
     return panels[:MAX_PANELS]
 
 
@@ -235,12 +225,12 @@ def _specificity(results: Sequence[Results], several: bool) -> list[plots.Matrix
     return matrices[:MAX_PANELS]
 
 
-def _dots(pairs: Sequence[tuple[str, list[ArmEntry]]]) -> list[plots.DotPanel]:
+def _dots(pairs: Sequence[tuple[str, list[ArmEntry]]]) -> list[plots.Panel[plots.Dot]]:
     """Recovered fractions of the headline task: all arms but native and unsteered, one panel a source and target."""
     panels = []
     for title, here in pairs:
         shown = [e for e in here if e.kind not in ("unsteered", "baseline") and e.headline in e.cells]
         dots = tuple(plots.Dot(e.arm, e.kind, *e.cells[e.headline].recovered[:3]) for e in shown)
         if dots and any(entry.source for entry in here):
-            panels.append(plots.DotPanel(title, dots))
+            panels.append(plots.Panel(title, dots))
     return panels[:MAX_PANELS]

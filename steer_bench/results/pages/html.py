@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -57,7 +56,7 @@ def _data(entries: Sequence[ArmEntry], samples: Sequence[Samples]) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _entry(entry: ArmEntry) -> dict[str, Any]:
+def _entry(entry: ArmEntry) -> dict[str, object]:
     curves = {task: {c: _points(points) for c, points in by.items()} for task, by in entry.curves.items()}
     keys = ("run", "target", "source", "arm", "kind", "verdict")
     return {**{key: getattr(entry, key) for key in keys}, "curves": curves}

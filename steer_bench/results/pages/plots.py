@@ -6,7 +6,7 @@ series, dots and matrices -> [figures] -> canvas -> SVG or PNG
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from steer_bench.results.pages.canvas import (
     COLUMNS,
@@ -43,13 +43,6 @@ class Series(NamedTuple):
     y: tuple[float, ...]
 
 
-class Panel(NamedTuple):
-    """One picture of a figure: a source and a target."""
-
-    title: str
-    series: tuple[Series, ...]
-
-
 class Dot(NamedTuple):
     """One arm's value with its interval; None where there is none."""
 
@@ -58,31 +51,18 @@ class Dot(NamedTuple):
     value: float | None
     low: float | None
     high: float | None
+    x: float = 0.0
+    """What it is drawn over, in scatter plots."""
 
 
-class DotPanel(NamedTuple):
-    """One picture of dots: a source and a target."""
-
-    title: str
-    dots: tuple[Dot, ...]
+Mark = TypeVar("Mark", Series, Dot)
 
 
-class Spot(NamedTuple):
-    """One arm as a point, with the interval of its y."""
-
-    arm: str
-    kind: str
-    x: float
-    y: float | None
-    low: float | None
-    high: float | None
-
-
-class ScatterPanel(NamedTuple):
-    """One picture of points: a source and a target."""
+class Panel(NamedTuple, Generic[Mark]):
+    """One picture of a figure: a source and a target."""
 
     title: str
-    spots: tuple[Spot, ...]
+    marks: tuple[Mark, ...]
 
 
 class Matrix(NamedTuple):
@@ -96,7 +76,7 @@ class Matrix(NamedTuple):
 
 
 def draw_frontier(
-    panels: Sequence[Panel],
+    panels: Sequence[Panel[Series]],
     limit: float,
     y_label: str = "likelihood lift (nats/token)",
     title: str = "Effect against cost",
@@ -109,9 +89,9 @@ def draw_frontier(
         from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
         figure, axes = panel_axes(len(panels))
-        styles = styles_of((s.arm, s.kind) for panel in panels for s in panel.series)
+        styles = _styles(panels)
         for axis, panel in zip(axes, panels, strict=True):
-            ratios = [x for series in panel.series for x in series.x if math.isfinite(x)]
+            ratios = [x for series in panel.marks for x in series.x if math.isfinite(x)]
             high = min(max([*ratios, 1.5]) * 1.08, RATIO_CUT)
             axis.set_xscale("log")
             axis.set_xlim(min([*ratios, 1.0]) / 1.03, high)
@@ -127,11 +107,11 @@ def draw_frontier(
         return figure
 
 
-def draw_factor_curves(panels: Sequence[Panel], y_label: str, title: str) -> "Figure":
+def draw_factor_curves(panels: Sequence[Panel[Series]], y_label: str, title: str) -> "Figure":
     """A task's mean value over the steering factor, a line an arm."""
     with matplotlib_style():
         figure, axes = panel_axes(len(panels), share_x=True)
-        styles = styles_of((s.arm, s.kind) for panel in panels for s in panel.series)
+        styles = _styles(panels)
         for axis, panel in zip(axes, panels, strict=True):
             _lines(axis, panel, styles)
         label(axes, "steering factor (multiples of the target's residual scale)", y_label)
@@ -139,16 +119,15 @@ def draw_factor_curves(panels: Sequence[Panel], y_label: str, title: str) -> "Fi
         return figure
 
 
-def draw_small_multiples(panels: Sequence[Panel], y_label: str, title: str) -> "Figure":
+def draw_small_multiples(panels: Sequence[Panel[Series]], y_label: str, title: str) -> "Figure":
     """A small picture a concept, all on the same axes: value over the steering factor, a line an arm."""
     with matplotlib_style():
         figure, axes = panel_axes(len(panels), height=1.75, width=2.6, columns=SMALL_COLUMNS)
-        styles = styles_of((s.arm, s.kind) for panel in panels for s in panel.series)
-        heights = [y for panel in panels for series in panel.series for y in series.y]
-        room = 0.06 * (max([*heights, 0.0]) - min([*heights, 0.0]) or 1.0)
+        styles = _styles(panels)
+        heights = [y for panel in panels for series in panel.marks for y in series.y]
         for place, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
             _lines(axis, panel, styles, size=3.2)
-            axis.set_ylim(min([*heights, 0.0]) - room, max([*heights, 0.0]) + room)
+            _make_room(axis, heights)
             axis.set_title(shorten(panel.title, 34), loc="left", fontsize=9)
             if place % SMALL_COLUMNS:
                 axis.tick_params(labelleft=False)
@@ -161,24 +140,24 @@ def draw_small_multiples(panels: Sequence[Panel], y_label: str, title: str) -> "
         return figure
 
 
-def draw_scatter(panels: Sequence[ScatterPanel], title: str, x_label: str, y_label: str) -> "Figure":
+def draw_scatter(panels: Sequence[Panel[Dot]], title: str, x_label: str, y_label: str) -> "Figure":
     """A point an arm, with the interval of its y."""
     with matplotlib_style():
         figure, axes = panel_axes(len(panels))
-        styles = styles_of((spot.arm, spot.kind) for panel in panels for spot in panel.spots)
+        styles = _styles(panels)
         for axis, panel in zip(axes, panels, strict=True):
             for y, line in ((0.0, "-"), (1.0, "--")):
                 axis.axhline(y, color="#555555", linewidth=0.8, linestyle=line, zorder=0)
-            for spot in panel.spots:
-                if spot.y is None:
+            for dot in panel.marks:
+                if dot.value is None:
                     continue
-                colour, marker, _ = styles[spot.arm]
-                if spot.low is not None and spot.high is not None:
-                    axis.plot(
-                        [spot.x, spot.x], [spot.low, spot.high], color=colour, linewidth=1.2, solid_capstyle="butt"
-                    )
-                axis.plot([spot.x], [spot.y], color=colour, marker=marker, markersize=6.5, linestyle="", label=spot.arm)
-            axis.set_xlim(min([spot.x for spot in panel.spots] + [0.0]) - 0.08, 1.05)
+                colour, marker, _ = styles[dot.arm]
+                if dot.low is not None and dot.high is not None:
+                    axis.plot([dot.x] * 2, [dot.low, dot.high], color=colour, linewidth=1.2, solid_capstyle="butt")
+                axis.plot(
+                    [dot.x], [dot.value], color=colour, marker=marker, markersize=6.5, linestyle="", label=dot.arm
+                )
+            axis.set_xlim(min([dot.x for dot in panel.marks] + [0.0]) - 0.08, 1.05)
             axis.set_title(shorten(panel.title), loc="left")
         label(axes, x_label, y_label)
         finish(figure, axes, title, list(styles))
@@ -250,14 +229,14 @@ def draw_matrices(
         return figure
 
 
-def draw_recovered(panels: Sequence[DotPanel], title: str) -> "Figure":
+def draw_recovered(panels: Sequence[Panel[Dot]], title: str) -> "Figure":
     """Recovered fraction with its 95 % interval, a dot an arm; 0 is unsteered, 1 is native."""
     with matplotlib_style():
-        tallest = max((len(panel.dots) for panel in panels), default=1)
+        tallest = max((len(panel.marks) for panel in panels), default=1)
         figure, axes = panel_axes(len(panels), height=1.3 + 0.27 * tallest)
-        styles = styles_of((dot.arm, dot.kind) for panel in panels for dot in panel.dots)
+        styles = _styles(panels)
         for axis, panel in zip(axes, panels, strict=True):
-            dots = sorted(panel.dots, key=lambda dot: (ORDER.index(dot.kind), -(dot.value or 0), dot.arm))
+            dots = sorted(panel.marks, key=lambda dot: (ORDER.index(dot.kind), -(dot.value or 0), dot.arm))
             for place, dot in enumerate(dots):
                 colour, marker, _ = styles[dot.arm]
                 if dot.value is None:
@@ -279,26 +258,28 @@ def draw_recovered(panels: Sequence[DotPanel], title: str) -> "Figure":
         return figure
 
 
+def _styles(panels: Sequence[Panel[Mark]]) -> dict[str, tuple[str, str, str]]:
+    return styles_of((mark.arm, mark.kind) for panel in panels for mark in panel.marks)
+
+
+def _make_room(axis: "Axes", heights: Sequence[float]) -> None:
+    """Fit the y axis to the heights and 0, with a margin."""
+    low, high = min([*heights, 0.0]), max([*heights, 0.0])
+    room = 0.06 * (high - low or 1.0)
+    axis.set_ylim(low - room, high + room)
+
+
 def _lines(
-    axis: "Axes", panel: Panel, styles: dict[str, tuple[str, str, str]], cut: float = math.inf, size: float = 5
+    axis: "Axes", panel: Panel[Series], styles: dict[str, tuple[str, str, str]], cut: float = math.inf, size: float = 5
 ) -> None:
     """Draw every arm of a panel from where it starts to the first point beyond `cut`."""
     axis.axhline(0, color="#555555", linewidth=0.8, zorder=0)
     heights = []
-    for series in sorted(panel.series, key=lambda s: (-ORDER.index(s.kind), s.arm)):
+    for series in sorted(panel.marks, key=lambda s: (-ORDER.index(s.kind), s.arm)):
         colour, marker, line = styles[series.arm]
-        axis.plot(
-            series.x,
-            series.y,
-            color=colour,
-            marker=marker,
-            linestyle=line,
-            label=series.arm,
-            linewidth=1.5 if size >= 5 else 1.1,
-            markersize=size,
-        )
+        look = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.5 if size >= 5 else 1.1}
+        axis.plot(series.x, series.y, label=series.arm, markersize=size, **look)
         heights += [y for x, y in zip(series.x, series.y, strict=True) if x <= cut and math.isfinite(y)]
     if heights:
-        room = 0.06 * (max([*heights, 0.0]) - min([*heights, 0.0]) or 1.0)
-        axis.set_ylim(min([*heights, 0.0]) - room, max([*heights, 0.0]) + room)
+        _make_room(axis, heights)
     axis.set_title(shorten(panel.title), loc="left")

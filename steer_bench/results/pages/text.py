@@ -18,11 +18,7 @@ from steer_bench.results.board.board import Board
 from steer_bench.results.board.table import Table
 
 TITLE = "Steering-vector transfer leaderboard"
-_MARKDOWN = {"\\": "\\\\", "|": "\\|", "`": "\\`", "[": "\\[", "]": "\\]", "*": "\\*"} | {
-    "&": "&amp;",
-    "<": "&lt;",
-    ">": "&gt;",
-}
+_MARKDOWN = {c: "\\" + c for c in "\\|`[]*"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _LATEX = {c: "\\" + c for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -123,17 +119,8 @@ def to_csv(board: Board) -> str:
     for entry in board.entries:
         for task, cell in entry.cells.items():
             keys = (entry.run, entry.target, entry.source, entry.arm, entry.kind, task)
-            numbers = [
-                *cell.score[:3],
-                cell.score.n,
-                cell.scored,
-                cell.total,
-                *cell.recovered[:3],
-                cell.factor,
-                cell.ratio,
-                *(cell.matched[:3] if cell.matched else (None, None, None)),
-                cell.matched_factor,
-            ]
+            numbers = [*cell.score, cell.scored, cell.total, *cell.recovered[:3], cell.factor, cell.ratio]
+            numbers += [*(cell.matched[:3] if cell.matched else (None, None, None)), cell.matched_factor]
             words = cell.verdict or ("", "")
             writer.writerow([*map(_csv_text, keys), *map(_csv_number, numbers), *map(_csv_text, words)])
     return out.getvalue()

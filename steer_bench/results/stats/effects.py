@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,7 +188,8 @@ def measure_likelihood(curves: Mapping[ArmKey, Mapping[str, Curve]], limit: floa
     """Return the likelihood lift of every arm and concept at matched damage; the unsteered arm is 0 by definition."""
     concepts = tuple(sorted({concept for by_concept in curves.values() for concept in by_concept}))
     widths = {c: by[c].concept.shape[1] for by in curves.values() for c in by}
-    n_items, n_neutral = max(widths.values(), default=0), max((c.neutral.shape[1] for c in _all(curves)), default=0)
+    n_items = max(widths.values(), default=0)
+    n_neutral = max((curve.neutral.shape[1] for by in curves.values() for curve in by.values()), default=0)
     effects, neutral, factors, ratios, totals = {}, {}, {}, {}, {}
     for arm, by_concept in curves.items():
         effects[arm], neutral[arm] = _missing(len(concepts), n_items), _missing(len(concepts), n_neutral)
@@ -207,10 +208,7 @@ def measure_likelihood(curves: Mapping[ArmKey, Mapping[str, Curve]], limit: floa
 
 
 def measure_generation(
-    block: ValueGrid,
-    *,
-    costs: Mapping[ArmKey, Mapping[str, Curve]] | None = None,
-    limit: float = math.inf,
+    block: ValueGrid, *, costs: Mapping[ArmKey, Mapping[str, Curve]] | None = None, limit: float = math.inf
 ) -> TaskEffects:
     """Scores and effects on role "score" at the factor selected on role "select", per arm and concept.
 
@@ -222,7 +220,7 @@ def measure_generation(
     place, idle = _chosen(block, select, curves, limit)
     lost, at = (place < 0) & ~idle, np.maximum(place, 0)[..., None, None]
 
-    def picked(steered: NDArray[Any], unsteered: NDArray[Any]) -> NDArray[Any]:
+    def picked(steered: np.ndarray, unsteered: np.ndarray) -> np.ndarray:
         """(n_arms, n_concepts, ...) at the chosen factors, of (n_arms, n_concepts, n_factors, ...) and (n_concepts, ...)."""
         return np.where(idle[..., None], unsteered, np.take_along_axis(steered, at, axis=2)[:, :, 0])
 
@@ -280,10 +278,6 @@ def cost_at(cost: Curve | None, factor: float) -> float:
         return math.nan
     exact = np.flatnonzero(cost.factors == factor)
     return float(cost.ratios[exact[0]] if len(exact) else cost.at(factor).ratios[0])
-
-
-def _all(curves: Mapping[ArmKey, Mapping[str, Curve]]) -> list[Curve]:
-    return [curve for by_concept in curves.values() for curve in by_concept.values()]
 
 
 def _missing(*shape: int) -> Array:

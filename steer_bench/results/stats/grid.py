@@ -6,7 +6,7 @@ Samples of a prompt are averaged first, then the seeds of a random control: they
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +17,6 @@ from steer_bench.vectors.arms import UNSTEERED
 
 SAMPLE_MARK = "#"
 """Between a prompt's id and the number of one of several sampled replies to it, in a row's item."""
-
-
 Pooled = Mapping[str, str]
 """Arm -> the arm it is shown as: repeats with other seeds are one arm (`Provenance.pooled`)."""
 
@@ -83,22 +81,17 @@ class ValueGrid:
         shape = (len(self.arms), len(self.concepts), len(self.factors))
         lines = self.lines.take(self.lines.role == (self.roles.index(role) if role in self.roles else -1))
         items, item = np.unique(lines.item, return_inverse=True)
-        places = np.arange(shape[1]) * len(items)
-        pairs = np.unique(lines.concept * len(items) + item)
-        if shared:
-            pairs = np.arange(shape[1] * len(items))
-        starts = np.searchsorted(pairs, places)
+        mine = lines.concept * len(items) + item
+        pairs = np.arange(shape[1] * len(items)) if shared else np.unique(mine)
+        starts = np.searchsorted(pairs, np.arange(shape[1]) * len(items))
         widths = np.diff(np.append(starts, len(pairs)))
-        slot = np.searchsorted(pairs, lines.concept * len(items) + item) - starts[lines.concept]
+        slot = np.searchsorted(pairs, mine) - starts[lines.concept]
         width = int(widths.max(initial=0))
         plain = lines.arm < 0
         at = (lines.arm[~plain], lines.concept[~plain], lines.factor[~plain])
         at_plain = (lines.concept[plain], slot[plain])
-        values, base, tokens = (
-            np.full((*shape, width), np.nan),
-            np.full((shape[1], width), np.nan),
-            np.zeros((shape[1], width)),
-        )
+        values, base = np.full((*shape, width), np.nan), np.full((shape[1], width), np.nan)
+        tokens = np.zeros((shape[1], width))
         asked = np.zeros((*shape, width), dtype=bool)
         values[(*at, slot[~plain])], asked[(*at, slot[~plain])] = lines.value[~plain], True
         base[at_plain], tokens[at_plain] = lines.value[plain], lines.tokens[plain]
@@ -128,20 +121,17 @@ def value_grid(rows: Iterable[Row], task: str, target: str, pooled: Pooled | Non
     factor = np.where(arm < 0, 0, np.searchsorted(factors, rows.numbers["factor"]))
     value = rows.numbers["value"]
     known = np.isfinite(value).astype(np.int64)
-    lines = GridRows(
-        arm, concept, factor, roles.codes, prompts.codes[texts["item"].codes], value, rows.numbers["tokens"], known, np.ones_like(known)
-    )  # fmt: skip
-    lines = _averaged(lines, (texts["source"].codes, texts["arm"].codes))
-    lines = _averaged(lines, ())
-    lines = _given_to_each(lines, len(arms), len(concepts))
+    item, tokens = prompts.codes[texts["item"].codes], rows.numbers["tokens"]
+    lines = GridRows(arm, concept, factor, roles.codes, item, value, tokens, known, np.ones_like(known))
+    samples_averaged = _averaged(lines, (texts["source"].codes, texts["arm"].codes))
+    lines = _given_to_each(_averaged(samples_averaged, ()), len(arms), len(concepts))
     measured = np.zeros((len(arms), len(concepts), len(factors)), dtype=bool)
     steered = lines.take(lines.arm >= 0)
     measured[steered.arm, steered.concept, steered.factor] = True
     return ValueGrid(arms, concepts, factors, measured, roles.names, lines)
 
 
-@dataclass(frozen=True)
-class GridRows:
+class GridRows(NamedTuple):
     """Rows as places in a block, (n_lines,) each."""
 
     arm: Integers
@@ -158,14 +148,9 @@ class GridRows:
     rows: Integers
     """Rows behind a line."""
 
-    @property
-    def keys(self) -> tuple[Integers, ...]:
-        """What is equal in samples and seeds of one measurement."""
-        return self.arm, self.concept, self.factor, self.role, self.item
-
     def take(self, chosen: Selection) -> "GridRows":
         """The lines at those places."""
-        return GridRows(*(getattr(self, field.name)[chosen] for field in fields(self)))
+        return GridRows(*(column[chosen] for column in self))
 
 
 def _arms(source: Texts, name: Texts, pooled: Pooled) -> tuple[tuple[ArmKey, ...], Integers]:
@@ -180,7 +165,7 @@ def _arms(source: Texts, name: Texts, pooled: Pooled) -> tuple[tuple[ArmKey, ...
 def _averaged(lines: GridRows, further: Sequence[Integers]) -> GridRows:
     """Return rows of equal keys as one, with the mean of what is scored."""
     number = np.zeros(len(lines.arm), dtype=np.int64)
-    for key in (*lines.keys, *further):
+    for key in (lines.arm, lines.concept, lines.factor, lines.role, lines.item, *further):
         number = number * (int(key.max(initial=0)) + 2) + key + 1
     _, first, inverse = np.unique(number, return_index=True, return_inverse=True)
     if len(first) == len(number):
@@ -190,7 +175,7 @@ def _averaged(lines: GridRows, further: Sequence[Integers]) -> GridRows:
     total = np.bincount(inverse, weights=np.where(known, lines.value, 0.0))
     means = np.divide(total, count, out=np.full(len(first), np.nan), where=count > 0)
     scored, rows = (np.bincount(inverse, weights=one).astype(np.int64) for one in (lines.scored, lines.rows))
-    return replace(lines.take(first), value=means, scored=scored, rows=rows)
+    return lines.take(first)._replace(value=means, scored=scored, rows=rows)
 
 
 def _given_to_each(lines: GridRows, n_arms: int, n_concepts: int) -> GridRows:
@@ -202,13 +187,9 @@ def _given_to_each(lines: GridRows, n_arms: int, n_concepts: int) -> GridRows:
     has = np.zeros((n_arms + 1, n_concepts), dtype=bool)  # the last is unsteered: item by item, below
     has[own.arm, own.concept] = True
     has[-1] = False
-    spread = replace(lines.take(np.repeat(blank, n_concepts)), concept=np.tile(np.arange(n_concepts), len(blank)))
+    spread = lines.take(np.repeat(blank, n_concepts))._replace(concept=np.tile(np.arange(n_concepts), len(blank)))
     missing = ~has[spread.arm, spread.concept]
     width, roles = int(lines.item.max()) + 1, int(lines.role.max()) + 1
     places = [(side.concept * roles + side.role) * width + side.item for side in (spread, own)]
     missing &= (spread.arm >= 0) | ~np.isin(places[0], places[1][own.arm < 0])
-    return _joined(spread.take(missing), own)
-
-
-def _joined(first: GridRows, second: GridRows) -> GridRows:
-    return GridRows(*(np.concatenate([getattr(first, f.name), getattr(second, f.name)]) for f in fields(first)))
+    return GridRows(*map(np.concatenate, zip(spread.take(missing), own, strict=True)))

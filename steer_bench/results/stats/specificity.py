@@ -55,22 +55,16 @@ class Specificity:
 def specificity(rows: Iterable[Row], target: str, pooled: Pooled | None = None) -> dict[ArmKey, Specificity]:
     """The matrix of every arm from the rows of the task `specificity`, whose role names the concept of the text."""
     steered: dict[ArmKey, dict[tuple[str, str], list[float]]] = {}
-    plain: dict[str, float] = {}
-    kept = [row for row in Rows.of(rows).where(task=SPECIFICITY, target=target) if row.value is not None]
-    for row in kept:
-        if row.arm == UNSTEERED and row.value is not None:
-            plain[row.item] = row.value
-    for row in kept:
-        if row.arm != UNSTEERED and row.item in plain and row.value is not None:
+    mine = Rows.of(rows).where(task=SPECIFICITY, target=target)
+    kept = [(row, row.value) for row in mine if row.value is not None]
+    plain = {row.item: value for row, value in kept if row.arm == UNSTEERED}
+    for row, value in kept:
+        if row.arm != UNSTEERED and row.item in plain:
+            scored = row.item.rpartition("-")[0]  # `sea-3` is a text of `sea`
             cells = steered.setdefault(ArmKey(row.source, (pooled or {}).get(row.arm, row.arm)), {})
-            cells.setdefault((row.concept, scored_concept(row.item)), []).append(row.value - plain[row.item])
+            cells.setdefault((row.concept, scored), []).append(value - plain[row.item])
     concepts = tuple(sorted({concept for cells in steered.values() for pair in cells for concept in pair}))
     return {arm: Specificity(concepts, _matrix(cells, concepts)) for arm, cells in steered.items()}
-
-
-def scored_concept(item: str) -> str:
-    """The concept whose text an item is: `sea-3` is a text of `sea`."""
-    return item.rpartition("-")[0]
 
 
 def _matrix(cells: Mapping[tuple[str, str], Sequence[float]], concepts: Sequence[str]) -> Array:

@@ -20,7 +20,7 @@ PANEL = plots.Panel(
         plots.Series("random", "control", (1.0, 1.4, 2.0), (0.0, 0.01, 0.02)),
     ),
 )
-DOTS = plots.DotPanel(
+DOTS = plots.Panel(
     "a to b",
     (
         plots.Dot("linear", "transfer", 0.9, 0.8, 1.05),
@@ -114,16 +114,16 @@ def test_results_become_figures_with_the_known_effects(monkeypatch):
     frontiers = ["frontier", "frontier-steering", "frontier-rules"]
     assert list(found) == [*frontiers, *factors, "concepts-likelihood", "recovered"]
     assert [panel.title for panel in drawn["concepts"]] == ["c00", "c01", "c02"]
-    one = next(s for s in drawn["concepts"][1].series if s.arm == "linear")
+    one = next(s for s in drawn["concepts"][1].marks if s.arm == "linear")
     assert (one.x, one.y) == ((0.0, 0.2, 0.4, 0.8), pytest.approx((0.0, 0.18, 0.36, 0.72)))
-    linear = next(s for s in drawn["Effect against cost"][0].series if s.arm == "linear")
+    linear = next(s for s in drawn["Effect against cost"][0].marks if s.arm == "linear")
     assert linear.x == pytest.approx((1.0, *(math.exp(0.5 * factor) for factor in (0.2, 0.4, 0.8))))
     assert linear.y == pytest.approx((0.0, 0.18, 0.36, 0.72))  # strength 0.9 times the factor
-    assert [dot.arm for dot in drawn["recovered"][0].dots] == ["mean", "random", "identity", "linear"]
+    assert [dot.arm for dot in drawn["recovered"][0].marks] == ["mean", "random", "identity", "linear"]
     rated = drawn["concept_steering over the factor (selection prompts)"][0]
-    assert next(s for s in rated.series if s.arm == "native").x == (0.0, 0.2, 0.4, 0.8)
+    assert next(s for s in rated.marks if s.arm == "native").x == (0.0, 0.2, 0.4, 0.8)
     costly = drawn["Effect against cost: concept_steering (selection prompts)"][0]
-    for one, other in zip(rated.series, costly.series, strict=True):
+    for one, other in zip(rated.marks, costly.marks, strict=True):
         assert one.y == other.y
         assert other.x == pytest.approx([math.exp(0.5 * factor) for factor in one.x])
 

@@ -7,10 +7,9 @@ import pytest
 from scipy import stats as scipy_stats
 
 from steer_bench.results.rows import Row
-from steer_bench.results.stats.behind_score import anti_steered, behind_scores
+from steer_bench.results.stats.behind_score import FewShot, anti_steered, behind_scores, few_shot_equal
 from steer_bench.results.stats.bootstrap import Estimate, hierarchical_bootstrap
 from steer_bench.results.stats.effects import TaskEffects, likelihood_curves, measure_generation, measure_likelihood
-from steer_bench.results.stats.few_shot import FewShot, few_shot_equal
 from steer_bench.results.stats.grid import ArmKey, value_grid
 from steer_bench.results.stats.specificity import specificity
 from steer_bench.results.stats.verdict import holm, tost
