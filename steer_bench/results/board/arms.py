@@ -4,10 +4,11 @@ entries -> [arm tables]
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from steer_bench.results.board.entries import ArmEntry, ArmResult
-from steer_bench.results.board.table import MISSING, Line, Table, Text, interval, number
+from steer_bench.results.board.table import MISSING, Line, Table, Text, interval, interval_cell, number
 from steer_bench.results.measures import LIKELIHOOD, REPLIES, SUPPRESSION, in_order, measure_of
 from steer_bench.results.provenance import KINDS
 from steer_bench.vectors.arms import UNSTEERED
@@ -21,7 +22,7 @@ NOTHING = Text("-")
 
 
 def natural(name: str) -> list[str | int]:
-    """Sorts few-shot-2 before few-shot-16.
+    """Return a sort key that puts few-shot-2 before few-shot-16.
 
     >>> sorted(["few-shot-16", "few-shot-2", "few"], key=natural)
     ['few', 'few-shot-2', 'few-shot-16']
@@ -30,61 +31,61 @@ def natural(name: str) -> list[str | int]:
 
 
 def arm_tables(found: Sequence[ArmEntry], *, several: bool) -> list[Table]:
-    """A table a target (and run, where there are several), sorted by target."""
+    """Return one table per target (and run, where there are several), sorted by target."""
     places = {id(entry): place for place, entry in enumerate(found)}
     tables = []
     for run, target in sorted({(entry.run, entry.target) for entry in found}, key=lambda pair: (pair[1], pair[0])):
         here = [entry for entry in found if (entry.run, entry.target) == (run, target)]
         sources = sorted({entry.source for entry in here} - {""})
-        title = (
-            f"{sources[0]} to {target}"
-            if len(sources) == 1
-            else f"To {target}"
-            if sources
-            else f"{target}, no transfer"
-        )
+        title = f"To {target}" if sources else f"{target}, no transfer"
+        title = f"{sources[0]} to {target}" if len(sources) == 1 else title
         tables.append(_arm_table(title + (f" (run {run})" if several else ""), here, len(sources) > 1, places))
     return tables
 
 
 def recovered_text(entry: ArmEntry, task: str) -> Text:
-    """An arm's recovered fraction on a task."""
-    cell = entry.cells.get(task)
-    if cell is None or entry.arm == UNSTEERED:
+    """Return an arm's recovered fraction on a task."""
+    cell = _steered(entry, task)
+    if cell is None:
         return NOTHING
     if entry.arm == "native":
         return Text("1" if cell.recovered.value is not None else MISSING, cell.recovered.value)
-    return Text(interval(cell.recovered), cell.recovered.value)
+    return interval_cell(cell.recovered)
 
 
 def _arm_table(title: str, lines: Sequence[ArmEntry], with_source: bool, places: Mapping[int, int]) -> Table:
     tasks = in_order(task for entry in lines for task in entry.cells)
     recovered = [task for task in tasks if any(_has_recovered(entry, task) for entry in lines)]
     judged = next((task for task in REPLIES if task in tasks), None)
-    costs = {task for task in (LIKELIHOOD, judged) if task in tasks}
-    matched = {task for task in tasks if any(_has_matched(entry, task) for entry in lines)}
     headline = lines[0].headline
-    columns = ["group", "arm", *(["source"] if with_source else []), *(["verdict"] if headline else [])]
+    columns: list[tuple[str, Callable[[ArmEntry], Text]]] = [("group", lambda entry: Text(entry.kind))]
+    columns.append(("arm", lambda entry: Text(entry.arm)))
+    if with_source:
+        columns.append(("source", lambda entry: Text(entry.source)))
+    if headline:
+        columns.append(("verdict", lambda entry: Text(entry.verdict or "-")))
     for task in tasks:
-        columns += [
-            measure_of(task).title,
-            *(["recovered"] if task in recovered else []),
-            *(["cost"] if task in costs else []),
-        ]
-        columns += ["matched"] if task in matched else []
-    best = _best(lines, headline)
+        columns.append((measure_of(task).title, partial(_score, task=task)))
+        if task in recovered:
+            columns.append(("recovered", partial(recovered_text, task=task)))
+        if task in (LIKELIHOOD, judged):
+            columns.append(("cost", partial(_cost, task=task)))
+        if any(_has_matched(entry, task) for entry in lines):
+            columns.append(("matched", partial(_matched, task=task)))
+    columns += [("n", partial(_counts, tasks=tasks)), ("unscored", partial(_unscored, tasks=tasks))]
+    # The best arm: the largest effect on the headline task, of the transfer arms that may claim to transfer.
+    claims = [entry for entry in lines if entry.kind == "transfer" and entry.verdict in CLAIMS]
+    best = max(claims, key=lambda entry: (entry.cells[headline].score.value or 0.0, entry.arm), default=None)
     rows = []
     for entry in sorted(lines, key=lambda e: (KINDS.index(e.kind), natural(e.arm), e.source)):
-        cells = [Text(entry.kind), Text(entry.arm), *([Text(entry.source)] if with_source else [])]
-        cells += [Text(entry.verdict or "-")] if headline else []
-        for task in tasks:
-            cells.append(_score(entry.cells.get(task)))
-            cells += [recovered_text(entry, task)] if task in recovered else []
-            cells += [_cost(entry, task)] if task in costs else []
-            cells += [_matched(entry, task)] if task in matched else []
-        cells += [_counts(entry, tasks), _unscored(entry, tasks)]
-        rows.append(Line(tuple(cells), strong=entry is best, group=entry.kind, entry=places[id(entry)]))
-    return Table(title, (*columns, "n", "unscored"), tuple(rows), tuple(_remarks(lines, tasks, recovered)))
+        cells = tuple(cell_of(entry) for _, cell_of in columns)
+        rows.append(Line(cells, strong=entry is best, group=entry.kind, entry=places[id(entry)]))
+    return Table(title, tuple(name for name, _ in columns), tuple(rows), tuple(_remarks(lines, tasks, recovered)))
+
+
+def _steered(entry: ArmEntry, task: str) -> ArmResult | None:
+    """Return what a steered arm did on a task; None where it was not measured, and for the unsteered arm."""
+    return None if entry.arm == UNSTEERED else entry.cells.get(task)
 
 
 def _has_recovered(entry: ArmEntry, task: str) -> bool:
@@ -92,33 +93,24 @@ def _has_recovered(entry: ArmEntry, task: str) -> bool:
     return bool(measure_of(task).heading) and cell is not None and cell.recovered.value is not None
 
 
-def _best(lines: Sequence[ArmEntry], headline: str) -> ArmEntry | None:
-    """The transfer arm with the largest effect on the headline task, of those that may claim to transfer."""
-    claims = [entry for entry in lines if entry.kind == "transfer" and entry.verdict in CLAIMS]
-    return max(claims, key=lambda entry: (entry.cells[headline].score.value or 0.0, entry.arm), default=None)
+def _has_matched(entry: ArmEntry, task: str) -> bool:
+    cell = _steered(entry, task)
+    return cell is not None and cell.matched is not None and cell.matched.value is not None
 
 
-def _score(cell: ArmResult | None) -> Text:
-    return NOTHING if cell is None else Text(interval(cell.score), cell.score.value)
+def _score(entry: ArmEntry, task: str) -> Text:
+    return interval_cell(entry.cells[task].score) if task in entry.cells else NOTHING
 
 
 def _cost(entry: ArmEntry, task: str) -> Text:
-    cell = entry.cells.get(task)
-    if cell is None or entry.arm == UNSTEERED:
-        return NOTHING
-    return Text(f"{number(cell.ratio, 2)} at {number(cell.factor, 2)}", cell.ratio)
-
-
-def _has_matched(entry: ArmEntry, task: str) -> bool:
-    """Whether a steered arm has a score at matched damage."""
-    cell = entry.cells.get(task)
-    return entry.arm != UNSTEERED and cell is not None and cell.matched is not None and cell.matched.value is not None
+    cell = _steered(entry, task)
+    return Text(f"{number(cell.ratio, 2)} at {number(cell.factor, 2)}", cell.ratio) if cell else NOTHING
 
 
 def _matched(entry: ArmEntry, task: str) -> Text:
-    """The score at matched damage, and the factor it was reached with."""
-    cell = entry.cells.get(task)
-    if cell is None or cell.matched is None or entry.arm == UNSTEERED:
+    """Return the score at matched damage, and the factor it was reached with."""
+    cell = _steered(entry, task)
+    if cell is None or cell.matched is None:
         return NOTHING
     if cell.matched.value is None:
         return Text(MISSING)
@@ -126,13 +118,13 @@ def _matched(entry: ArmEntry, task: str) -> Text:
 
 
 def _counts(entry: ArmEntry, tasks: Sequence[str]) -> Text:
-    """Concepts behind each task's number, once where they agree."""
+    """Return the concepts behind each task's number, once where they agree."""
     counts = [entry.cells[task].score.n for task in tasks if task in entry.cells]
     return Text("/".join(map(str, counts if len(set(counts)) > 1 else counts[:1])), float(min(counts)))
 
 
 def _unscored(entry: ArmEntry, tasks: Sequence[str]) -> Text:
-    """Unscored values, on which task where there are several, and why."""
+    """Say how many values are unscored, on which task where there are several, and why."""
     cells = [(task, entry.cells[task]) for task in tasks if task in entry.cells]
     texts = [
         f"{cell.unscored} of {cell.total}"
@@ -154,6 +146,7 @@ def _remarks(lines: Sequence[ArmEntry], tasks: Sequence[str], recovered: Sequenc
             remarks.append(f"{name}: {cell.verdict.word}; {cell.verdict.why}.")
         if cell is not None and entry.kind == "transfer" and cell.recovered.low is not None and cell.recovered.low > 1:
             remarks.append(f"{name} recovers more than all of native's effect: native may be tuned too little.")
+    native = {task for entry in lines if entry.arm == "native" for task in entry.cells}
     for task in tasks:
         plain = next((e.cells[task].score.value for e in lines if e.arm == UNSTEERED and task in e.cells), None)
         if task == SUPPRESSION and plain is not None and plain >= NOT_OBEYED:
@@ -161,18 +154,11 @@ def _remarks(lines: Sequence[ArmEntry], tasks: Sequence[str], recovered: Sequenc
             remarks.append(
                 f"{measure_of(task).title}: {told}, so there is next to nothing to suppress; take rules the model follows."
             )
-        elif (
-            measure_of(task).heading
-            and task not in recovered
-            and any(e.arm == "native" and task in e.cells for e in lines)
-        ):
+        elif measure_of(task).heading and task not in recovered and task in native:
             remarks.append(f"{measure_of(task).title}: native itself does not steer, so there is nothing to recover.")
-        shares = {e.arm: e.cells[task].unscored / e.cells[task].total for e in lines if _total(e, task)}
+        cells = {entry.arm: entry.cells[task] for entry in lines if task in entry.cells}
+        shares = {arm: cell.unscored / cell.total for arm, cell in cells.items() if cell.total}
         if shares and max(shares.values()) - min(shares.values()) > UNSCORED_GAP:
             worst = max(sorted(shares), key=lambda arm: shares[arm])
             remarks.append(f"{task}: {shares[worst]:.0%} of {worst} is unscored, unlike other arms; compare with care.")
     return remarks
-
-
-def _total(entry: ArmEntry, task: str) -> int:
-    return entry.cells[task].total if task in entry.cells else 0

@@ -8,14 +8,12 @@ A further table is one function `results or entries -> Table | None`, called in 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from steer_bench.results.board import further
 from steer_bench.results.board.arms import arm_tables, recovered_text
-from steer_bench.results.board.behind_scores import behind_scores_table
 from steer_bench.results.board.costs import costs_table
 from steer_bench.results.board.entries import ArmEntry, entries
 from steer_bench.results.board.header import COLUMNS, Facts, facts_of, notes_of
 from steer_bench.results.board.merging import check_same_protocol
-from steer_bench.results.board.run_tables import agreement_table, geometry_table, refused_table
-from steer_bench.results.board.specificity import specificity_table
 from steer_bench.results.board.table import Line, Table, Text
 from steer_bench.results.file import Results
 from steer_bench.results.measures import measure_of
@@ -36,7 +34,7 @@ class Board:
 
 
 def build_board(results: Iterable[Results]) -> Board:
-    """Entries, tables and facts of all runs. Raises ValueError when they can not stand in one table."""
+    """Return entries, tables and facts of all runs. Raises ValueError when they cannot stand in one table."""
     results = list(results)
     if not results:
         raise ValueError("no results; give at least one results file")
@@ -48,18 +46,18 @@ def build_board(results: Iterable[Results]) -> Board:
     found = [entry for result in results for entry in entries(result)]
     tables = arm_tables(found, several=len(results) > 1)
     used = {column for table in tables for column in table.columns}
-    further = (
+    beside = (
         _matrix(found),
         costs_table(results),
-        behind_scores_table(found),
-        specificity_table(results),
-        refused_table(results),
-        geometry_table(results),
-        agreement_table(results),
+        further.behind_scores_table(found),
+        further.specificity_table(results),
+        further.refused_table(results),
+        further.geometry_table(results),
+        further.agreement_table(results),
     )
     return Board(
         facts=tuple((name, facts_of(result)) for name, result in zip(names, results, strict=True)),
-        tables=(*tables, *(table for table in further if table is not None)),
+        tables=(*tables, *(table for table in beside if table is not None)),
         columns=tuple((column, meaning) for column, meaning in COLUMNS.items() if column in used),
         notes=notes_of(results),
         entries=tuple(found),
@@ -67,7 +65,7 @@ def build_board(results: Iterable[Results]) -> Board:
 
 
 def _matrix(found: Sequence[ArmEntry]) -> Table | None:
-    """Recovered fraction of every transfer arm, every source by every target."""
+    """Return the recovered fraction of every transfer arm, every source by every target."""
     claims = [entry for entry in found if entry.kind == "transfer" and entry.source and entry.headline]
     if not claims:
         return None

@@ -4,12 +4,12 @@ results, results -> [paired differences with intervals] -> table
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from steer_bench.results.board.merging import differing, protocol_of, shorten
-from steer_bench.results.board.table import MISSING, Line, Table, Text, interval, number
+from steer_bench.results.board.table import MISSING, Line, Table, Text, interval_cell, number
 from steer_bench.results.file import Results
 from steer_bench.results.measures import LIKELIHOOD, in_order, measure_of
 from steer_bench.results.provenance import Provenance
@@ -20,8 +20,7 @@ from steer_bench.results.stats.grid import ArmKey, value_grid
 from steer_bench.results.stats.verdict import holm, sign_flip_p
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """One arm on one task of one target, in both runs."""
 
     target: str
@@ -38,7 +37,7 @@ class Difference:
 
 
 def compare(first: Results, second: Results) -> tuple[list[Difference], list[str]]:
-    """Paired differences, second minus first, of every arm and task both runs measured; and remarks on what is not equal.
+    """Return paired differences, second minus first, of every arm and task both runs measured; and remarks on what is not equal.
 
     Only concepts and items that both measured count. Each run keeps its own factors: likelihood at matched damage, other
     tasks at the selected factor. Raises ValueError where the runs share no measurement.
@@ -66,7 +65,7 @@ def compare(first: Results, second: Results) -> tuple[list[Difference], list[str
 
 
 def comparison_table(first: Results, second: Results) -> Table:
-    """`compare` as a table."""
+    """Return what `compare` gives as a table."""
     found, remarks = compare(first, second)
     names = [result.run.name for result in (first, second)]
     names = names if names[0] != names[1] else ["first", "second"]
@@ -78,8 +77,7 @@ def comparison_table(first: Results, second: Results) -> Table:
                 Text(measure_of(d.task).title),
                 Text(d.arm),
                 Text(d.source or "-"),
-                *(Text(interval(side), side.value) for side in (d.first, d.second)),
-                Text(interval(d.difference), d.difference.value),
+                *map(interval_cell, (d.first, d.second, d.difference)),
                 Text(MISSING if d.p is None else number(d.p), d.p),
                 Text(str(d.difference.n), float(d.difference.n)),
             ),
@@ -147,10 +145,7 @@ def _measured(rows: Rows, task: str, target: str, run: Provenance) -> TaskEffect
 
 
 def _holm(found: Sequence[Difference]) -> list[Difference]:
-    """The same with p values after Holm over all lines."""
+    """Return the same with p values after Holm over all lines."""
     known: Mapping[int, float] = {place: d.p for place, d in enumerate(found) if d.p is not None}
     adjusted = dict(zip(known, holm(list(known.values())), strict=True)) if known else {}
-    return [
-        Difference(d.target, d.source, d.arm, d.task, d.first, d.second, d.difference, adjusted.get(place))
-        for place, d in enumerate(found)
-    ]
+    return [d._replace(p=adjusted.get(place)) for place, d in enumerate(found)]

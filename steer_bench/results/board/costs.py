@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from steer_bench.results.board.table import Line, Table, Text, number
+from steer_bench.results.board.table import Line, Table, Text, number_cell
 from steer_bench.results.file import Results
 from steer_bench.results.measures import PERPLEXITY, REPLIES
 from steer_bench.results.rows import RATING, Array, Rows
@@ -27,7 +27,7 @@ GEOMETRIC = ("ratio", "perplexity")
 
 
 def costs_table(results: Sequence[Results]) -> Table | None:
-    """Costs of every target, arm and factor, means over concepts and items; None where nothing but the score was measured."""
+    """Return costs of every target, arm and factor, means over concepts and items; None where nothing but the score was measured."""
     capability = tuple(dict.fromkeys(task for result in results for task in result.run.capability))
     several, lines, invalid = len(results) > 1, [], 0
     for result in results:
@@ -41,12 +41,10 @@ def costs_table(results: Sequence[Results]) -> Table | None:
             if not means.keys() & {"ratio", "kl", "perplexity", *capability}:
                 continue
             means |= {name: math.exp(means[name]) for name in GEOMETRIC if name in means}
-            keys = [Text(target), Text(source or "-"), Text(arm), Text(number(factor, 2), factor)]
+            keys = [Text(target), Text(source or "-"), Text(arm), number_cell(factor, 2)]
             keys += [Text(result.run.name)] if several else []
             digits = {**{name: digits for name, (_, digits) in COLUMNS.items()}, **dict.fromkeys(capability, 2)}
-            lines.append(
-                Line((*keys, *(Text(number(means.get(name), d), means.get(name)) for name, d in digits.items())))
-            )
+            lines.append(Line((*keys, *(number_cell(means.get(name), d) for name, d in digits.items()))))
     if not lines:
         return None
     columns = ("target", "source", "arm", "factor", *(("run",) if several else ()))

@@ -5,7 +5,7 @@ results -> effects -> bootstrap -> [entries] -> board
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import NamedTuple
@@ -98,15 +98,10 @@ class ArmEntry:
         return "" if cell is None or cell.verdict is None else cell.verdict.word
 
 
-def headline_task(results: Results) -> str:
-    """The task that gives the verdicts of a run."""
-    tasks = results.rows.texts["task"].present()
-    return next((task for task in HEADLINES if task in tasks), "")
-
-
 def entries(results: Results) -> list[ArmEntry]:
     """Return every arm of every target of a run, sorted by target, source, kind and arm."""
-    headline, run = headline_task(results), results.run
+    run, tasks = results.run, results.rows.texts["task"].present()
+    headline = next((task for task in HEADLINES if task in tasks), "")
     found = []
     for target in results.rows.texts["target"].present():
         rows = results.rows.where(target=target)
@@ -151,16 +146,18 @@ def _curves(rows: Rows, lifts: Curves, costs: Curves) -> dict[str, dict[ArmKey, 
 
 
 def _lift_points(curve: Curve) -> Points:
-    lifts = [value if math.isfinite(value) else None for value in curve.lifts.tolist()]
-    ratios = [value if math.isfinite(value) else None for value in curve.ratios.tolist()]
+    lifts, ratios = _known(curve.lifts.tolist()), _known(curve.ratios.tolist())
     return Points((0.0, *curve.factors.tolist()), (0.0, *lifts), (1.0, *ratios))
 
 
 def _mean_points(by_factor: Mapping[float, float], cost: Curve | None) -> Points:
     factors = tuple(sorted(by_factor))
-    ratios = [cost_at(cost, factor) for factor in factors] if cost else []
-    known = tuple(ratio if math.isfinite(ratio) else None for ratio in ratios)
-    return Points(factors, tuple(by_factor[factor] for factor in factors), known)
+    ratios = _known(cost_at(cost, factor) for factor in factors) if cost else ()
+    return Points(factors, tuple(by_factor[factor] for factor in factors), ratios)
+
+
+def _known(values: Iterable[float]) -> tuple[float | None, ...]:
+    return tuple(value if math.isfinite(value) else None for value in values)
 
 
 def _cells(
@@ -180,11 +177,8 @@ def _cells(
         else:
             block = value_grid(rows, task, target, pooled)
             measured = measure_generation(block, costs=costs)
-            matched = (
-                measure_generation(block, costs=costs, limit=run.damage_limit)
-                if measure_of(task).replies and costs
-                else None
-            )
+            at_limit = measure_of(task).replies and costs
+            matched = measure_generation(block, costs=costs, limit=run.damage_limit) if at_limit else None
         if measured.effects:
             made = _task_cells(run, measured, matched, is_lift=task == LIKELIHOOD)
             cells[task] = {

@@ -48,7 +48,7 @@ class Table:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number as every table shows it.
+    """Return a number as every table shows it.
 
     >>> number(0.2449), number(-0.0001), number(12.345), number(1234.5), number(None)
     ('0.245', '0.000', '12.3', '1234', 'n/a')
@@ -61,7 +61,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def interval(estimate: Estimate, digits: int = 2) -> str:
-    """A number with its interval.
+    """Return a number with its interval.
 
     >>> interval(Estimate(0.245, 0.2, 0.29, 12)), interval(Estimate(0.5, None, None, 1))
     ('0.24 [0.20, 0.29]', '0.50 [n/a]')
@@ -73,8 +73,18 @@ def interval(estimate: Estimate, digits: int = 2) -> str:
     return f"{number(estimate.value, digits)} [{number(estimate.low, digits)}, {number(estimate.high, digits)}]"
 
 
+def number_cell(value: float | None, digits: int = 3) -> Text:
+    """Return a number as a cell."""
+    return Text(number(value, digits), value)
+
+
+def interval_cell(estimate: Estimate, digits: int = 2) -> Text:
+    """Return a number with its interval as a cell."""
+    return Text(interval(estimate, digits), estimate.value)
+
+
 def inline(value: object) -> str:
-    """A provenance value in one line.
+    """Return a provenance value in one line.
 
     >>> inline({"torch": "2.13.0", "factors": [0.1, 0.2]})
     'torch 2.13.0, factors 0.1 0.2'
