@@ -82,7 +82,7 @@ def load_results(path: str | Path) -> Results:
 
 
 def _check_columns(path: str | Path, columns: Mapping[str, object]) -> None:
-    """Every column is there, a list of the common length, of its type."""
+    """Raise ValueError unless every column is there, is as long as the others, and has its type."""
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise ValueError(f"{path} lacks the column {missing[0]!r} in 'rows'; report the run again")
@@ -101,7 +101,7 @@ def _check_columns(path: str | Path, columns: Mapping[str, object]) -> None:
 
 
 def _types(column: str) -> set[type]:
-    """What a column may hold."""
+    """Return the types a column may hold."""
     if column in TEXT_COLUMNS:
         return {str}
     if column == "tokens":
@@ -110,7 +110,7 @@ def _types(column: str) -> set[type]:
 
 
 def _six_digits(value: object) -> object:
-    """The same value with every float at 6 significant digits (and no negative zero).
+    """Return the same value with every float at 6 significant digits (and no negative zero).
 
     >>> _six_digits({"a": [0.12345678, 3, None]})
     {'a': [0.123457, 3, None]}

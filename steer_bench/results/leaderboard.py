@@ -74,7 +74,7 @@ def write_leaderboard(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without Python's collector of cycles, which would walk over hundreds of thousands of objects again and again to find none."""
+    """Switch off Python's collector of cycles, which would walk over hundreds of thousands of objects again and again to find none."""
     was = gc.isenabled()
     gc.disable()
     try:

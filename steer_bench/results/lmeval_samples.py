@@ -27,7 +27,7 @@ def load_rows(folder: str | Path) -> list[Row]:
 
 
 def newest_samples(folder: str | Path) -> dict[str, Path]:
-    """Task -> the newest samples file of it that lm-eval wrote under `folder`."""
+    """Return task -> the newest samples file of it that lm-eval wrote under `folder`."""
     newest: dict[str, Path] = {}
     for file in sorted(Path(folder).rglob("samples_*.jsonl"), key=lambda path: path.name):
         newest[file.name.removeprefix("samples_").rsplit("_", 1)[0]] = file

@@ -87,20 +87,20 @@ class Texts:
     """Sorted, so that codes sort as their texts do; a selection of rows keeps all of them."""
 
     def equal_to(self, name: str) -> NDArray[np.bool_]:
-        """(n_rows,): where the text is `name`."""
+        """Return where, (n_rows,), the text is `name`."""
         return self.codes == (self.names.index(name) if name in self.names else -1)
 
     def present(self) -> list[str]:
-        """The texts that occur, sorted."""
+        """Return the texts that occur, sorted."""
         return [self.names[code] for code in np.unique(self.codes)]
 
     def tolist(self) -> list[str]:
-        """The text of every row."""
+        """Return the text of every row."""
         return [self.names[code] for code in self.codes]
 
     @classmethod
     def of(cls, column: Sequence[str]) -> "Texts":
-        """A column from its texts."""
+        """Make a column from its texts."""
         names = tuple(sorted(set(column)))
         place = {name: code for code, name in enumerate(names)}
         return cls(np.fromiter(map(place.__getitem__, column), np.int64, len(column)), names)
@@ -117,7 +117,7 @@ class Rows(Sequence[Row]):
 
     @classmethod
     def of(cls, rows: "Iterable[Row]") -> "Rows":
-        """Columns of the rows; Rows themselves are returned as they are."""
+        """Make columns of the rows; Rows themselves are returned as they are."""
         if isinstance(rows, Rows):
             return rows
         rows = list(rows)
@@ -128,7 +128,7 @@ class Rows(Sequence[Row]):
 
     @classmethod
     def from_columns(cls, columns: Columns) -> "Rows":
-        """Rows of columns of equal length and right types: texts, and numbers or None.
+        """Make rows of columns of equal length and right types: texts, and numbers or None.
 
         Raises ValueError, naming the row, for a number that is not finite.
         """
@@ -143,7 +143,7 @@ class Rows(Sequence[Row]):
         return rows
 
     def columns(self) -> Columns:
-        """What `from_columns` takes, in the order of COLUMNS; the ratings there are after them."""
+        """Return what `from_columns` takes, in the order of COLUMNS; the ratings there are after them."""
         columns = {n: self.texts[n].tolist() if n in TEXT_COLUMNS else _plain(self.numbers[n]) for n in COLUMNS}
         columns["tokens"] = self.numbers["tokens"].astype(int).tolist()
         rated = [n for n in sorted(self.numbers) if n.startswith(RATING) and np.isfinite(self.numbers[n]).any()]
@@ -174,19 +174,19 @@ class Rows(Sequence[Row]):
         return isinstance(other, Sequence) and list(self) == list(other)
 
     def take(self, chosen: Selection) -> "Rows":
-        """The rows at those places, in that order."""
+        """Return the rows at those places, in that order."""
         texts = {name: Texts(column.codes[chosen], column.names) for name, column in self.texts.items()}
         return Rows(texts, {name: column[chosen] for name, column in self.numbers.items()})
 
     def where(self, **texts: str) -> "Rows":
-        """The rows whose text columns are as given: `rows.where(task=..., target=...)`."""
+        """Return the rows whose text columns are as given: `rows.where(task=..., target=...)`."""
         chosen = np.ones(len(self), dtype=bool)
         for name, text in texts.items():
             chosen &= self.texts[name].equal_to(text)
         return self if chosen.all() else self.take(chosen)
 
     def means(self, values: Array, by: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """(*keys, mean) of `values` (n_rows,) over rows with equal columns `by`, sorted by them; NaN is left out."""
+        """Yield (*keys, mean) of `values` (n_rows,) over rows with equal columns `by`, sorted by them; NaN is left out."""
         known = np.flatnonzero(np.isfinite(values))
         groups = [self._column(name)[known] for name in by]
         order = np.lexsort(groups[::-1])
@@ -200,11 +200,11 @@ class Rows(Sequence[Row]):
         yield from zip(*keys, (np.add.reduceat(values[known][order], starts) / sizes).tolist(), strict=True)
 
     def ordered(self) -> "Rows":
-        """Sorted by key."""
+        """Return the rows sorted by key."""
         return self.take(self._order())
 
     def repeated(self) -> Row | None:
-        """A row whose key another has too; None where each stands once."""
+        """Return a row whose key another has too; None where each stands once."""
         order = self._order()
         pairs = [self._column(name)[order] for name in KEYS]
         same = np.all([column[1:] == column[:-1] for column in pairs], axis=0)
@@ -218,5 +218,5 @@ class Rows(Sequence[Row]):
 
 
 def _plain(column: Array) -> list[float | None]:
-    """A column as Python's numbers, None where there is none."""
+    """Return a column as Python's numbers, None where there is none."""
     return [None if value != value else value for value in column.tolist()]

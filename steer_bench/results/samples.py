@@ -2,21 +2,6 @@
 
     lm-eval's samples + the concepts' texts -> [samples] -> RUN/samples.json -> sample browser of the page
 
-Schema `steer-bench-samples`, version 1, of a file and of each run in the page's data block:
-
-    schema, version   as above
-    run               name of the run
-    judge             name of the judge
-    total             samples there were; `replies` may be fewer
-    rule              how those here were chosen; "" where all are here
-    concepts          id -> {description, genre, texts (shows the concept), negatives (does not)}: what its vector was learned from
-    keys              column -> distinct texts, for: task, target, source, arm, concept, item, role, reason, prompt
-    codes             column -> place in `keys` of each sample
-    factor, value     numbers of each sample; value null: unscored, `reason` says why
-    reply             texts
-    ratings           aspect -> numbers, null where there is none
-    words             aspect -> the judge's own words, "" where there are none
-
 Everything in it but the numbers was written by models or by others: it is shown as text, never as markup.
 """
 
@@ -97,7 +82,7 @@ class Samples:
 
 
 def cut(text: str, limit: int = MAX_CHARACTERS) -> str:
-    r"""Text that can be written down: at most `limit` characters, no half of a surrogate pair.
+    r"""Return text that can be written down: at most `limit` characters, no half of a surrogate pair.
 
     >>> cut("abcdef", 3), cut("a\ud800")
     ('abc… [3 more characters]', 'a\ufffd')
@@ -107,13 +92,13 @@ def cut(text: str, limit: int = MAX_CHARACTERS) -> str:
 
 
 def origin(description: str, genre: str, texts: Sequence[str], negatives: Sequence[str] = ()) -> Origin:
-    """A concept's origin, its first texts, cut."""
+    """Return a concept's origin, its first texts, cut."""
     some, others = (tuple(cut(text, MAX_TEXT) for text in side[:MAX_TEXTS]) for side in (texts, negatives))
     return Origin(description, genre, some, others)
 
 
 def sample_for_page(runs: Sequence[Samples], limit: int = MAX_SAMPLES, max_bytes: int = MAX_BYTES) -> list[Samples]:
-    """At most `limit` samples and `max_bytes` of text over all runs.
+    """Return at most `limit` samples and `max_bytes` of text over all runs.
 
     Whole prompts are kept, with the replies of all arms and factors, drawn by a hash of their names and evenly over
     runs, tasks, targets and concepts; what is dropped is counted and `rule` says so.
@@ -154,12 +139,16 @@ def _thinned(one: Samples, kept: Sequence[Sample]) -> Samples:
 
 
 def _size(sample: Sample) -> int:
-    """Bytes of a sample in a page, about."""
+    """Return the bytes of a sample in a page, roughly."""
     return len(sample.reply.encode()) + sum(len(text.encode()) for text in sample.words.values()) + 60
 
 
 def to_document(samples: Samples) -> dict[str, object]:
-    """The samples as JSON values; see the top of this module."""
+    """Return the samples as JSON values: the schema of the file, and of each run in the page's data block.
+
+    `keys`: column -> distinct texts, for KEYS; `codes`: column -> place in `keys` of each sample. `factor`, `value` and `reply`
+    have an entry per sample; `ratings` and `words` one per aspect and sample, null or "" where there is none.
+    """
     rows = samples.samples
     keys, codes = {}, {}
     for name in KEYS:
@@ -225,7 +214,7 @@ def load_document(path: str | Path) -> Samples:
 
 
 def samples_beside(results: str | Path) -> Samples | None:
-    """The samples of a results file, where there are: RUN/samples.json of RUN/results.json, ../samples/NAME.json of NAME.json."""
+    """Return the samples of a results file, if it has any: RUN/samples.json of RUN/results.json, ../samples/NAME.json of NAME.json."""
     results = Path(results)
     beside = (
         results.with_name("samples.json")
@@ -246,7 +235,7 @@ def _by_sample(columns: Mapping[str, Sequence[object]], n: int) -> list[dict[str
 
 
 def _short(value: float | None) -> float | None:
-    """A number at 4 significant digits; None for none.
+    """Return a number at 4 significant digits; None for none.
 
     >>> _short(0.123456), _short(None), _short(2.0)
     (0.1235, None, 2)

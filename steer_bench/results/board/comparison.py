@@ -102,7 +102,8 @@ def _shared_tasks(first: Results, second: Results, target: str) -> list[str]:
 
 def _differences(first: Results, second: Results, target: str, task: str, remarks: list[str]) -> list[Difference]:
     sides = [result.rows.where(target=target, task=task) for result in (first, second)]
-    places = [_places(rows) for rows in sides]
+    columns = ("concept", "item", "role")
+    places = [list(zip(*(rows.texts[name].tolist() for name in columns), strict=True)) for rows in sides]
     shared = set(places[0]) & set(places[1])
     dropped = len({*places[0], *places[1]}) - len(shared)
     if not shared:
@@ -130,11 +131,6 @@ def _differences(first: Results, second: Results, target: str, task: str, remark
             )
         )
     return found
-
-
-def _places(rows: Rows) -> list[tuple[str, str, str]]:
-    """(concept, item, role) of every row."""
-    return list(zip(*(rows.texts[name].tolist() for name in ("concept", "item", "role")), strict=True))
 
 
 def _measured(rows: Rows, task: str, target: str, run: Provenance) -> TaskEffects:

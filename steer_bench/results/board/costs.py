@@ -59,7 +59,7 @@ def costs_table(results: Sequence[Results]) -> Table | None:
 
 
 def _costs(rows: Rows, capability: Sequence[str]) -> Iterator[tuple[str, Rows, Array]]:
-    """(cost, rows, its value in each); logarithms for those of GEOMETRIC, NaN where there is none."""
+    """Yield (cost, rows, its value in each); logarithms for those of GEOMETRIC, NaN where there is none."""
     neutral = rows.where(task=PERPLEXITY)
     plain = neutral.where(arm=UNSTEERED)
     base = dict(zip(_texts(plain), plain.numbers["value"].tolist(), strict=True))
@@ -76,7 +76,7 @@ def _costs(rows: Rows, capability: Sequence[str]) -> Iterator[tuple[str, Rows, A
 
 
 def _texts(rows: Rows) -> list[tuple[str, str]]:
-    """What the neutral text of every row is: its target and item."""
+    """Return which neutral text every row is of: its target and item."""
     return list(zip(rows.texts["target"].tolist(), rows.texts["item"].tolist(), strict=True))
 
 

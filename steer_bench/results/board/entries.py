@@ -122,7 +122,7 @@ Curves = Mapping[ArmKey, Mapping[str, Curve]]
 
 
 def _curves(rows: Rows, lifts: Curves, costs: Curves) -> dict[str, dict[ArmKey, dict[str, Points]]]:
-    """task -> arm -> concept -> points, of one target."""
+    """Return task -> arm -> concept -> points, of one target."""
     curves: dict[str, dict[ArmKey, dict[str, Points]]] = {}
     if lifts:
         curves[LIKELIHOOD] = {arm: {c: _lift_points(curve) for c, curve in by.items()} for arm, by in lifts.items()}
@@ -163,7 +163,7 @@ def _known(values: Iterable[float]) -> tuple[float | None, ...]:
 def _cells(
     run: Provenance, rows: Rows, target: str, lifts: Curves, costs: Curves
 ) -> dict[str, dict[ArmKey, ArmResult]]:
-    """task -> arm -> cell, of one target."""
+    """Return task -> arm -> cell, of one target."""
     cells = {}
     reasons: dict[tuple[str, ArmKey], set[str]] = defaultdict(set)
     pooled = run.pooled
@@ -217,7 +217,7 @@ def _task_cells(
 
 
 def _verdicts(run: Provenance, bootstrap: Bootstrap) -> dict[ArmKey, Verdict]:
-    """Verdicts of the transfer arms, and of native where it fails its own gate."""
+    """Return verdicts of the transfer arms, and of native where it fails its own gate."""
     kinds = {arm: run.kind_of(arm.name) for arm in bootstrap.means}
     transfers = sorted(arm for arm, kind in kinds.items() if kind == "transfer")
     controls = sorted(arm for arm, kind in kinds.items() if kind == "control")
@@ -235,5 +235,5 @@ def _median(values: np.ndarray) -> float | None:
 
 
 def _geometric_mean(values: np.ndarray) -> float | None:
-    """None where one is missing: it may be missing because it is large."""
+    """Return None where one is missing: it may be missing because it is large."""
     return float(np.exp(np.log(values).mean())) if len(values) and np.isfinite(values).all() else None

@@ -27,7 +27,7 @@ COLUMNS = {
 
 
 def facts_of(result: Results) -> Facts:
-    """(label, text): what a run measured, with what, and when."""
+    """Return (label, text): what a run measured, with what, and when."""
     run = result.run
     facts = [("created", run.created)] if run.created else []
     if not run.complete:
@@ -47,7 +47,7 @@ def facts_of(result: Results) -> Facts:
 
 
 def notes_of(results: Sequence[Results]) -> tuple[str, ...]:
-    """How to read the board, a paragraph each."""
+    """Say how to read the board, one paragraph each."""
     limits = sorted({result.run.damage_limit for result in results})
     limit = " or ".join(f"{value:g}" for value in limits)
     notes = [

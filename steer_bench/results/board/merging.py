@@ -27,12 +27,12 @@ def check_same_protocol(results: Sequence[Results]) -> None:
 
 
 def differing(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
-    """Keys of two protocols that are known in both and differ."""
+    """Return the keys of two protocols that are known in both and differ."""
     return [key for key in one if None not in (one[key], other.get(key)) and one[key] != other[key]]
 
 
 def protocol_of(result: Results, target: str) -> dict[str, object]:
-    """What must be equal for two runs to stand in one table; None where it is not known."""
+    """Return what must be equal for two runs to stand in one table; None where it is not known."""
     run, model = result.run, result.run.models.get(target, ModelInfo())
     tested = set(result.rows.where(target=target).texts["concept"].present()) - {""}
     return {
@@ -50,6 +50,6 @@ def protocol_of(result: Results, target: str) -> dict[str, object]:
 
 
 def shorten(value: object, width: int = 80) -> str:
-    """A value in one short line."""
+    """Return a value in one short line."""
     text = inline(value)
     return text if len(text) <= width else text[: width - 3] + "..."

@@ -43,7 +43,7 @@ class Table:
     remarks: tuple[str, ...] = ()
 
     def is_strong(self, line: Line, column: int) -> bool:
-        """Whether a cell is the name of the best transfer arm."""
+        """Return whether a cell is the name of the best transfer arm."""
         return line.strong and self.columns[column] == "arm"
 
 

@@ -47,7 +47,7 @@ RC: dict[str, Any] = {
 
 
 def shorten(text: str, width: int = 46) -> str:
-    """Text that fits: its middle left out.
+    """Return text that fits, its middle left out.
 
     >>> shorten("meta-llama/Llama-3.1-8B-Instruct", 16)
     'meta-ll…Instruct'
@@ -56,7 +56,7 @@ def shorten(text: str, width: int = 46) -> str:
 
 
 def to_svg(figure: "Figure") -> bytes:
-    """The figure as SVG: the same bytes for the same figure."""
+    """Return the figure as SVG: the same bytes for the same figure."""
     stream = io.BytesIO()
     with matplotlib_style():
         from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -67,7 +67,7 @@ def to_svg(figure: "Figure") -> bytes:
 
 
 def to_png(figure: "Figure", dots_per_inch: int = 150) -> bytes:
-    """The figure as PNG."""
+    """Return the figure as PNG."""
     stream = io.BytesIO()
     with matplotlib_style():
         figure.savefig(stream, format="png", dpi=dots_per_inch, metadata={"Software": None})
@@ -76,7 +76,7 @@ def to_png(figure: "Figure", dots_per_inch: int = 150) -> bytes:
 
 @contextmanager
 def matplotlib_style() -> Iterator[None]:
-    """matplotlib with our style, whatever the user's own settings are."""
+    """Set our style in matplotlib, whatever the user's own settings are."""
     try:
         import matplotlib as mpl
     except ImportError as error:
@@ -95,7 +95,7 @@ def panel_axes(
     edges: tuple[float, float] = (0.0, 0.0),
     share_x: bool = False,
 ) -> tuple["Figure", list["Axes"]]:
-    """A figure with n panels, at most `columns` beside each other; `edges`: further inches beside and below them.
+    """Return a figure with n panels, at most `columns` beside each other; `edges`: further inches beside and below them.
 
     `share_x`: one x axis for all, labelled in the last line only.
     """
@@ -114,7 +114,7 @@ def panel_axes(
 
 
 def styles_of(arms: Iterable[tuple[str, str]]) -> dict[str, tuple[str, str, str]]:
-    """arm -> colour, marker, line: native black, transfer arms in colour, controls grey and dashed.
+    """Return arm -> colour, marker, line: native black, transfer arms in colour, controls grey and dashed.
 
     Native is counted where it is not drawn, so that an arm looks the same in every figure.
     """
@@ -146,7 +146,7 @@ def label(axes: Sequence["Axes"], x_label: str, y_label: str = "") -> None:
 
 
 def finish(figure: "Figure", axes: Sequence["Axes"], title: str, legend: Sequence[str] = ()) -> None:
-    """Title, few ticks, and one legend for all panels below them, in the order given."""
+    """Add title, few ticks, and one legend for all panels below them, in the order given."""
     from matplotlib.ticker import AutoLocator
 
     room = int(figure.get_figwidth() * 12)  # characters of the bold title that fit an inch, about

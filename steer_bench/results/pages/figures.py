@@ -37,7 +37,7 @@ class Drawn(NamedTuple):
 
 
 def draw_figures(results: Sequence[Results], entries: Sequence[ArmEntry], png: bool = False) -> dict[str, Drawn]:
-    """File name (no ending) -> caption, SVG and with `png` PNG, of every figure the results allow."""
+    """Return file name (no ending) -> caption, SVG and with `png` PNG, of every figure the results allow."""
     several = len(results) > 1
     pairs = _pairs(entries, several)
     figures: dict[str, tuple[str, Figure]] = {}
@@ -83,7 +83,7 @@ GEOMETRY_AXES = ("centred cosine to native (mean over concepts)", "recovered fra
 
 
 def _pairs(entries: Sequence[ArmEntry], several: bool) -> list[tuple[str, list[ArmEntry]]]:
-    """Title and entries of each picture: those of a target, one source at a time; arms without a source stand in each."""
+    """Return title and entries of each picture: those of a target, one source at a time; arms without a source stand in each."""
     pairs = []
     for run, target in dict.fromkeys((entry.run, entry.target) for entry in entries):
         here = [entry for entry in entries if (entry.run, entry.target) == (run, target)]
@@ -96,7 +96,7 @@ def _pairs(entries: Sequence[ArmEntry], several: bool) -> list[tuple[str, list[A
 def _panels(
     pairs: Sequence[tuple[str, list[ArmEntry]]], task: str, line: Callable[[Mapping[str, Points]], Lines]
 ) -> list[plots.Panel[plots.Series]]:
-    """One picture a pair, one line an arm; pictures without a line are left out."""
+    """Return one picture per pair with one line per arm; pictures without a line are left out."""
     panels: list[plots.Panel[plots.Series]] = []
     for title, here in pairs:
         if len(panels) == MAX_PANELS:
@@ -112,7 +112,7 @@ def _series(drawn: Iterable[tuple[ArmEntry, Lines]]) -> tuple[plots.Series, ...]
 
 
 def _frontier(by_concept: Mapping[str, Points]) -> Lines:
-    """Mean value over the geometric mean of the perplexity ratio, at every factor."""
+    """Return the mean value over the geometric mean of the perplexity ratio, at every factor."""
     _factors, values, logs = _over_concepts(by_concept)
     known = np.isfinite(values) & np.isfinite(logs)
     if not known[1:].any():
@@ -121,7 +121,7 @@ def _frontier(by_concept: Mapping[str, Points]) -> Lines:
 
 
 def _means(by_concept: Mapping[str, Points]) -> Lines:
-    """Mean over concepts at every factor."""
+    """Return the mean over concepts at every factor."""
     factors, values, _ = _over_concepts(by_concept)
     known = np.isfinite(values)
     if known.sum() < 2:
@@ -130,7 +130,7 @@ def _means(by_concept: Mapping[str, Points]) -> Lines:
 
 
 def _over_concepts(by_concept: Mapping[str, Points]) -> tuple[list[float], np.ndarray, np.ndarray]:
-    """Factors, mean value and mean log ratio over concepts; NaN where nothing was measured."""
+    """Return factors, mean value and mean log ratio over concepts; NaN where nothing was measured."""
     factors = sorted({factor for points in by_concept.values() for factor in points.factors})
     values, logs = np.full((2, len(by_concept), len(factors)), np.nan)
     for index, points in enumerate(by_concept.values()):
@@ -142,7 +142,7 @@ def _over_concepts(by_concept: Mapping[str, Points]) -> tuple[list[float], np.nd
 
 
 def _concept_figures(pairs: Sequence[tuple[str, list[ArmEntry]]]) -> dict[str, tuple[str, "Figure"]]:
-    """Small multiples, a picture a concept: for every pair its headline task, else the first there is."""
+    """Draw small multiples, one picture per concept: for every pair its headline task, else the first there is."""
     figures = {}
     for place, (title, here) in enumerate(pairs[:MAX_PANELS], 1):
         tasks = [here[0].headline, *HEADLINES]
@@ -165,7 +165,7 @@ def _concept_figures(pairs: Sequence[tuple[str, list[ArmEntry]]]) -> dict[str, t
 
 
 def _matrices(entries: Sequence[ArmEntry]) -> list[plots.Matrix]:
-    """One a transfer arm, where more than one pair was measured; several runs of a pair: their mean."""
+    """Return one per transfer arm, where more than one pair was measured; several runs of a pair: their mean."""
     values: dict[str, dict[tuple[str, str], list[float | None]]] = defaultdict(lambda: defaultdict(list))
     for entry in entries:
         if entry.kind == "transfer" and entry.source and entry.headline in entry.cells:
@@ -188,7 +188,7 @@ def _matrices(entries: Sequence[ArmEntry]) -> list[plots.Matrix]:
 
 
 def _geometry(results: Sequence[Results], pairs: Sequence[tuple[str, list[ArmEntry]]]) -> list[plots.Panel[plots.Dot]]:
-    """Closeness to native over recovered fraction, a dot an arm; native itself is 1 and 1 by definition."""
+    """Return closeness to native over recovered fraction, one dot per arm; native itself is 1 and 1 by definition."""
     cosines = {
         (result.run.name, line.target, line.source, line.arm): line.centred_cosine
         for result in results
@@ -210,7 +210,7 @@ def _geometry(results: Sequence[Results], pairs: Sequence[tuple[str, list[ArmEnt
 
 
 def _specificity(results: Sequence[Results], several: bool) -> list[plots.Matrix]:
-    """One a native or transfer arm: rows are the vectors' concepts, columns the concepts whose texts were scored."""
+    """Return one per native or transfer arm: rows are the vectors' concepts, columns the concepts whose texts were scored."""
     matrices = []
     for result in results:
         for target in result.rows.where(task=SPECIFICITY).texts["target"].present():
@@ -226,7 +226,7 @@ def _specificity(results: Sequence[Results], several: bool) -> list[plots.Matrix
 
 
 def _dots(pairs: Sequence[tuple[str, list[ArmEntry]]]) -> list[plots.Panel[plots.Dot]]:
-    """Recovered fractions of the headline task: all arms but native and unsteered, one panel a source and target."""
+    """Return recovered fractions of the headline task: all arms but native and unsteered, one panel per source and target."""
     panels = []
     for title, here in pairs:
         shown = [e for e in here if e.kind not in ("unsteered", "baseline") and e.headline in e.cells]

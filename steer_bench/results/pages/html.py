@@ -25,7 +25,7 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 def to_html(board: Board, figures: Mapping[str, bytes] | None = None, samples: Sequence[Samples] = ()) -> str:
-    """The board as one page; `figures`: caption to SVG."""
+    """Return the board as one page; `figures`: caption to SVG."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -50,7 +50,7 @@ def to_html(board: Board, figures: Mapping[str, bytes] | None = None, samples: S
 
 
 def _data(entries: Sequence[ArmEntry], samples: Sequence[Samples]) -> str:
-    """The data block: JSON that can not end its script element nor open a comment in it."""
+    """Return the data block: JSON that cannot end its script element nor open a comment in it."""
     document = {"entries": [_entry(entry) for entry in entries], "runs": [to_document(one) for one in samples]}
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -68,7 +68,7 @@ def _points(points: Points) -> list[list[float | None]]:
 
 
 def _number_columns(table: Table) -> list[bool]:
-    """Which columns hold numbers, by the cells' sort values."""
+    """Return which columns hold numbers, by the cells' sort values."""
     return [any(line.cells[i].sort is not None for line in table.lines) for i in range(len(table.columns))]
 
 
@@ -77,5 +77,5 @@ def _verbatim(text: str) -> Markup:
 
 
 def _source_hash(source: str) -> str:
-    """Content-security-policy source of an inline style or script."""
+    """Return the content-security-policy source of an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()

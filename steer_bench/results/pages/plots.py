@@ -81,7 +81,7 @@ def draw_frontier(
     y_label: str = "likelihood lift (nats/token)",
     title: str = "Effect against cost",
 ) -> "Figure":
-    """Effect against cost: a task's value over the perplexity ratio, a line an arm along its factors.
+    """Draw effect against cost: a task's value over the perplexity ratio, one line per arm along its factors.
 
     The dotted line is the ratio at which arms are compared.
     """
@@ -108,7 +108,7 @@ def draw_frontier(
 
 
 def draw_factor_curves(panels: Sequence[Panel[Series]], y_label: str, title: str) -> "Figure":
-    """A task's mean value over the steering factor, a line an arm."""
+    """Draw a task's mean value over the steering factor, one line per arm."""
     with matplotlib_style():
         figure, axes = panel_axes(len(panels), share_x=True)
         styles = _styles(panels)
@@ -120,7 +120,7 @@ def draw_factor_curves(panels: Sequence[Panel[Series]], y_label: str, title: str
 
 
 def draw_small_multiples(panels: Sequence[Panel[Series]], y_label: str, title: str) -> "Figure":
-    """A small picture a concept, all on the same axes: value over the steering factor, a line an arm."""
+    """Draw one small picture per concept, all on the same axes: value over the steering factor, one line per arm."""
     with matplotlib_style():
         figure, axes = panel_axes(len(panels), height=1.75, width=2.6, columns=SMALL_COLUMNS)
         styles = _styles(panels)
@@ -141,7 +141,7 @@ def draw_small_multiples(panels: Sequence[Panel[Series]], y_label: str, title: s
 
 
 def draw_scatter(panels: Sequence[Panel[Dot]], title: str, x_label: str, y_label: str) -> "Figure":
-    """A point an arm, with the interval of its y."""
+    """Draw one point per arm, with the interval of its y."""
     with matplotlib_style():
         figure, axes = panel_axes(len(panels))
         styles = _styles(panels)
@@ -172,7 +172,7 @@ def draw_matrices(
     value_label: str,
     limits: tuple[float, float] | None = None,
 ) -> "Figure":
-    """Heat maps on one colour scale; numbers in the cells where there is room, a dot where there is no number.
+    """Draw heat maps on one colour scale; numbers in the cells where there is room, a dot where there is no number.
 
     Without `limits` the scale is symmetric about 0, which is white. Matrices of the same rows and columns are labelled
     once a line of panels and once a column of them.
@@ -230,7 +230,7 @@ def draw_matrices(
 
 
 def draw_recovered(panels: Sequence[Panel[Dot]], title: str) -> "Figure":
-    """Recovered fraction with its 95 % interval, a dot an arm; 0 is unsteered, 1 is native."""
+    """Draw the recovered fraction with its 95 % interval, one dot per arm; 0 is unsteered, 1 is native."""
     with matplotlib_style():
         tallest = max((len(panel.marks) for panel in panels), default=1)
         figure, axes = panel_axes(len(panels), height=1.3 + 0.27 * tallest)

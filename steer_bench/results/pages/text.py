@@ -31,7 +31,7 @@ _LATEX = {c: "\\" + c for c in "&%$#_{}"} | {
 
 
 def plain(text: str) -> str:
-    r"""One line of visible text: white space becomes a space, control and format characters are written out.
+    r"""Return one line of visible text: white space becomes a space, control and format characters are written out.
 
     >>> plain("a\nb\x1b[31m")
     'a b\\u001b[31m'
@@ -42,11 +42,11 @@ def plain(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    r"""Text that stays text in a cell of a Markdown table.
+    r"""Return text that stays text in a cell of a Markdown table.
 
     >>> escape_markdown("a|b<script>`x`[y](z)")
     'a\\|b&lt;script&gt;\\`x\\`\\[y\\](z)'
-    >>> escape_markdown("0.245 [0.200, 0.290] n=12")  # an interval can not become a link
+    >>> escape_markdown("0.245 [0.200, 0.290] n=12")  # an interval cannot become a link
     '0.245 [0.200, 0.290] n=12'
     """
     escaped = "".join(_MARKDOWN.get(c, c) for c in plain(text))
@@ -54,7 +54,7 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_latex(text: str) -> str:
-    r"""Text that stays text in LaTeX.
+    r"""Return text that stays text in LaTeX.
 
     >>> escape_latex("50 % of a_b")
     '50 \\% of a\\_b'
@@ -64,7 +64,7 @@ def escape_latex(text: str) -> str:
 
 
 def to_markdown(board: Board, figures: Sequence[str] = ()) -> str:
-    """The board as GitHub Markdown; `figures` are paths relative to the file."""
+    """Return the board as GitHub Markdown; `figures` are paths relative to the file."""
     parts = [f"# {TITLE}"]
     for name, facts in board.facts:
         mark = " (partial)" if any(label == "partial" for label, _ in facts) else ""
@@ -85,13 +85,13 @@ def to_markdown(board: Board, figures: Sequence[str] = ()) -> str:
 
 
 def table_to_text(table: Table) -> str:
-    """A table for a terminal: Markdown, its remarks below."""
+    """Return a table for a terminal: Markdown, its remarks below."""
     remarks = "\n".join(f"- {escape_markdown(remark)}" for remark in table.remarks)
     return f"{_markdown_table(table)}\n\n{remarks}" if remarks else _markdown_table(table)
 
 
 def to_latex(board: Board) -> str:
-    """The tables of the board in LaTeX, one tabular each."""
+    """Return the tables of the board in LaTeX, one tabular each."""
     parts = []
     for table in board.tables:
         rows = [
@@ -108,7 +108,7 @@ def to_latex(board: Board) -> str:
 
 
 def to_csv(board: Board) -> str:
-    """One line a run, target, source, arm and task, with numbers at 6 significant digits; empty where there is none."""
+    """Return one line per run, target, source, arm and task, with numbers at 6 significant digits; empty where there is none."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = ["run", "target", "source", "arm", "kind", "task"]
@@ -140,7 +140,7 @@ def _markdown_table(table: Table) -> str:
 
 
 def _csv_text(text: str) -> str:
-    """Text a spreadsheet will not run as a formula."""
+    """Return text that a spreadsheet will not run as a formula."""
     text = plain(text)
     return "'" + text if text.lstrip().startswith(("=", "+", "-", "@")) else text
 

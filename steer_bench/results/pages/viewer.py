@@ -23,7 +23,7 @@ class Viewer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, folder: str | Path, port: int = 0) -> None:
-        """Raises ValueError where there is no page, or where the port is taken."""
+        """Open the port. Raises ValueError where there is no page, or where the port is taken."""
         self.folder = Path(folder).resolve()
         if not (self.folder / PAGE).is_file():
             raise ValueError(f"{folder}: no {PAGE} there; make it with steer-bench report or steer-bench leaderboard")
@@ -40,7 +40,7 @@ class Viewer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/"
 
     def file_of(self, path: str) -> Path | None:
-        """The file that a request's path names; None for anything that does not belong to the report."""
+        """Return the file that a request's path names; None for anything that does not belong to the report."""
         name = unquote(urlsplit(path).path).removeprefix("/") or PAGE
         if not SERVED.fullmatch(name):
             return None
@@ -54,11 +54,11 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "steer-bench", ""
 
     def do_GET(self) -> None:
-        """A file of the report."""
+        """Answer with a file of the report."""
         self._answer(body=True)
 
     def do_HEAD(self) -> None:
-        """Its headers."""
+        """Answer with its headers."""
         self._answer(body=False)
 
     def _answer(self, *, body: bool) -> None:
@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def end_headers(self) -> None:
-        """Every answer, errors included, stays on this machine and is what it says it is."""
+        """Keep every answer, errors included, on this machine and of the type it says it is."""
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
@@ -93,4 +93,4 @@ class _Handler(BaseHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Nothing: requests are the user's own."""
+        """Log nothing: requests are the user's own."""

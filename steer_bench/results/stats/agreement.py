@@ -21,7 +21,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(a: Sequence[float | None], b: Sequence[float | None]) -> Agreement:
-    """Quadratically weighted kappa (Cohen 1968) and Spearman's rank correlation; unscored pairs are left out.
+    """Return quadratically weighted kappa (Cohen 1968) and Spearman's rank correlation; unscored pairs are left out.
 
     The weighted kappa is 1 - mean (a - b)^2 over the pairs / mean (a - b)^2 over all combinations of an a with a b.
 

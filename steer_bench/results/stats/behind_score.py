@@ -33,7 +33,7 @@ class FewShot(NamedTuple):
     """"<" where the smallest n already does as much, ">" where the largest does not."""
 
     def __str__(self) -> str:
-        """As tables show it."""
+        """Return it as tables show it."""
         return "n/a" if self.n is None else f"{self.beyond}{self.n:.3g}"
 
 

@@ -63,7 +63,7 @@ class Bootstrap:
         return frozenset(arm for arm, values in self.replicates.items() if np.isfinite(values).all())
 
     def gated(self, gate: Gate | None) -> "Bootstrap":
-        """The same draws with only the concepts that pass the gate; without one, itself."""
+        """Return the same draws with only the concepts that pass the gate; without one, itself."""
         if gate is None or gate.all() or self.drawn is None:
             return self
         passed = gate[self.drawn]
@@ -72,20 +72,20 @@ class Bootstrap:
         return Bootstrap(means, replicates, self.drawn)
 
     def effect(self, arm: ArmKey, level: float = 0.95) -> Estimate:
-        """Mean over concepts, percentile interval."""
+        """Return the mean over concepts, percentile interval."""
         return _estimate(self.means[arm], self.overall[arm], level)
 
     def differences(self, arm: ArmKey, other: ArmKey) -> Array:
-        """(n_shared,): arm minus other, over the concepts measured for both."""
+        """Return (n_shared,): arm minus other, over the concepts measured for both."""
         difference = self.means[arm] - self.means[other]
         return difference[np.isfinite(difference)]
 
     def difference(self, arm: ArmKey, other: ArmKey, level: float = 0.95) -> Estimate:
-        """Mean paired difference, arm minus other."""
+        """Return the mean paired difference, arm minus other."""
         return _estimate(self.differences(arm, other), self._over(other, arm)[0], level)
 
     def _over(self, null: ArmKey | None, *arms: ArmKey) -> list[Array]:
-        """(n_replicates,) for each arm: its mean over `null`, over the concepts that all of them have."""
+        """Return (n_replicates,) for each arm: its mean over `null`, over the concepts that all of them have."""
         if self.whole.issuperset((*arms, *([null] if null else []))):
             return [self.overall[arm] - (self.overall[null] if null else 0.0) for arm in arms]
         values = [self.replicates[arm] - (self.replicates[null] if null else 0.0) for arm in arms]
@@ -93,9 +93,9 @@ class Bootstrap:
         return [nan_mean(np.where(shared, one, np.nan)) for one in values]
 
     def recovered(self, arm: ArmKey, native: ArmKey, level: float = 0.95, *, null: ArmKey | None = None) -> Estimate:
-        """Recovered fraction: sum of the arm's effects over sum of native's, unclipped.
+        """Return the recovered fraction: sum of the arm's effects over sum of native's, unclipped.
 
-        A ratio of sums, so that a concept native hardly moves can not blow it up. With `null` (wrong-concept) it is the
+        A ratio of sums, so that a concept native hardly moves cannot blow it up. With `null` (wrong-concept) it is the
         specific one: what both have over that arm, sum(arm - null) / sum(native - null). Value None where native's interval
         (with `null`, native's over it) is not above 0: there is nothing to recover.
         """
@@ -152,7 +152,7 @@ def hierarchical_bootstrap(
 
 @lru_cache(maxsize=1)
 def _draw(seed: int, n: int, n_items: int, counts: tuple[int, ...]) -> tuple[Indices, Indices]:
-    """(n, n_concepts) concepts; (n_items, n, n_concepts) positions in flattened effects; past a concept's count, the NaN at their end.
+    """Return (n, n_concepts) concepts, (n_items, n, n_concepts) places in flattened effects; past a concept's count, the NaN at their end.
 
     Kept, for effects, scores and scores at matched damage have the same draws. Items come first: means over a first axis are
     several times faster than over a short last one.
@@ -167,7 +167,7 @@ def _draw(seed: int, n: int, n_items: int, counts: tuple[int, ...]) -> tuple[Ind
 
 
 def _draw_neutral(rng: np.random.Generator, neutral: Mapping[ArmKey, Array] | None, n: int) -> Array | None:
-    """(n, n_neutral): how often each neutral text is drawn; None without neutral texts."""
+    """Return (n, n_neutral): how often each neutral text is drawn; None without neutral texts."""
     if not neutral:
         return None
     measured = np.any([np.isfinite(values).any(axis=0) for values in neutral.values()], axis=0)
@@ -188,7 +188,7 @@ def _estimate(means: Array, replicates: Array, level: float) -> Estimate:
 
 
 def _interval(replicates: Array, level: float) -> tuple[float | None, float | None]:
-    """Percentile interval; None where the replicates do not vary."""
+    """Return the percentile interval; None where the replicates do not vary."""
     known = replicates[np.isfinite(replicates)]
     if len(known) < 2 or np.ptp(known) <= 1e-12 * max(1.0, float(np.abs(known).max())):
         return None, None

@@ -32,7 +32,7 @@ class MatchedFactor(NamedTuple):
 
 
 def matched_factor(factors: Sequence[float], ratios: Sequence[float], limit: float = DAMAGE_LIMIT) -> MatchedFactor:
-    """The largest factor, walking up from 0, whose perplexity ratio is at most `limit`.
+    """Return the largest factor, walking up from 0, whose perplexity ratio is at most `limit`.
 
     The first crossing counts; between grid points the log ratio is taken as linear, and factor 0 has ratio 1.
 
@@ -55,10 +55,10 @@ def matched_factor(factors: Sequence[float], ratios: Sequence[float], limit: flo
 
 
 def best_factor_index(values: Array, asked: NDArray[np.bool_], among: NDArray[np.bool_]) -> Integers:
-    """(...): place of the factor with the best mean on the selection prompts, of equals the first; -1 where none can be selected.
+    """Return (...): place of the factor with the best mean on the selection prompts, of equals the first; -1 where none can be selected.
 
     values: (..., n_factors, n_prompts), NaN where unscored; asked: the same shape, prompts that there are; among: (..., n_factors),
-    the factors to select from. Unscored values are left out; a factor with less than half of its prompts scored can not be selected.
+    the factors to select from. Unscored values are left out; a factor with less than half of its prompts scored cannot be selected.
     With one factor there is nothing to select.
 
     >>> best_factor_index(np.array([[1.0, 0.0], [0.0, 1.0], [2.0, np.nan]]), np.ones((3, 2), bool), np.ones(3, bool)).item()
@@ -105,7 +105,7 @@ class Curve:
         return np.exp(-np.divide(change, total, out=np.full(len(total), np.nan), where=total > 0))
 
     def matched(self, limit: float = DAMAGE_LIMIT) -> MatchedFactor | None:
-        """`matched_factor` over the factors whose ratio is known; None where none is."""
+        """Return `matched_factor` over the factors whose ratio is known; None where none is."""
         if not self.factors.any():  # an arm without a factor, such as a prompt: it does what it does
             return MatchedFactor(0.0, False)
         ratios = self.ratios
@@ -113,7 +113,7 @@ class Curve:
         return matched_factor(list(self.factors[known]), list(ratios[known]), limit) if known.any() else None
 
     def at(self, factor: float) -> "Curve":
-        """The curve at one factor, linear between its factors and 0 at factor 0."""
+        """Return the curve at one factor, linear between its factors and 0 at factor 0."""
         exact = self.factors == factor
         if exact.any():
             return Curve(self.factors[exact], self.concept[exact], self.neutral[exact], self.tokens)
@@ -129,7 +129,7 @@ class Curve:
 
 
 def factors_within_damage(factors: Array, cost: Curve | None, limit: float) -> tuple[NDArray[np.bool_], bool]:
-    """(n_factors,): those up to the one at which the arm does the allowed damage; and whether it is known that larger ones do more.
+    """Return (n_factors,): those up to the one at which the arm does the allowed damage; and whether it is known that larger ones do more.
 
     A factor whose cost is not known, for it lies above the cost's grid or there is no cost, is not among them. An arm without
     factors costs nothing on neutral text.
@@ -166,7 +166,7 @@ class TaskEffects:
 def likelihood_curves(
     rows: Iterable[Row], target: str, task: str = LIKELIHOOD, pooled: Pooled | None = None
 ) -> dict[ArmKey, dict[str, Curve]]:
-    """Factor curves of every arm and concept, paired by item with the unsteered rows."""
+    """Return factor curves of every arm and concept, paired by item with the unsteered rows."""
     block = value_grid(rows, task, target, pooled)
     texts, neutral = block.role("concept"), block.role("neutral", shared=True)
     curves: dict[ArmKey, dict[str, Curve]] = {}
@@ -210,7 +210,7 @@ def measure_likelihood(curves: Mapping[ArmKey, Mapping[str, Curve]], limit: floa
 def measure_generation(
     block: ValueGrid, *, costs: Mapping[ArmKey, Mapping[str, Curve]] | None = None, limit: float = math.inf
 ) -> TaskEffects:
-    """Scores and effects on role "score" at the factor selected on role "select", per arm and concept.
+    """Return scores and effects on role "score" at the factor selected on role "select", per arm and concept.
 
     `costs`: likelihood curves that give the perplexity ratio at the selected factor. With a `limit` only factors up to the matched
     one can be selected (see `factors_within_damage`); an arm that does more at the smallest does not steer. The unsteered arm has effect 0.
@@ -221,7 +221,7 @@ def measure_generation(
     lost, at = (place < 0) & ~idle, np.maximum(place, 0)[..., None, None]
 
     def picked(steered: np.ndarray, unsteered: np.ndarray) -> np.ndarray:
-        """(n_arms, n_concepts, ...) at the chosen factors, of (n_arms, n_concepts, n_factors, ...) and (n_concepts, ...)."""
+        """Return (n_arms, n_concepts, ...) at the chosen factors, of (n_arms, n_concepts, n_factors, ...) and (n_concepts, ...)."""
         return np.where(idle[..., None], unsteered, np.take_along_axis(steered, at, axis=2)[:, :, 0])
 
     values = np.where(lost[..., None], np.nan, picked(score.values, score.base))
@@ -251,7 +251,7 @@ def measure_generation(
 def _chosen(
     block: ValueGrid, select: RoleGrid, costs: Sequence[Sequence[Curve | None]], limit: float
 ) -> tuple[Integers, NDArray[np.bool_]]:
-    """(n_arms, n_concepts) each: place of the selected factor, -1 where none can be; where the arm is not to steer."""
+    """Return (n_arms, n_concepts) each: place of the selected factor, -1 where none can be; where the arm is not to steer."""
     among, idle = block.measured.copy(), np.zeros(block.measured.shape[:2], dtype=bool)
     for a, c in np.argwhere(block.measured.any(axis=-1)).tolist():
         allowed, reached = factors_within_damage(block.factors, costs[a][c], limit)
@@ -261,7 +261,7 @@ def _chosen(
 
 
 def _gate(block: ValueGrid, select: RoleGrid) -> NDArray[np.bool_] | None:
-    """Concepts whose selection prompts native moves upwards, at the factor selected on them; None without such prompts."""
+    """Return the concepts whose selection prompts native moves upwards, at the factor selected on them; None without such prompts."""
     if NATIVE not in block.arms or not select.widths.any():
         return None
     a = block.arms.index(NATIVE)
@@ -271,7 +271,7 @@ def _gate(block: ValueGrid, select: RoleGrid) -> NDArray[np.bool_] | None:
 
 
 def cost_at(cost: Curve | None, factor: float) -> float:
-    """Perplexity ratio at a factor within the curve's grid, NaN where it was not measured; 1 at factor 0."""
+    """Return the perplexity ratio at a factor within the curve's grid, NaN where it was not measured; 1 at factor 0."""
     if factor == 0:
         return 1.0
     if cost is None or factor > cost.factors[-1]:

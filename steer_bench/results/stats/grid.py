@@ -32,7 +32,7 @@ NATIVE = ArmKey("", "native")
 
 
 def nan_mean(values: Array, axis: int = -1) -> Array:
-    """Mean over what is measured; NaN, without a warning, where nothing is."""
+    """Return the mean over what is measured; NaN, without a warning, where nothing is."""
     known = np.isfinite(values)
     if values.shape[axis] and known.all():
         return values.mean(axis=axis)
@@ -77,7 +77,7 @@ class ValueGrid:
     lines: "GridRows"
 
     def role(self, role: str, *, shared: bool = False) -> RoleGrid:
-        """The values of one role. `shared`: every concept has the items of all, in the same places."""
+        """Return the values of one role. `shared`: every concept has the items of all, in the same places."""
         shape = (len(self.arms), len(self.concepts), len(self.factors))
         lines = self.lines.take(self.lines.role == (self.roles.index(role) if role in self.roles else -1))
         items, item = np.unique(lines.item, return_inverse=True)
@@ -149,12 +149,12 @@ class GridRows(NamedTuple):
     """Rows behind a line."""
 
     def take(self, chosen: Selection) -> "GridRows":
-        """The lines at those places."""
+        """Return the lines at those places."""
         return GridRows(*(column[chosen] for column in self))
 
 
 def _arms(source: Texts, name: Texts, pooled: Pooled) -> tuple[tuple[ArmKey, ...], Integers]:
-    """The steered arms, sorted, and each row's place in them; -1 for unsteered."""
+    """Return the steered arms, sorted, and each row's place in them; -1 for unsteered."""
     pairs, inverse = np.unique(source.codes * len(name.names) + name.codes, return_inverse=True)
     found = [(source.names[pair // len(name.names)], name.names[pair % len(name.names)]) for pair in pairs.tolist()]
     shown = [None if name == UNSTEERED else ArmKey(source, pooled.get(name, name)) for source, name in found]

@@ -53,7 +53,7 @@ class Specificity:
 
 
 def specificity(rows: Iterable[Row], target: str, pooled: Pooled | None = None) -> dict[ArmKey, Specificity]:
-    """The matrix of every arm from the rows of the task `specificity`, whose role names the concept of the text."""
+    """Return the matrix of every arm from the rows of the task `specificity`, whose role names the concept of the text."""
     steered: dict[ArmKey, dict[tuple[str, str], list[float]]] = {}
     mine = Rows.of(rows).where(task=SPECIFICITY, target=target)
     kept = [(row, row.value) for row in mine if row.value is not None]

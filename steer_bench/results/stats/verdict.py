@@ -52,7 +52,7 @@ class Verdict(NamedTuple):
 
 
 def sign_flip_p(differences: Sequence[float] | np.ndarray, *, n: int = 10_000, seed: int = 0) -> float | None:
-    """Two-sided permutation p that paired differences have mean 0: each may as well have had the other sign.
+    """Return the two-sided permutation p that paired differences have mean 0: each may as well have had the other sign.
 
     Exact up to 12 differences, else `n` seeded draws with the observed one counted. None with fewer than 2.
 
@@ -75,20 +75,20 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray, *, n: int = 10_000, s
 
 @lru_cache(maxsize=4)
 def _all_signs(length: int) -> Array:
-    """(2 ** length, length): every pattern of -1 and 1."""
+    """Return (2 ** length, length): every pattern of -1 and 1."""
     bits = np.arange(2**length)[:, None] >> np.arange(length) & 1
     return (2 * bits - 1).astype(np.float64)
 
 
 @lru_cache(maxsize=4)
 def _drawn_signs(length: int, n: int, seed: int) -> Array:
-    """(n, length): random patterns of -1 and 1, kept because every comparison of a board asks for the same."""
+    """Return (n, length): random patterns of -1 and 1, kept because every comparison of a board asks for the same."""
     bits = np.random.default_rng(seed).integers(2, size=(n, length))
     return (2 * bits - 1).astype(np.float64)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values (Holm 1979), in the order given.
+    """Return Holm's step-down adjusted p values (Holm 1979), in the order given.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -104,7 +104,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def tost(bootstrap: Bootstrap, arm: ArmKey, native: ArmKey, margin: float = MARGIN) -> Equivalence:
-    """Whether the 90 % interval of arm minus native lies within plus or minus `margin` of native's effect."""
+    """Return whether the 90 % interval of arm minus native lies within plus or minus `margin` of native's effect."""
     effect, difference = bootstrap.effect(native), bootstrap.difference(arm, native, level=0.9)
     if effect.value is None or effect.value <= 0 or difference.value is None or difference.n < 2:
         return Equivalence(False, difference.low, difference.high, None)
@@ -117,7 +117,7 @@ def tost(bootstrap: Bootstrap, arm: ArmKey, native: ArmKey, margin: float = MARG
 def verdict(
     native: Estimate, effect: Estimate, comparisons: Sequence[Comparison], adjusted_p: float, equivalent: bool
 ) -> Verdict:
-    """The rule itself: gate, effect, every control, then equivalence."""
+    """Apply the rule itself: gate, effect, every control, then equivalence."""
     if native.n < 2:
         return Verdict("no evidence", f"native was measured on {native.n} concept(s); at least 2 are needed")
     if not native.positive:
@@ -141,7 +141,7 @@ def verdict(
 def verdicts(
     bootstrap: Bootstrap, arms: Sequence[ArmKey], native: ArmKey, controls: Sequence[ArmKey], margin: float = MARGIN
 ) -> Mapping[ArmKey, Verdict]:
-    """The verdict of every arm. A control counts where it has no source or the arm's own.
+    """Return the verdict of every arm. A control counts where it has no source or the arm's own.
 
     An arm must beat all its controls. The confirmatory test is the one against wrong-concept, or, in a run without that, against
     all controls at once (the largest of their p: an intersection-union test); Holm's correction then runs over the arms.
@@ -158,7 +158,7 @@ def verdicts(
 
 
 def _confirmatory(comparisons: Sequence[Comparison]) -> Sequence[Comparison]:
-    """The comparison with wrong-concept, or all where there is none."""
+    """Return the comparison with wrong-concept, or all where there is none."""
     return [comparison for comparison in comparisons if comparison.control.name == WRONG] or comparisons
 
 
