@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 from steer_bench.experiment.ratings import check_file, replies_of
 from steer_bench.experiment.run import MissingStageError, Run
@@ -75,7 +75,10 @@ class _Target:
         prompts = [prompt.instruction for prompt in self.run.data.protocol.prompts]
         tokenizer = self._model.tokenizer
         through_template = self.run.experiment.chat and tokenizer.chat_template
-        template = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
+
+        def template(messages: list[dict[str, str]]) -> str:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
         asked = [as_prompt(prompt, template if through_template else None) for prompt in prompts]
         replies = Generator(self._model).generate(asked, ReplySettings((), REPLY_TOKENS), perplexity=True)
         return [

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from steer_bench.experiment.run import MissingStageError, Run
 from steer_bench.judge.check import CheckRow
@@ -101,8 +101,9 @@ def _rated(row: Rated, ratings: Ratings | None) -> Rated:
     key: Key = (row.arm, row.source, row.concept, row.factor, row.item)
     judgement = Judgement(reason=NOT_JUDGED) if ratings is None else ratings.judgements[key]
     measured = {name: value for name, value in row.ratings.items() if name not in ASPECTS}
-    rated = replace(row, value=judgement.score, reason=judgement.reason, ratings={**measured, **judgement.ratings})
-    return replace(rated, words=judge_words(judgement)) if isinstance(rated, Sample) else rated
+    said: dict[str, Any] = {"words": judge_words(judgement)} if isinstance(row, Sample) else {}
+    ratings_now = {**measured, **judgement.ratings}
+    return replace(row, value=judgement.score, reason=judgement.reason, ratings=ratings_now, **said)
 
 
 def judge_summaries(run: Run, found: Mapping[str, Mapping[str, Ratings]]) -> tuple[JudgeSummary, ...]:

@@ -80,31 +80,31 @@ class SteeredLM(HFLM):
     ) -> None:
         if positions not in POSITIONS:
             raise ValueError(f"positions={positions}: there are {', '.join(POSITIONS)}")
-        named = isinstance(pretrained, str)
-        self.name = pretrained if named else type(pretrained).__name__
+        given = pretrained if isinstance(pretrained, str) else None
+        self.name = given or type(pretrained).__name__
         self.bank = _bank(arms, strength, arm, factor)
         self._default = Steering(arm, str(source), str(concept), factor) if arm else Steering()
         if arm and self.bank is not None:  # also at factor 0: a misspelt name is never quietly unsteered
             self.bank.arms.find(arm, str(source), str(concept))
-        if named:
-            check_model(pretrained)
-            config = read_config(pretrained) if self.bank else {}
+        if given is not None:
+            check_model(given)
             if self.bank is not None:
-                self.bank.check_fit(pretrained, config.get("hidden_size"), config.get("num_hidden_layers"), layer)
+                config = read_config(given)
+                self.bank.check_fit(given, config.get("hidden_size"), config.get("num_hidden_layers"), layer)
         self._weights = weights
-        super().__init__(pretrained=model_path(pretrained) if named else pretrained, **kwargs)
+        super().__init__(pretrained=pretrained if given is None else model_path(given), **kwargs)
         lean_head(self.model)
         if self.model.device.type == "cpu" and _is_lm_eval_command():
             keep_freed_memory()
-        alone = alone or not named or bool(kwargs.get("tp_plan"))
+        alone = alone or given is None or bool(kwargs.get("tp_plan"))
         self._rank, self._world_size = ranks.place(self.rank, self.world_size, alone=alone)
         if self.bank is not None:
             self.bank.check_fit(self.name, None, None, layer)
         loaded = Loaded(self.name, self.model, self.tokenizer)
-        self._named = named
+        self._named = given is not None
         self._fingerprint = fingerprint_of(
             loaded, layer=self.bank.arms.layer if self.bank else None, positions=positions, max_length=self.max_length,
-            options=kwargs, weights=revision(self.name) if named else None if records is not None else IN_MEMORY,
+            options=kwargs, weights=revision(self.name) if given is not None else None if records is not None else IN_MEMORY,
         )  # fmt: skip
         self.steered = SteeredModel(
             loaded, self.bank, positions=positions, batch_size=self.batch_size, max_length=self.max_length,

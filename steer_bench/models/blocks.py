@@ -26,8 +26,8 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """
     from torch import nn
 
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
+    base = getattr(model, "get_base_model", None)
+    model = model if base is None else base()
     config = model.config.get_text_config(decoder=True)
     found = [
         (name, module)
@@ -67,7 +67,7 @@ def norm_gain(norm: nn.Module) -> torch.Tensor:
     """Return what a norm multiplies h / rms(h) by, (d_model,) float64. Raises ValueError for a norm that is no RMSNorm."""
     import torch
 
-    weight = norm.weight.detach()
+    weight = norm.get_parameter("weight").detach()
     large = torch.full_like(weight, 1e3)  # no part of epsilon
     offset = round(float((norm(large).detach() - weight).double().mean()))
     gain = weight.double() + offset

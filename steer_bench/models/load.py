@@ -157,7 +157,7 @@ class Loaded:
     @property
     def device(self) -> torch.device:
         """Where the embedding lives, and so where token ids go."""
-        return self.model.get_input_embeddings().weight.device
+        return next(self.model.get_input_embeddings().parameters()).device
 
 
 def load_model(name: str, *, dtype: str = "auto", device: str | None = None) -> Loaded:

@@ -53,8 +53,8 @@ def make_arms(
         if not adapter.needs_source:
             own, reasons = _controls(adapter, target, (test, rules), seed)
             refused += [Refused(arm=adapter.name, source="", target=name, reason=reason) for reason in reasons]
-            for arm, vectors in own.items():
-                add(arm, adapter.kind, adapter.method, vectors)
+            for arm, mine in own.items():
+                add(arm, adapter.kind, adapter.method, mine)
             continue
         for source in sources:
             one = made[Arm(adapter.name, source=source), name]

@@ -74,8 +74,9 @@ def end_sentences(ending: str) -> Rewrite:
 
     def change(sentence: str) -> str:
         tail = _TAIL.search(sentence)
-        ends = tail is None or sentence.rstrip(CLOSERS).endswith(ending[-1])
-        return sentence if ends else sentence[: tail.start()] + ending + tail[1]
+        if tail is None or sentence.rstrip(CLOSERS).endswith(ending[-1]):
+            return sentence
+        return sentence[: tail.start()] + ending + tail[1]
 
     return lambda text: map_sentences(text, change)
 

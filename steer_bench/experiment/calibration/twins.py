@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +111,7 @@ _ROTATED: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
     Gemma2ForCausalLM: RotatedGemma2ForCausalLM,
     Gemma3ForCausalLM: RotatedGemma3ForCausalLM,
 }
-for _class in _ROTATED.values():
+for _class in (RotatedGemma2ForCausalLM, RotatedGemma3ForCausalLM):
     AutoConfig.register(_class.config_class.model_type, _class.config_class, exist_ok=True)
     AutoModelForCausalLM.register(_class.config_class, _class, exist_ok=True)
 
@@ -138,10 +139,11 @@ def rotated_twin(model: PreTrainedModel, q: Tensor) -> PreTrainedModel:
     has_post_norms = _checked(model)
     twin = copy.deepcopy(model)
     _untie(twin)
-    q = q.to(twin.get_input_embeddings().weight.device)
-    trunk = twin.model
+    q = q.to(next(twin.get_input_embeddings().parameters()).device)
+    trunk: Any = twin.model
     _set(trunk.embed_tokens.weight, trunk.embed_tokens.weight.double() @ q.T)
-    for block in decoder_layers(twin):
+    blocks: Any = decoder_layers(twin)
+    for block in blocks:
         _fold(block.input_layernorm, _linears(block.self_attn, READERS), q)
         before_mlp = block.pre_feedforward_layernorm if has_post_norms else block.post_attention_layernorm
         _fold(before_mlp, _linears(block.mlp, READERS), q)
@@ -157,7 +159,7 @@ def rotated_twin(model: PreTrainedModel, q: Tensor) -> PreTrainedModel:
 
 def _become_rotated(twin: PreTrainedModel, q: Tensor) -> None:
     """Put Q after every norm that writes, and make the model one of the class that is loaded so."""
-    kind = _ROTATED[type(twin)]
+    kind: Any = _ROTATED[type(twin)]
     twin.__class__, twin.config.__class__ = kind, kind.config_class
     _rotate_post_norms(twin)
     for module in twin.modules():
@@ -170,7 +172,8 @@ def _fold(norm: nn.Module, readers: list[nn.Linear], q: Tensor) -> None:
     gain = norm_gain(norm)
     for linear in readers:
         _set(linear.weight, (linear.weight.double() * gain) @ q.T)
-    _set(norm.weight, norm.weight.double() + 1 - gain)  # gain 1, whether the gain is w (Llama) or 1 + w (Gemma)
+    weight = norm.get_parameter("weight")
+    _set(weight, weight.double() + 1 - gain)  # gain 1, whether the gain is w (Llama) or 1 + w (Gemma)
 
 
 @torch.no_grad()
@@ -205,7 +208,8 @@ def _checked(model: PreTrainedModel) -> bool:
         )
     unknown = {name for name in beside - wanted if list(getattr(trunk, name).parameters())}
     norms: set[str] = set()
-    for block in decoder_layers(model):
+    blocks: Any = decoder_layers(model)
+    for block in blocks:
         children = dict(block.named_children())
         norms = {name for name in children if name.endswith("layernorm")}
         unknown |= {name for name, _ in block.named_parameters(recurse=False)}

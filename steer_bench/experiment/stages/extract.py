@@ -181,5 +181,6 @@ def reliabilities(run: Run) -> list[LayerLine]:
         for layer, means in layer_means(loaded, range(n_layers), groups, desc=f"all layers of {name}").items():
             known = reliability(means, concepts, data.splits.fit)
             assert known is not None, "each of the concepts has halves"
-            lines.append(LayerLine(name, layer, layer == used, **known))
+            cosines = known["cosine"], known["centred_cosine"], known["retrieval"]
+            lines.append(LayerLine(name, layer, layer == used, *cosines, int(known["n"])))
     return lines

@@ -245,6 +245,6 @@ def _relayed(
         run.data.measured,
         seed=run.experiment.seed,
         kept=run.folder.relay(source.name),
-        **adapter.options,
+        **adapter.options,  # type: ignore[arg-type]  # the adapter has checked them
     )
     return ArmVectors(read, {"fewest_texts": fewest})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,14 +35,14 @@ class FixedLayer(DynamicLayer):
     keys: Tensor
     values: Tensor
 
-    def __init__(self, old: DynamicLayer, length: int, at: Tensor) -> None:
+    def __init__(self, old: Any, length: int, at: Tensor) -> None:
         super().__init__()
         self.at, self.is_initialized = at, True
         self.keys = old.keys.new_zeros(*old.keys.shape[:2], length, old.keys.shape[-1])
         self.values = old.values.new_zeros(*old.values.shape[:2], length, old.values.shape[-1])
         self.device = self.keys.device
 
-    def fill(self, old: DynamicLayer) -> None:
+    def fill(self, old: Any) -> None:
         """Take over what `old` holds. The rest is 0: what is masked still counts where an earlier batch left NaN."""
         for memory, held in ((self.keys, old.keys), (self.values, old.values)):
             memory[:, :, : held.shape[-2]] = held

@@ -186,7 +186,7 @@ def read_prompts(
         with shared_trunk(blocks, trunk, index), steered:
             logits = forward(model, ids[index], mask[index], past)
         for i in range(len(blocks)):
-            trunk_past.layers[i].batch_select_indices(index)
+            trunk_past.layers[i].batch_select_indices(index)  # type: ignore[union-attr]
             past.layers[i] = trunk_past.layers[i]
     else:
         with steered:

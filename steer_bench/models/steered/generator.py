@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import Cache, StoppingCriteria, StoppingCriteriaList
+from transformers import Cache, GenerationMixin, StoppingCriteria, StoppingCriteriaList
 
 from steer_bench.models.load import Loaded
 from steer_bench.models.padding import left_padded, right_padded
@@ -128,13 +128,13 @@ class Generator:
         decode = self.greedily if settings.is_greedy and self.is_plain else self.by_generate
         written = decode(batch, settings)
         texts, tokens = [], []
-        for ids, _ in written:
-            end = next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))
-            text = self._decode(ids[:end])
+        for new_ids, _ in written:
+            end = next((i for i, token in enumerate(new_ids) if token in stop_ids), len(new_ids))
+            text = self._decode(new_ids[:end])
             for stop in strings:
                 text = text.split(stop)[0]
             texts.append(text)
-            tokens.append(tuple(ids[:end]))
+            tokens.append(tuple(new_ids[:end]))
         perplexities = self._perplexities(batch, tokens)
         replies = []
         for row, text, perplexity, ids, (_, bad) in zip(batch, texts, perplexities, tokens, written, strict=True):
@@ -212,7 +212,7 @@ class Generator:
             padding = [width - len(row.prompt) for row in batch]
             is_steered = any(row.steering.is_steered for row in batch)
             with steered.steered(batch, padding) if is_steered else nullcontext():
-                out = steered.model.generate(**call)
+                out = cast(GenerationMixin, steered.model).generate(**call)
         bad = watch.first(len(batch))
         return [Written(_until(is_finished, ids), step) for ids, step in zip(out[:, width:].tolist(), bad, strict=True)]
 
@@ -253,7 +253,8 @@ class Generator:
         """Score unsteered rows, each context computed once however many continuations it has."""
         if not rows or not self.is_plain:
             return [(row, score) for row in rows for score in self._scorer.padded([row])]
-        model, out = self.steered.model, []
+        model = self.steered.model
+        out: list[tuple[ScoreRow, Score]] = []
         contexts = list(dict.fromkeys(row.context for row in rows))
         place = {context: i for i, context in enumerate(contexts)}
         ids, mask = left_padded(contexts, self.steered.pad, self.steered.at)

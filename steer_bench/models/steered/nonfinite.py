@@ -26,6 +26,7 @@ class NonFiniteWatch:
         self._handle.remove()
 
     def _look(self, _module: torch.nn.Module, _args: object, output: CausalLMOutput) -> None:
+        assert output.logits is not None
         self._bad.append(~torch.isfinite(output.logits[:, -1].amax(dim=-1)))
 
     def first(self, rows: int) -> list[int | None]:

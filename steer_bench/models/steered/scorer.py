@@ -70,7 +70,8 @@ class Scorer:
         self, texts: Sequence[str], steerings: Sequence[Steering] | None = None, *, kl: bool = False
     ) -> list[Score]:
         """Score whole texts, each after one BOS, in windows of the model's length; default: unsteered."""
-        rows, owners = [], []
+        rows: list[ScoreRow] = []
+        owners: list[int] = []
         for i, (text, steering) in enumerate(zip(texts, steerings or [Steering()] * len(texts), strict=True)):
             windows = list(self.windows(self.steered.encode(text)))
             rows.extend(self.row(*window, steering, kl=kl) for window in windows)

@@ -72,7 +72,7 @@ class _Checks:
         row: Tensor,
     ) -> None:
         self.model, self.tokenizer, self.block, self.steerer, self.row = model, tokenizer, block, steerer, row
-        self.device = model.get_input_embeddings().weight.device
+        self.device = next(model.get_input_embeddings().parameters()).device
         self.ids = [encode(tokenizer, prompt) for prompt in PROMPTS]
         self.share = NEAR.get(model.dtype, HALF)
 

@@ -277,8 +277,10 @@ def _lines(
     heights = []
     for series in sorted(panel.marks, key=lambda s: (-ORDER.index(s.kind), s.arm)):
         colour, marker, line = styles[series.arm]
-        look = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.5 if size >= 5 else 1.1}
-        axis.plot(series.x, series.y, label=series.arm, markersize=size, **look)
+        axis.plot(
+            series.x, series.y, label=series.arm, markersize=size, color=colour, marker=marker, linestyle=line,
+            linewidth=1.5 if size >= 5 else 1.1,
+        )  # fmt: skip
         heights += [y for x, y in zip(series.x, series.y, strict=True) if x <= cut and math.isfinite(y)]
     if heights:
         _make_room(axis, heights)

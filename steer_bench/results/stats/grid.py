@@ -150,7 +150,7 @@ class GridRows(NamedTuple):
 
     def take(self, chosen: Selection) -> "GridRows":
         """Return the lines at those places."""
-        return GridRows(*(column[chosen] for column in self))
+        return GridRows._make(column[chosen] for column in self)
 
 
 def _arms(source: Texts, name: Texts, pooled: Pooled) -> tuple[tuple[ArmKey, ...], Integers]:
@@ -192,4 +192,4 @@ def _given_to_each(lines: GridRows, n_arms: int, n_concepts: int) -> GridRows:
     width, roles = int(lines.item.max()) + 1, int(lines.role.max()) + 1
     places = [(side.concept * roles + side.role) * width + side.item for side in (spread, own)]
     missing &= (spread.arm >= 0) | ~np.isin(places[0], places[1][own.arm < 0])
-    return GridRows(*map(np.concatenate, zip(spread.take(missing), own, strict=True)))
+    return GridRows._make(map(np.concatenate, zip(spread.take(missing), own, strict=True)))
