@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def digest(*parts: Any) -> str:
+def digest(*parts: object) -> str:
     """Return 16 hex digits that change with any of the parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -93,8 +93,8 @@ class _NoDuplicateKeys(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys silently; here it is an error."""
 
 
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    seen: dict[Any, int] = {}
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+    seen: dict[object, int] = {}
     for key_node, _ in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
@@ -119,16 +119,9 @@ class KeyLines:
             self._note((), root)
 
     def _note(self, at: tuple[str, ...], node: yaml.Node) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                place = (*at, str(key.value))
-                self._lines.setdefault(place, key.start_mark.line + 1)
-                self._note(place, value)
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                place = (*at, str(index))
-                self._lines.setdefault(place, value.start_mark.line + 1)
-                self._note(place, value)
+        for name, where, value in _entries(node):
+            self._lines.setdefault((*at, name), where.start_mark.line + 1)
+            self._note((*at, name), value)
 
     def of(self, loc: Sequence[object]) -> str:
         """Return `FILE:LINE` of a key, or of the nearest one above it that is there; `FILE` for the whole."""
@@ -162,14 +155,20 @@ def read_yaml(path: Path) -> Any:
     return read_yaml_lines(path)[0]
 
 
+def _entries(node: yaml.Node) -> list[tuple[str, yaml.Node, yaml.Node]]:
+    """Return the name, the node that gives it and the value of every entry of a mapping or sequence."""
+    if isinstance(node, yaml.MappingNode):
+        return [(str(key.value), key, value) for key, value in node.value]
+    if isinstance(node, yaml.SequenceNode):
+        return [(str(index), value, value) for index, value in enumerate(node.value)]
+    return []
+
+
 def _nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
     """Yield every node as often as it is reached, so that aliases count."""
     waiting = [root] if root is not None else []
     while waiting:
         node = waiting.pop()
         yield node
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                waiting += [key, value]
-        elif isinstance(node, yaml.SequenceNode):
-            waiting += node.value
+        for _, where, value in _entries(node):
+            waiting += [value] if where is value else [where, value]

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ def read_unique(path: Path, keys: tuple[str, ...], text: str) -> list[tuple[str,
     for place, value in read_lines(path):
         check_keys(place, value, keys)
         fields = {key: string(place, value, key) for key in keys}
-        with At(place):
+        with at(place):
             check_id(fields["id"])
             check_text(fields[text], text)
         ids.add(fields["id"], place, key=fields["id"].lower())
@@ -37,18 +38,13 @@ def read_unique(path: Path, keys: tuple[str, ...], text: str) -> list[tuple[str,
     return rows
 
 
-class At:
-    """Context that puts a place in front of a ValueError raised inside."""
-
-    def __init__(self, place: str) -> None:
-        self.place = place
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ValueError):
-            raise ValueError(f"{self.place}: {error}") from None
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Put a place in front of a ValueError raised inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
 
 
 class SeenAt:

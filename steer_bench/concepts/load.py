@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from steer_bench.concepts.concept import ROLES, Concept, Prompt, short, text_key
-from steer_bench.concepts.lines import At, Record, SeenAt, check_keys, read_lines, read_unique, string, strings
+from steer_bench.concepts.lines import Record, SeenAt, at, check_keys, read_lines, read_unique, string, strings
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def _concept(place: str, value: Mapping[str, object], shared: Mapping[str, tuple
         )
     negatives = strings(place, value, "negatives") if "negatives" in value else shared[genre]
     positives = strings(place, value, "positives")
-    with At(place):
+    with at(place):
         return Concept(**fields, positives=positives, negatives=negatives)
 
 
@@ -176,17 +176,14 @@ def _from_rows(
     texts = _axbench_texts(rows, source)
     described = texts.described if described is None else described
     if unknown := sorted(texts.positives.keys() ^ described.keys()):
-        where = (
-            "the table but not in metadata.jsonl"
-            if unknown[0] in texts.positives
-            else "metadata.jsonl but not in the table"
+        here, there = ("the table", "metadata.jsonl")[:: 1 if unknown[0] in texts.positives else -1]
+        raise ValueError(
+            f"{source}: concept_id {unknown[0]} is in {here} but not in {there}; the two files do not belong together"
         )
-        raise ValueError(f"{source}: concept_id {unknown[0]} is in {where}; the two files do not belong together")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", prefix)[:90].strip("._-") or "axbench"
     concepts = []
-    for number in sorted(described):
-        description, genre = described[number]
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", prefix)[:90].strip("._-") or "axbench"
-        with At(f"{source}, concept_id {number}"):
+    for number, (description, genre) in sorted(described.items()):
+        with at(f"{source}, concept_id {number}"):
             if genre not in texts.negatives:
                 raise ValueError(f"no negatives (rows with concept_id -1) of its genre {genre!r}")
             own = _unique(texts.positives[number], (), f"{source}, concept_id {number}, positives")

@@ -7,7 +7,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from steer_bench.concepts.concept import Concept, short, text_key
@@ -235,10 +235,7 @@ def held_out(concept: Concept, n: int, seed: int) -> tuple[Concept, Concept]:
                 "hold out fewer or give more texts"
             )
 
-    def choose(texts: Sequence[str]) -> set[str]:
-        return set(_rank(texts, "held out", seed)[:n])
-
-    held, kept = _divide(concept, choose)
+    held, kept = _divide(concept, slice(n), "held out", seed)
     return kept, held
 
 
@@ -248,21 +245,18 @@ def halves(concept: Concept, seed: int = 0) -> tuple[Concept, Concept]:
         if len(getattr(concept, side)) < 2:
             raise ValueError(f"concept {concept.id!r} has one text in {side}, so no two halves; give more texts")
 
-    def choose(texts: Sequence[str]) -> set[str]:
-        return set(_rank(texts, "half", seed)[::2])
-
-    return _divide(concept, choose)
+    return _divide(concept, slice(None, None, 2), "half", seed)
 
 
-def _divide(concept: Concept, choose: Callable[[Sequence[str]], set[str]]) -> tuple[Concept, Concept]:
-    """Return (the chosen texts of each side, the others)."""
-    positives, negatives = choose(concept.positives), choose(concept.negatives)
+def _divide(concept: Concept, part: slice, label: str, seed: int) -> tuple[Concept, Concept]:
+    """Return (the texts in `part` of each side's ranked texts, the others), in the file's order."""
 
-    def part(is_chosen: bool) -> Concept:
-        return replace(
-            concept,
-            positives=tuple(text for text in concept.positives if (text in positives) == is_chosen),
-            negatives=tuple(text for text in concept.negatives if (text in negatives) == is_chosen),
-        )
+    def texts(side: tuple[str, ...], chosen: bool) -> tuple[str, ...]:
+        ranked = set(_rank(side, label, seed)[part])
+        return tuple(text for text in side if (text in ranked) == chosen)
 
-    return part(True), part(False)
+    first, second = (
+        replace(concept, positives=texts(concept.positives, chosen), negatives=texts(concept.negatives, chosen))
+        for chosen in (True, False)
+    )
+    return first, second

@@ -87,14 +87,13 @@ class TaskRows:
         self.factors = options.factors or protocol.factors.get(task) or ()
         if not self.factors:
             raise ValueError(f"task {task}: no factors; give --metadata 'factors=[0.1,0.2]'")
-        self._entries = list(entries)
-        self._asked = dict(asked)
-        if options.only_arms is not None:
-            names = sorted({entry.arm.name for entry in self._entries} | self._asked.keys())
-            for name in options.only_arms:
-                known(name, names, "arm in only_arms")
-            self._entries = [entry for entry in self._entries if entry.arm.name in options.only_arms]
-            self._asked = {arm: templates for arm, templates in self._asked.items() if arm in options.only_arms}
+        entries = list(entries)
+        names = sorted({entry.arm.name for entry in entries} | asked.keys())
+        chosen = (
+            names if options.only_arms is None else [known(a, names, "arm in only_arms") for a in options.only_arms]
+        )
+        self._entries = [entry for entry in entries if entry.arm.name in chosen]
+        self._asked = {arm: templates for arm, templates in asked.items() if arm in chosen}
 
     @classmethod
     def load(cls, task: str, options: TaskOptions) -> TaskRows:
@@ -115,11 +114,9 @@ class TaskRows:
 
     def steered(self, concepts: Sequence[Concept]) -> Iterator[ArmAtFactor]:
         """Yield every steering arm at every factor, in a fixed order."""
-        for entry in self._entries:
-            for concept in concepts:
-                if concept.id in entry.concepts:
-                    for factor in self.factors:
-                        yield ArmAtFactor(entry.arm.name, entry.source, concept.id, factor)
+        for entry, concept, factor in product(self._entries, concepts, self.factors):
+            if concept.id in entry.concepts:
+                yield ArmAtFactor(entry.arm.name, entry.source, concept.id, factor)
 
     def asking(self, concepts: Sequence[Concept]) -> Iterator[ArmAtFactor]:
         """Yield the arms that ask for the concept instead of steering; they have no factor."""
@@ -140,13 +137,12 @@ class TaskRows:
 
     def neutral(self) -> list[tuple[str, str]]:
         """Return (id, text) of neutral texts, as many as the option `max_neutral` allows."""
-        chosen = list(self.protocol.neutral.items())[: self.options.max_neutral]
-        return [(item, self._cut(text)) for item, text in chosen]
+        return [(item, self._cut(text)) for item, text in self.protocol.neutral.items()][: self.options.max_neutral]
 
     def positives(self, concept: Concept) -> list[tuple[str, str]]:
         """Return (id, text) of the held-out texts that show the concept, as many as the option `max_texts` allows."""
-        chosen = concept.positives[: self.options.max_texts]
-        return [(f"{concept.id}-{i}", self._cut(text)) for i, text in enumerate(chosen)]
+        texts = concept.positives[: self.options.max_texts]
+        return [(f"{concept.id}-{i}", self._cut(text)) for i, text in enumerate(texts)]
 
     def _cut(self, text: str) -> str:
         """Return the first `max_words` words of a text that is scored."""
@@ -158,10 +154,10 @@ def likelihood_rows(rows: TaskRows) -> Iterator[Doc]:
     """Yield the held-out texts of each concept and the neutral texts under every arm at every factor; each text unsteered once."""
     concepts, neutral = rows.concepts("topic"), rows.neutral()
     texts = {concept.id: rows.positives(concept) for concept in concepts}
-    nothing = partial(ArmAtFactor, UNSTEERED, "", factor=0.0)
     for concept in concepts:
-        yield from (nothing(concept=concept.id).doc(item, "concept", text) for item, text in texts[concept.id])
-    yield from (nothing(concept="").doc(item, "neutral", text) for item, text in neutral)
+        nothing = ArmAtFactor(UNSTEERED, "", concept.id, 0.0)
+        yield from (nothing.doc(item, "concept", text) for item, text in texts[concept.id])
+    yield from (ArmAtFactor(UNSTEERED, "", "", 0.0).doc(item, "neutral", text) for item, text in neutral)
     for arm in rows.steered(concepts):
         yield from (arm.doc(item, "concept", text) for item, text in texts[arm.concept])
         yield from (arm.doc(item, "neutral", text) for item, text in neutral)
@@ -201,10 +197,9 @@ def instruction_rows(rows: TaskRows, kind: str) -> Iterator[Doc]:
         for prompt, sample in product(prompts, range(n_samples)):
             item = prompt.id if n_samples == 1 else f"{prompt.id}{SAMPLE_MARK}{sample}"
             asked = rows.asked(arm, prompt.instruction)
-            asked = rows.protocol.rule(arm.concept).ask(asked) if kind == "suppress" else asked
-            doc = arm.doc(item, prompt.role, prompt.instruction)
-            doc["asked"], doc["sample"] = asked, sample
-            yield doc
+            if kind == "suppress":
+                asked = rows.protocol.rule(arm.concept).ask(asked)
+            yield {**arm.doc(item, prompt.role, prompt.instruction), "asked": asked, "sample": sample}
 
 
 BUILDERS: dict[str, Callable[[TaskRows], Iterator[Doc]]] = {

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,9 +21,7 @@ from steer_bench.names import hint
 NEEDS_NLTK_DATA = frozenset({"length_constraints:number_sentences", "change_case:capital_word_frequency"})
 """Instructions that split with NLTK's punkt_tab; the others need the package only."""
 
-_READS_LANGUAGE = frozenset(
-    {"language:response_language", "change_case:english_capital", "change_case:english_lowercase"}
-)
+_READS_LANGUAGE = {"language:response_language", "change_case:english_capital", "change_case:english_lowercase"}
 
 
 class Checker(Protocol):
@@ -65,11 +63,19 @@ def ifeval_rule(instruction_id: str, **kwargs: object) -> Rule:
     Its name is `ifeval-…`, with a hash of the options where there are any. Raises ValueError for an unknown id (the
     nearest is named), wrong options, a missing package or missing NLTK data.
     """
-    checkers = _checkers()
+    checkers = ifeval_checkers()
     if instruction_id not in checkers:
         raise ValueError(f"no IFEval instruction {instruction_id!r}; {hint(instruction_id, checkers)}")
     if instruction_id in NEEDS_NLTK_DATA:
-        _require_nltk_data(instruction_id)
+        import nltk
+
+        try:
+            nltk.data.find("tokenizers/punkt_tab/english")
+        except LookupError:
+            raise ValueError(
+                f"IFEval instruction {instruction_id!r} needs NLTK's data punkt_tab, which is missing here; "
+                "run `python -m nltk.downloader punkt_tab`, or set NLTK_DATA to a folder that holds it"
+            ) from None
     options = {key: value for key, value in kwargs.items() if value is not None}
     instruction = checkers[instruction_id](instruction_id)
     wanted = set(instruction.get_instruction_args_keys())
@@ -83,13 +89,11 @@ def ifeval_rule(instruction_id: str, **kwargs: object) -> Rule:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"options {options} of IFEval instruction {instruction_id!r} do not fit: {error}") from error
 
-    check = IFEvalCheck(instruction_id, json.dumps(options, sort_keys=True), instruction)
-    return Rule(_name(instruction_id, options), description, check)
-
-
-def ifeval_ids() -> list[str]:
-    """Return the ids of all IFEval instructions that lm-eval has."""
-    return list(_checkers())
+    as_json = json.dumps(options, sort_keys=True)
+    name = "ifeval-" + instruction_id.replace(":", "-")
+    if options:
+        name += f"-{hashlib.sha256(as_json.encode()).hexdigest()[:8]}"
+    return Rule(name, description, IFEvalCheck(instruction_id, as_json, instruction))
 
 
 def detect_language(text: str) -> str | None:
@@ -109,14 +113,8 @@ def detect_language(text: str) -> str | None:
         return None
 
 
-def _name(instruction_id: str, options: Mapping[str, object]) -> str:
-    plain = "ifeval-" + instruction_id.replace(":", "-")
-    if not options:
-        return plain
-    return f"{plain}-{hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]}"
-
-
-def _checkers() -> dict[str, Callable[[str], Checker]]:
+def ifeval_checkers() -> dict[str, Callable[[str], Checker]]:
+    """Return lm-eval's checkers by id of their instruction. Raises ValueError where a package is missing."""
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints, and tries to download punkt_tab, on import
             from lm_eval.tasks.ifeval import instructions_registry
@@ -125,15 +123,3 @@ def _checkers() -> dict[str, Callable[[str], Checker]]:
             f"IFEval's checkers need a package that is missing: {error}; pip install lm_eval[ifeval]"
         ) from error
     return dict(instructions_registry.INSTRUCTION_DICT)
-
-
-def _require_nltk_data(instruction_id: str) -> None:
-    import nltk
-
-    try:
-        nltk.data.find("tokenizers/punkt_tab/english")
-    except LookupError:
-        raise ValueError(
-            f"IFEval instruction {instruction_id!r} needs NLTK's data punkt_tab, which is missing here; "
-            "run `python -m nltk.downloader punkt_tab`, or set NLTK_DATA to a folder that holds it"
-        ) from None

@@ -59,10 +59,9 @@ class Protocol:
         """Read a protocol. Raises ValueError where the file is missing or foreign."""
         try:
             content = json.loads(path.read_text())
+            sides = ("positives", "negatives")
             concepts = {
-                key: Concept(
-                    **{**value, "positives": tuple(value["positives"]), "negatives": tuple(value["negatives"])}
-                )
+                key: Concept(**{**value, **{side: tuple(value[side]) for side in sides}})
                 for key, value in content["concepts"].items()
             }
             prompts = tuple(Prompt(**prompt) for prompt in content["prompts"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import cached_property, partial
 from itertools import chain
 from typing import Any, cast
@@ -50,8 +50,8 @@ def as_prompt(instruction: str, template: Callable[..., str] | None) -> str:
     return f"Instruction: {instruction}\nResponse:"
 
 
-def _options(block: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> TaskOptions:
-    return read_options(block["rows"], metadata or {}, {key: block[key] for key in block if key != "rows"})
+def _options(block: Mapping[str, object], metadata: Mapping[str, object] | None) -> TaskOptions:
+    return read_options(str(block["rows"]), metadata or {}, {key: block[key] for key in block if key != "rows"})
 
 
 class SteerTask(ConfigurableTask):
@@ -133,11 +133,14 @@ class SteerTask(ConfigurableTask):
         """Return the text whose likelihood is measured; "" for a generation task."""
         return "" if self.OUTPUT_TYPE == "generate_until" else doc["text"]
 
-    def fewshot_context(self, doc: Doc, num_fewshot: int, *args: object, **kwargs: Any) -> str:
+    def fewshot_context(
+        self, doc: Doc, num_fewshot: int, *args: object, apply_chat_template: bool = False,
+        chat_template: Callable[..., str] | None = None, **kwargs: object,
+    ) -> str:  # fmt: skip
         """Return the prompt of a generation task; "" for a text that is scored whole."""
         if self.OUTPUT_TYPE != "generate_until":
             return ""
-        return as_prompt(doc["asked"], kwargs.get("chat_template") if kwargs.get("apply_chat_template") else None)
+        return as_prompt(doc["asked"], chat_template if apply_chat_template else None)
 
     def construct_requests(self, doc: Doc, ctx: object, **kwargs: object) -> Instance | list[Instance]:
         """Return lm-eval's request with the row's steering as its last argument, so that it is in every cache key."""
@@ -189,7 +192,7 @@ class SteerTask(ConfigurableTask):
         )  # fmt: skip
         return ratings.judgements
 
-    def process_results(self, doc: Doc, results: Sequence[Answer]) -> dict[str, dict[str, Any]]:
+    def process_results(self, doc: Doc, results: Sequence[Answer]) -> dict[str, dict[str, object]]:
         """Return the row's measurement under its arm's label; an unsteered one under every label, to compare each with it."""
         if doc.get("padding"):
             return {}
@@ -246,10 +249,8 @@ def _headline(rows: Sequence[dict[str, Any]], *, measure: str, target: str) -> f
     """Return lm-eval's number for an arm from the rows as `process_results` made them, in one order on any ranks."""
     order = ("arm", "source", "concept", "factor", "item")
     rows = sorted(rows, key=lambda row: json.dumps([row[key] for key in order]))
-    names = {field.name for field in fields(Row)}
-    return headline(
-        [Row(**{key: row[key] for key in row.keys() & names}) for row in rows], measure=measure, target=target
-    )
+    plain = [Row(**{key: value for key, value in row.items() if key != WORDS}) for row in rows]
+    return headline(plain, measure=measure, target=target)
 
 
 def _row_id(doc: Doc) -> Key:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from steer_bench.concepts.rules.declared import declared_rule, rules_of
-from steer_bench.harness.ifeval import ifeval_ids, ifeval_rule
+from steer_bench.harness.ifeval import ifeval_checkers, ifeval_rule
 
 
 def test_an_ifeval_instruction_is_declared_with_its_options() -> None:
@@ -86,7 +86,7 @@ def test_ifeval_errors_name_the_way_on() -> None:
 
 
 def test_all_ifeval_instructions_are_reached() -> None:
-    assert len(ifeval_ids()) == 25
+    assert len(ifeval_checkers()) == 25
 
 
 NLTK_RULES = [
@@ -101,7 +101,7 @@ def test_ifeval_without_nltk_data_says_so(
 ) -> None:
     import nltk
 
-    ifeval_ids()  # its import may look for the data in the places that are taken away next
+    ifeval_checkers()  # its import may look for the data in the places that are taken away next
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     with pytest.raises(
         ValueError, match=r"punkt_tab, which is missing here; run `python -m nltk.downloader punkt_tab`"
@@ -119,7 +119,7 @@ def test_ifeval_with_nltk_data_scores(
     english.mkdir(parents=True)
     for name in ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"):
         (english / name).write_text("")
-    ifeval_ids()
+    ifeval_checkers()
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     rule = ifeval_rule(instruction, **options)
     assert (rule.score(obeys), rule.score(breaks)) == (1.0, 0.0)

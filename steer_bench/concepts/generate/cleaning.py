@@ -4,18 +4,10 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-_ASCII = str.maketrans(
-    {
-        "\u2018": "'",
-        "\u2019": "'",
-        "\u201c": '"',
-        "\u201d": '"',
-        "\u2013": "-",
-        "\u2014": " - ",
-        "\u2026": "...",
-        "\u00a0": " ",
-    }
-)
+_ASCII = {
+    **{ord(fancy): plain for fancy, plain in zip("\u2018\u2019\u201c\u201d\u2013\u00a0", "''\"\"- ", strict=True)},
+    **{ord("\u2014"): " - ", ord("\u2026"): "..."},
+}
 _REFUSAL = re.compile(
     r"\bas an? (ai|artificial|language model)|\blanguage model\b|\bI('m| am) (sorry|unable|an ai)\b|\bI (cannot|can't|can not) "
     r"(help|assist|write|provide|fulfil|generate|create)|\bknowledge cutoff\b",

@@ -30,27 +30,15 @@ FORMS = (
 
 KINDS = ("passage", "short scene", "diary entry", "piece of advice", "news report", "letter to a friend", "explanation")
 ANGLES = (
-    "a small mistake and its consequence",
-    "how it was done in the old days",
-    "the first thing a beginner learns",
-    "one busy morning",
-    "a tool or an object that matters",
-    "the sounds and smells of it",
-    "two people who disagree",
-    "what happens at the very end of the day",
-    "a fact few people know",
-    "a plan for next year",
-    "an expert at work",
+    "a small mistake and its consequence", "how it was done in the old days", "the first thing a beginner learns",
+    "one busy morning", "a tool or an object that matters", "the sounds and smells of it", "two people who disagree",
+    "what happens at the very end of the day", "a fact few people know", "a plan for next year", "an expert at work",
     "a child who asks questions",
-)
+)  # fmt: skip
 NARRATORS = ("in the third person", "in the first person", "as an old man remembers it", "as a young woman tells it")
 OPENINGS = (
-    "Begin with a name.",
-    "Begin with a place.",
-    "Begin in the middle.",
-    "Begin with a number.",
-    "Begin plainly.",
-)
+    "Begin with a name.", "Begin with a place.", "Begin in the middle.", "Begin with a number.", "Begin plainly.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -108,24 +108,6 @@ def ends_with(reply: str, phrase: str) -> bool:
     return reply.rstrip(after).casefold().endswith(phrase.rstrip(after).casefold())
 
 
-def is_upper(reply: str) -> bool:
-    """Return whether all letters are capitals, and there is one.
-
-    >>> is_upper("IN 1969!"), is_upper("IN May"), is_upper("1969")
-    (True, False, False)
-    """
-    return reply == reply.upper() != reply.lower()
-
-
-def is_lower(reply: str) -> bool:
-    """Return whether no letter is a capital, and there is a letter that could be.
-
-    >>> is_lower("in 1969!"), is_lower("In may"), is_lower("1969")
-    (True, False, False)
-    """
-    return reply == reply.lower() != reply.upper()
-
-
 def is_capitalised(reply: str) -> bool:
     """Return whether every word that starts with a letter starts with a capital.
 

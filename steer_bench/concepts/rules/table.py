@@ -20,8 +20,8 @@ _START = "Once upon a time"
 _END = "That is all there is to it."
 
 _CASE_AND_LETTERS = (
-    Rule("all-capitals", "every letter is a capital", checks.is_upper, str.upper),
-    Rule("all-lower-case", "no letter is a capital", checks.is_lower, str.lower),
+    Rule("all-capitals", "every letter is a capital", lambda text: text == text.upper() != text.lower(), str.upper),
+    Rule("all-lower-case", "no letter is a capital", lambda text: text == text.lower() != text.upper(), str.lower),
     Rule("capitalised-words", "every word starts with a capital", checks.is_capitalised, rewrites.capitalise),
     Rule("last-letter-d", "the last letter of the reply is d", checks.ends_in_d, append(" The end.")),
     Rule(
