@@ -199,7 +199,9 @@ def instruction_rows(rows: TaskRows, kind: str) -> Iterator[Doc]:
             asked = rows.asked(arm, prompt.instruction)
             if kind == "suppress":
                 asked = rows.protocol.rule(arm.concept).ask(asked)
-            yield {**arm.doc(item, prompt.role, prompt.instruction), "asked": asked, "sample": sample}
+            doc = arm.doc(item, prompt.role, prompt.instruction)
+            doc["asked"], doc["sample"] = asked, sample
+            yield doc
 
 
 BUILDERS: dict[str, Callable[[TaskRows], Iterator[Doc]]] = {
