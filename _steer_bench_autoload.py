@@ -12,7 +12,7 @@ def autoload() -> None:
     if "lm_eval" not in sys.modules:
         return
     try:
-        from steer_bench import register
+        from steer_bench.harness.command import register
 
         register()
     except Exception as error:

@@ -74,15 +74,3 @@ def shipped(folder: str) -> Path:
         if place.is_dir():
             return place
     raise FileNotFoundError(f"the folder {folder!r} of steer_bench is missing beside {package}; reinstall the package")
-
-
-def register() -> None:
-    """Register the model `steer_bench` with lm-eval, lazily: costs no import of torch.
-
-    `lm_eval.models` comes first: lm-eval fills its table of built-in models only while that table is empty.
-    """
-    import lm_eval.models
-    from lm_eval.api.registry import model_registry
-
-    if "steer_bench" not in model_registry:
-        model_registry.register("steer_bench", target="steer_bench.harness.model:SteeredLM")

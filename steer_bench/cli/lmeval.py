@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from steer_bench.cli.app import app
@@ -22,13 +20,6 @@ def tasks_path() -> None:
 )
 def lm_eval(context: typer.Context) -> None:
     """lm_eval with the model steer_bench and our tasks: takes every flag of lm_eval."""
-    from steer_bench import register, shipped
+    from steer_bench.harness.command import run_lm_eval
 
-    register()
-    arguments = list(context.args)
-    if arguments and arguments[0] not in ("ls", "validate") and "--include_path" not in arguments:
-        arguments += ["--include_path", str(shipped("tasks"))]
-    sys.argv = ["lm_eval", *arguments]
-    from lm_eval.__main__ import cli_evaluate
-
-    cli_evaluate()
+    run_lm_eval(context.args)

@@ -13,18 +13,14 @@ import json
 import logging
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from steer_bench.experiment.completion import evaluation_fingerprint, is_measured
 from steer_bench.experiment.run import Run
 from steer_bench.experiment.target import open_lm, task_metadata
 from steer_bench.files import write_whole
-from steer_bench.harness.evaluation import requests_of
+from steer_bench.harness.evaluation import Requests, requests_of
 from steer_bench.harness.model import SteeredLM
 from steer_bench.records import Records, ShardRecords, read_only
-
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +57,7 @@ class Measuring:
         return open_lm(self.run, self.target, recorded=False)
 
     @cached_property
-    def _requests(self) -> dict[str, list[Instance]]:
+    def _requests(self) -> Requests:
         experiment, metadata = self.run.experiment, task_metadata(self.run, self.target)
         return requests_of(self._lm, list(experiment.tasks), metadata, chat=experiment.chat)
 

@@ -51,14 +51,16 @@ class Evaluation:
         return {task: len(rows) for task, rows in samples.items()}
 
 
+Requests = dict[str, list[Instance]]
+"""Requests by kind, in the order in which lm-eval asks them."""
+
+
 def has_chat_template(lm: SteeredLM) -> bool:
     """Return whether the model's tokenizer has a chat template."""
     return lm.tokenizer.chat_template is not None
 
 
-def requests_of(
-    lm: SteeredLM, tasks: Sequence[str], metadata: Mapping[str, object], *, chat: bool
-) -> dict[str, list[Instance]]:
+def requests_of(lm: SteeredLM, tasks: Sequence[str], metadata: Mapping[str, object], *, chat: bool) -> Requests:
     """Return the requests of tasks by kind, in the order in which lm-eval asks them: all tasks together."""
     chat &= has_chat_template(lm)
     loaded = _task_manager(metadata).load(list(tasks))["tasks"]

@@ -20,11 +20,11 @@ import datasets
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
-from steer_bench import register
 from steer_bench.concepts.rules.rule import Rule
 from steer_bench.files import digest
 from steer_bench.harness import answers
 from steer_bench.harness.cells import BUILDERS, ArmAtFactor, Doc, TaskRows
+from steer_bench.harness.command import register
 from steer_bench.harness.options import TaskOptions, read_options
 from steer_bench.harness.ranks import PADDING, all_gather_list
 from steer_bench.judge.judgement import Judgement, distinct_2
