@@ -28,12 +28,10 @@ PAIRS = [(text[:12], text[12:], MIXED[i % len(MIXED)]) for i, text in enumerate(
 
 def score_rows(lm, pairs):
     """The rows of (context, continuation, steering), as the scorer takes them."""
-    rows = []
-    for context, continuation, steering in pairs:
-        n = len(lm.tok_encode(context))
-        ids = lm.tok_encode(context + continuation)
-        rows.append(lm.scorer.row(ids[:n], ids[n:], Steering.from_mapping(steering["steer"])))
-    return rows
+    return [  # tokens by lm-eval's own rule: white space at the end of a context belongs to the continuation
+        lm.scorer.row(*lm._encode_pair(context, continuation), Steering.from_mapping(steering["steer"]))
+        for context, continuation, steering in pairs
+    ]
 
 
 @pytest.fixture(params=FAMILIES)
