@@ -33,7 +33,7 @@ def surroundings(changes: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def command(
-    *words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 300
+    *words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 540
 ) -> CompletedProcess[str]:
     """Run `python WORDS` in a child of the server: `command("-m", "steer_bench", ...)`, or `("-c", code)`."""
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +49,7 @@ def command(
 
 
 def fresh(
-    *words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 300
+    *words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 540
 ) -> CompletedProcess[str]:
     """Run `python WORDS` in an interpreter of its own."""
     return subprocess.run(
