@@ -67,7 +67,7 @@ def small_experiment(folder: Path, models: Sequence[str] | None = None, **change
     return path
 
 
-def in_ranks(n: int, *words: str, timeout: float = 300) -> CompletedProcess[str]:
+def in_ranks(n: int, *words: str, timeout: float = 550) -> CompletedProcess[str]:
     """Run a module in n ranks as torchrun does, each a child of the server; the first that fails, or rank 0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
