@@ -21,12 +21,13 @@ if (
 
 
 LONGEST = (
-    "experiment/test_engines",
+    "experiment/test_offline",
     "harness/test_ranks",
     "faults/",
     "experiment/test_experiment",
-    "cli/test_adding",
     "experiment/",
+    "cli/",
+    "harness/",
 )
 """Files that take longest; they are started first, so that neither worker is left alone with one."""
 

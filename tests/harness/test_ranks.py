@@ -3,23 +3,20 @@
 import json
 import re
 import shutil
-import statistics
 from pathlib import Path
 
 import pytest
-import yaml
-from small_run import DATA, accelerate, command, copy_run, in_ranks, records, torchrun
+from small_run import accelerate, command, copy_run, in_ranks, records, torchrun
 from steered import PROMPTS, TEXTS, likelihoods, make_arms, replies, rolling, steer, steered_lm, tiny_pair
 from tiny import save_tiny
 
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.shards import measure_shards, merge, prepare
-from steer_bench.experiment.stages import evaluate, extract, fit, judge, report
+from steer_bench.experiment.stages import evaluate, judge, report
 from steer_bench.harness import ranks
 from steer_bench.harness.model import SteeredLM
 from steer_bench.models.device import ELSEWHERE, ON_CPU
 from steer_bench.records import Records, ShardRecords
-from steer_bench.results.file import load_results
 
 TASKS = Path(__file__).parents[2] / "tasks"
 LIMITS = {"max_texts": 2, "max_neutral": 2, "max_concepts": 1, "max_words": 8, "max_prompts": 2, "max_new_tokens": 4}
@@ -164,7 +161,8 @@ def test_several_writers_lose_no_record_and_read_only_readers_see_all(tmp_path):
     assert len(Records(file)) == 4 * 200 + 1
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
 def test_run_in_several_processes_gives_the_page_of_one(fitted, alone, tmp_path, count):
     run = again(fitted, tmp_path / "run")
     done = command("-m", "steer_bench", "run", str(run.folder), "--no-figures", "--processes", str(count))
@@ -276,59 +274,6 @@ def test_a_shard_that_does_not_exist_is_exit_2(fitted, given):
     done = command("-m", "steer_bench", "evaluate", str(fitted.folder), f"--shard={given}")
     assert done.returncode == 2
     assert "give I/N" in done.stderr
-
-
-@pytest.fixture(scope="module")
-def offline(tmp_path_factory):
-    """Both offline models, all four tasks, very few rows: the run up to its arms, and in one process to its end."""
-    content = yaml.safe_load((DATA.parents[1] / "steer_bench/experiments/quickstart.yaml").read_text())
-    content |= {"concepts": {"source": "concepts.jsonl", "limit": 4, "held_out": 8}, "splits": {"fit": 2, "test": 1}}
-    content |= {"rules": ["question"], "rule_texts": 12, "adapters": ["native", "linear"], "factors": [0.2]}
-    content["neutral"] = content["neutral"] | {"map_limit": 20}
-    for limits in content["tasks"].values():
-        limits |= {key: 2 for key in limits if key in ("max_texts", "max_neutral", "max_prompts")}
-        limits |= {"max_new_tokens": 4} if "max_new_tokens" in limits else {}
-    folder = tmp_path_factory.mktemp("offline")
-    (folder / "real.yaml").write_text(yaml.safe_dump(content))
-    run = runs.open_run(str(folder / "real.yaml"), folder / "fitted")
-    extract.extract(run)
-    fit.fit(run)
-    one = again(run, folder / "one")
-    evaluate.evaluate(one)
-    judge.judge(one)
-    report.report(one, figures=False)
-    assert re.search(rb"smollm2", page(one.folder.path))
-    return run, one
-
-
-@pytest.mark.real
-def test_the_offline_models_run_from_extract_to_report(offline):
-    """A native vector raises the likelihood of its concept's texts, in both models."""
-    results = load_results(offline[1].folder.results)
-    assert results.run.complete
-    assert {row.arm for row in results.rows} == {"unsteered", "native", "linear"}
-    assert {row.task for row in results.rows} == set(offline[1].experiment.tasks)
-    for target in ("gemma-3-270m", "smollm2-135m-instruct"):
-        values = {
-            arm: [row.value for row in results.rows
-                  if (row.target, row.arm, row.task, row.role) == (target, arm, "concept_likelihood", "concept")]
-            for arm in ("unsteered", "native")
-        }  # fmt: skip
-        assert statistics.mean(values["native"]) > statistics.mean(values["unsteered"])
-
-
-@pytest.mark.real
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["--processes 2", "--processes 3", "--engine ray"])
-def test_ranks_and_ray_on_the_offline_models_give_the_bytes_of_one_process(offline, tmp_path, way):
-    """In bfloat16 where the machine computes it."""
-    if "ray" in way:
-        pytest.importorskip("ray", reason="needs the extra [ray]: pip install 'steer-bench[ray]'")
-    run, one = offline
-    other = again(run, tmp_path / "other")
-    done = command("-m", "steer_bench", "run", str(other.folder), "--no-figures", *way.split())
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert page(other.folder) == page(one.folder.path)
 
 
 def test_with_parallelize_steering_follows_the_layer_that_accelerate_offloads(tmp_path):
