@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import pkgutil
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ def command(
         process = fork(_python, words, str(out), str(err), surroundings(env), str(cwd or Path.cwd()))
         process.join(timeout)
         if process.exitcode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it started too
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(words, timeout, out.read_bytes(), err.read_bytes())
@@ -83,6 +86,7 @@ def redirect(out: str, err: str) -> None:
 
 
 def _python(words: tuple[str, ...], out: str, err: str, environment: dict[str, str], cwd: str) -> None:
+    os.setsid()
     redirect(out, err)
     os.environ.clear()
     os.environ.update(environment)
