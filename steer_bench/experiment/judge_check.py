@@ -24,7 +24,7 @@ from steer_bench.models.steered.scorer import Scorer
 from steer_bench.vectors.arms import UNSTEERED
 
 REPLY_TOKENS = 32
-"""Of a reply that is made for the check alone."""
+"""Length of a reply that is generated only for the check."""
 
 
 def check(run: Run, config: JudgeConfig | None = None, *, limit: int | None = None, seed: int = 0) -> list[CheckRow]:

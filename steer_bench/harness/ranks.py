@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 _FOREVER = timedelta(weeks=52)
-"""As lm-eval: a rank may wait for another as long as an evaluation takes."""
+"""Time limit of a collective call: as in lm-eval, a rank may wait for another as long as an evaluation takes."""
 
 PADDING = -1
 """doc_id of the row that a rank without rows works on, for lm-eval has none without; it is in no result."""

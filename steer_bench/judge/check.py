@@ -45,7 +45,7 @@ class Known(NamedTuple):
 def auroc(positives: Sequence[float], negatives: Sequence[float]) -> float | None:
     """Return the area under the ROC curve: the chance that a positive scores above a negative, ties half (Mann-Whitney U).
 
-    None where a side is empty. Raises ValueError for scores that are no numbers.
+    None where a side is empty. Raises ValueError for scores that are NaN or infinite.
 
     >>> auroc([2.0, 1.0], [0.0, 1.0])
     0.875

@@ -35,7 +35,7 @@ DISTINCT_2_SPAN = (0.1, 0.5)
 SCHEME = 3
 """Changes whenever the same texts get other ratings."""
 UNSTEERED_QUANTILE = 0.9
-"""Of the unsteered replies' similarities to a concept: where its rating begins."""
+"""A concept's rating begins at this quantile of the unsteered replies' similarities to it."""
 _DIGITS = 4
 """Ratings are rounded, so that the last bits of a batched matrix product do not show."""
 
@@ -47,9 +47,9 @@ class Reference:
     description: str
     positives: tuple[str, ...]
     negatives: tuple[str, ...]
-    """Of the same genre, without the concept."""
+    """Texts of the same genre without the concept."""
     unsteered_perplexities: tuple[float, ...] = ()
-    """Of the target's unsteered replies, under itself."""
+    """Perplexities of the target's unsteered replies under the target itself."""
 
 
 class Scale(NamedTuple):

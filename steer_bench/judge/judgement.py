@@ -31,7 +31,7 @@ class Case:
     instruction: str
     reply: str
     perplexity: float | None = None
-    """Of the reply's tokens under the unsteered target; None: not measured."""
+    """Perplexity of the reply's tokens under the unsteered target; None if it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Usage:
     calls: int = 0
     """Requests sent, whatever came back."""
     retries: int = 0
-    """Of those, sent again after a fault of the server or the network."""
+    """Calls that were repeats after a fault of the server or the network."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = None

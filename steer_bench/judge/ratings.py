@@ -71,7 +71,7 @@ class RatingsCard(BaseModel):
     """Arm -> questions that were asked again because the first answer held no rating; each is a new draw from the judge."""
     calibration: Calibration | None = None
     usage: Usage | None = None
-    """Of the last time the judge was asked."""
+    """What the judge was asked the last time; None if it was not asked."""
     stopped: str | None = None
     """Why the judge did not come to an end."""
 

@@ -141,14 +141,14 @@ class Provenance(_Strict):
     judges: tuple[JudgeSummary, ...] = ()
     agreement: tuple[AgreementLine, ...] = ()
     hashes: dict[str, str] = {}
-    """Of the texts, prompts and splits of the experiment."""
+    """Hashes of the experiment's texts, prompts and splits."""
     halves: bool = False
     """Whether source and target vectors come from disjoint halves of a concept's texts."""
     reliability: dict[str, Reliability | None] = {}
     damage_limit: float = 1.3
     """Perplexity ratio up to which arms are compared."""
     equivalence_margin: float = 0.1
-    """As a fraction of native's effect."""
+    """How far from native an arm may be and count as equivalent, as a fraction of native's effect."""
     splits: Splits | None = None
     factors: dict[str, tuple[float, ...]] = {}
     """Task -> its grid."""

@@ -35,7 +35,7 @@ class FittedMap:
     source: Loaded
     target: str
     layers: tuple[int, int]
-    """Of the source, of the target."""
+    """Layer of the source, layer of the target."""
     scale: float
     """S of the target at its layer."""
     concepts: tuple[str, ...]

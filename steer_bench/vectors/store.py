@@ -31,9 +31,9 @@ class FileCard(BaseModel):
     inputs: str = ""
     """Changes with anything that the file was made from."""
     revision: str = ""
-    """Of the model."""
+    """Revision of the model."""
     dtype: str = ""
-    """Of the model's weights."""
+    """Data type of the model's weights."""
     versions: dict[str, str] = {}
 
     @classmethod

@@ -37,7 +37,7 @@ from steer_bench.vectors.tensor_file import load_card, load_tensors
 
 logger = logging.getLogger(__name__)
 FORM = 2
-"""Of the files of pairs and arms: those of another form are made again."""
+"""Version of the pair and arms files; files of another version are made again."""
 
 
 def fit(run: Run) -> list[Path]:

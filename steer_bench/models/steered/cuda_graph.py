@@ -154,7 +154,7 @@ class GraphStep:
         return None
 
     def _started(self, given: GrowingStep, tokens: Tensor, length: int) -> FixedStep | None:
-        """Return the kept step where it fits, or a new one; None where the rows' logits are no numbers, by which none can be judged."""
+        """Return the kept step where it fits, or a new one; None when all logits are non-finite, so it cannot be validated."""
         kept = self.kept
         if kept is not None and kept.size == (len(given.mask), length, given.added is not None):
             kept.start(given)

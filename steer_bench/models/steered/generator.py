@@ -33,7 +33,7 @@ from steer_bench.models.steered.steering import Steering, VectorBank
 
 logger = logging.getLogger(__name__)
 NON_FINITE = "non_finite"
-"""Why a reply is invalid: it was picked from logits that are no numbers, or its perplexity is none."""
+"""Why a reply is invalid: it was picked from NaN or infinite logits, or its perplexity is not finite."""
 
 
 class Generator:

@@ -1,4 +1,4 @@
-"""Which rows of a generation had logits that are no numbers: a reply that was picked from NaN is invalid, never scored."""
+"""Find the rows of a generation whose logits were NaN or infinite: a reply picked from them is invalid and never scored."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Reply(NamedTuple):
     """Perplexity of the generated tokens under the unsteered model; None when not asked for or there is no token."""
     n_tokens: int = 0
     invalid: str = ""
-    """Why the reply must not be scored: `non_finite` where it was picked from logits that are no numbers."""
+    """Why the reply must not be scored: `non_finite` where it was picked from logits that are NaN or infinite."""
 
     def record(self) -> list[Number]:
         """Return the form that is kept in records."""

@@ -226,11 +226,11 @@ def read_sidecar(path: Path) -> Label:
 
 @dataclass(frozen=True)
 class Layered:
-    """One vector a layer, without a name: control vectors, steering-vectors, lm-eval."""
+    """One vector per layer, without a name: control vectors, steering-vectors, lm-eval."""
 
     vectors: Mapping[int, Vector]
     label: Label
-    """Of the file, where we wrote it."""
+    """The file's label, if we wrote the file."""
 
     def pick(self, path: Path, options: ReadOptions) -> VectorFile:
         """The vector of the layer asked for; no need to ask where there is one."""
