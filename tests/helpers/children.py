@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -26,6 +27,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = (str(ROOT), str(ROOT / "tests" / "helpers"))
+_FORKING = threading.Lock()  # `fork` changes this process's environment, and ranks are forked by threads
 
 
 def surroundings(changes: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -65,15 +67,16 @@ def fork(function: Callable[..., Any], *arguments: Any, daemon: bool = False) ->
     """Call the function in a child of the server, and return its process; a daemon ends when this process does."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["children"])
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = surroundings()["PYTHONPATH"]  # the server's, which the first child starts
-    try:
-        process = context.Process(target=function, args=arguments, daemon=daemon)
-        process.start()
-    finally:
-        os.environ.pop("PYTHONPATH")
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
+    with _FORKING:
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = surroundings()["PYTHONPATH"]  # the server's, which the first child starts
+        try:
+            process = context.Process(target=function, args=arguments, daemon=daemon)
+            process.start()
+        finally:
+            os.environ.pop("PYTHONPATH")
+            if before is not None:
+                os.environ["PYTHONPATH"] = before
     return process
 
 
