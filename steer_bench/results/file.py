@@ -17,8 +17,8 @@ from steer_bench.results.provenance import Provenance
 from steer_bench.results.rows import COLUMNS, RATING, TEXT_COLUMNS, Row, Rows
 
 SCHEMA = "steer-bench-results"
-VERSION = 2
-"""Version 1 had arms by name alone: what they are stood in `adapters`, or had to be guessed."""
+VERSION = 3
+"""Version 2 compared arms at factors of a grid: its rows have no level of damage."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from steer_bench.names import hint
-from steer_bench.vectors.arms import UNSTEERED, GeometryLine, Refused
+from steer_bench.vectors.arms import UNSTEERED, Dose, GeometryLine, Refused
 
 Kind = Literal["unsteered", "baseline", "transfer", "control", "ceiling"]
 """What an arm is to the comparison, in the order of the tables."""
@@ -145,13 +145,17 @@ class Provenance(_Strict):
     halves: bool = False
     """Whether source and target vectors come from disjoint halves of a concept's texts."""
     reliability: dict[str, Reliability | None] = {}
-    damage_limit: float = 1.3
-    """Perplexity ratio up to which arms are compared."""
-    equivalence_margin: float = 0.1
-    """How far from native an arm may be and count as equivalent, as a fraction of native's effect."""
+    levels: dict[str, tuple[float, ...]] = {}
+    """Task -> levels of damage that it was measured at, perplexity ratios; none for a task on a grid of factors."""
+    headline: float = 1.3
+    """The level that verdicts and the main tables are about."""
+    unreached: tuple[Dose, ...] = ()
+    """Levels that an arm could not reach, with the reason."""
+    claims: tuple[str, ...] | None = None
+    """Arms whose transfer is claimed, by the name they are shown as: the family of the correction. None: every transfer arm."""
     splits: Splits | None = None
     factors: dict[str, tuple[float, ...]] = {}
-    """Task -> its grid."""
+    """Task -> its grid, where it was measured on one."""
     limits: dict[str, dict[str, JsonValue]] = {}
     """Task -> its sizes."""
     seeds: Seeds = Seeds()

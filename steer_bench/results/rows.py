@@ -19,9 +19,9 @@ Columns = dict[str, list[Any]]
 """Name -> texts, or numbers and None; of equal length."""
 Selection = NDArray[np.bool_] | Integers | slice
 
-KEYS = ("task", "target", "source", "arm", "concept", "factor", "item", "role")
+KEYS = ("task", "target", "source", "arm", "concept", "factor", "level", "item", "role")
 TEXT_COLUMNS = ("task", "target", "source", "arm", "concept", "item", "role", "reason")
-COLUMNS = ("task", "target", "source", "arm", "concept", "factor", "item", "role", "value", "tokens", "reason")
+COLUMNS = ("task", "target", "source", "arm", "concept", "factor", "item", "role", "value", "tokens", "reason", "level")
 """The order of Row's fields."""
 RATING = "ratings."
 """Prefix of the columns that hold ratings, e.g. `ratings.fluency`; nothing where a row has no such rating."""
@@ -59,6 +59,8 @@ class Row:
     """Why the row is unscored."""
     ratings: Mapping[str, float] = field(default_factory=dict, hash=False)
     """Aspects concept, instruction, fluency, each 0..2; also perplexity and distinct_2 of the reply."""
+    level: float = 0.0
+    """Damage that the factor was found for, a perplexity ratio such as 1.3; 0 where the factor was given, and unsteered."""
 
     def __post_init__(self) -> None:
         if self.value is not None and not math.isfinite(self.value):
@@ -67,9 +69,9 @@ class Row:
             raise ValueError(f"a factor or rating that is not finite in {self.where}; leave the rating out instead")
 
     @property
-    def key(self) -> tuple[str, str, str, str, str, float, str, str]:
+    def key(self) -> tuple[str, str, str, str, str, float, float, str, str]:
         """What makes a row: no two rows of a run share it."""
-        return (self.task, self.target, self.source, self.arm, self.concept, self.factor, self.item, self.role)
+        return (self.task, self.target, self.source, self.arm, self.concept, self.factor, self.level, self.item, self.role)
 
     @property
     def where(self) -> str:
@@ -113,7 +115,7 @@ class Rows(Sequence[Row]):
         self.texts = texts
         """A column for each of TEXT_COLUMNS."""
         self.numbers = numbers
-        """(n_rows,) each: factor, value, tokens and `ratings.*`; NaN where a row has none."""
+        """(n_rows,) each: factor, level, value, tokens and `ratings.*`; NaN where a row has none."""
 
     @classmethod
     def of(cls, rows: "Iterable[Row]") -> "Rows":

@@ -114,6 +114,24 @@ class Refused(BaseModel):
     reason: str
 
 
+class Dose(BaseModel):
+    """The factor at which an arm does a stated damage to neutral text, under the vector of one concept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    arm: str
+    source: str
+    concept: str
+    level: float
+    """Damage that was asked for: perplexity of neutral text, steered over unsteered."""
+    factor: float | None
+    """None where the arm does not reach the level."""
+    damage: float | None = None
+    """Perplexity ratio on the calibration texts at that factor."""
+    reason: str = ""
+    """Why there is no factor."""
+
+
 class ArmsCard(FileCard):
     """What an arms file says of its arms and where they come from."""
 
@@ -124,6 +142,11 @@ class ArmsCard(FileCard):
     asked: dict[str, dict[str, str]] = Field(default={})
     """Arms that ask for the concept instead of steering: name -> template by kind of concept."""
     positions: str = ""
+    doses: tuple[Dose, ...] = ()
+    doses_inputs: str = ""
+    """Changes with anything that the doses depend on."""
+    yardstick: tuple[tuple[str, str, float | None], ...] = ()
+    """(instruction, unsteered reply, its perplexity) on prompts that nothing is scored on: what a judge is set by."""
 
     @classmethod
     def of(cls, card: Mapping[str, object], path: str | Path) -> ArmsCard:
