@@ -17,7 +17,9 @@ SPECIFICITY = "specificity"
 SUPPRESSION = "rule_suppression"
 
 GRID = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
-"""Steering factors of a task, where an experiment names none."""
+"""Steering factors of a task on a grid, where an experiment names none."""
+RATED = {"concept": (0.0, 2.0), "instruction": (0.0, 2.0), "fluency": (0.0, 2.0), "distinct_2": (0.0, 1.0)}
+"""Rating of a reply -> the least and the most it can be."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,24 @@ class Measure:
     """Name of the lm-eval task."""
     unit: str = "score"
     heading: str = ""
-    """Column in the arm tables; the task's name where there is none."""
+    """Its name in the tables; the task's name where there is none."""
+    value: str = "value"
+    """Heading of the column of its values."""
     meaning: str = ""
-    """What the column holds, for the legend of the leaderboard."""
+    """What a value is, for the reader of a table."""
     axis: str = ""
     """Label of its values in figures; tasks without one have no figures and give no run its verdicts."""
     subject: Literal["topic", "rule", "suppress", "any"] = "any"
     """The kind of concepts that it is measured on."""
     replies: bool = False
-    """Whether its values are of generated replies, at the factor that is best on selection prompts."""
+    """Whether its values are of generated replies."""
     judged: bool = False
     """Whether a judge rates the replies."""
     scores_arms: bool = True
     """Whether it has a column in the arm tables; others have tables beside them."""
     higher_is_better: bool = True
+    bounds: tuple[float, float] | None = None
+    """The least and the most a value can be; None where there is no limit."""
     default: bool = False
     """Whether an experiment that names no tasks measures it."""
     factors: tuple[float, ...] = GRID
@@ -59,9 +65,9 @@ MEASURES = {
             LIKELIHOOD,
             unit="nats/token",
             heading="likelihood",
-            meaning="lift at matched damage, nats a token: change of log-likelihood on texts of the concept minus the change on "
-            "neutral texts (concept_likelihood)",
-            axis="likelihood lift (nats/token)",
+            value="dC",
+            meaning="change of log-likelihood on held-out texts of the concept, steered minus unsteered, nats a token",
+            axis="change of log-likelihood (nats/token)",
             subject="topic",
             default=True,
         ),
@@ -70,8 +76,10 @@ MEASURES = {
             STEERING,
             unit="0 to 2",
             heading="steering",
-            meaning="concept score, harmonic mean of the judge's three ratings, 0 to 2 (concept_steering)",
+            value="score",
+            meaning="harmonic mean of the judge's three ratings of a reply (concept, instruction, fluency), 0 to 2",
             axis="concept score (harmonic mean, 0 to 2)",
+            bounds=(0.0, 2.0),
             subject="topic",
             replies=True,
             judged=True,
@@ -81,8 +89,10 @@ MEASURES = {
             RULES,
             unit="share of replies",
             heading="rules",
-            meaning="share of replies that obey the rule without being asked (rule_following)",
+            value="share",
+            meaning="share of replies that obey the rule without being asked to",
             axis="share of replies that obey the rule",
+            bounds=(0.0, 1.0),
             subject="rule",
             replies=True,
             default=True,
@@ -92,8 +102,9 @@ MEASURES = {
             SUPPRESSION,
             unit="share of replies",
             heading="suppression",
-            meaning="share of replies that do not obey a rule that the instruction asks for, its vector subtracted "
-            "(rule_suppression)",
+            value="share",
+            meaning="share of replies that break a rule that the instruction asks for, its vector subtracted",
+            bounds=(0.0, 1.0),
             subject="suppress",
             replies=True,
         ),

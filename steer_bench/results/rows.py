@@ -71,7 +71,17 @@ class Row:
     @property
     def key(self) -> tuple[str, str, str, str, str, float, float, str, str]:
         """What makes a row: no two rows of a run share it."""
-        return (self.task, self.target, self.source, self.arm, self.concept, self.factor, self.level, self.item, self.role)
+        return (
+            self.task,
+            self.target,
+            self.source,
+            self.arm,
+            self.concept,
+            self.factor,
+            self.level,
+            self.item,
+            self.role,
+        )
 
     @property
     def where(self) -> str:
