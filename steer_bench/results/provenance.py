@@ -16,7 +16,7 @@ from steer_bench.vectors.arms import UNSTEERED, Dose, GeometryLine, Refused
 Kind = Literal["unsteered", "baseline", "transfer", "control", "ceiling"]
 """What an arm is to the comparison, in the order of the tables."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-SEEDED = ("random", "random-covariance")
+SEEDED = ("random", "random-covariance", "wrong-concept")
 """Methods whose arms are repeats with other seeds: statistics take their mean, item by item."""
 FEW_SHOT = "few-shot"
 

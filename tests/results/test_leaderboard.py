@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from steer_bench.results.stats.bootstrap import Estimate
 from synthetic_rows import make_results, make_rows, make_run
 
 from steer_bench.results.board.board import build_board
@@ -22,7 +23,6 @@ from steer_bench.results.leaderboard import write_leaderboard
 from steer_bench.results.pages import html as pages
 from steer_bench.results.pages import text as render
 from steer_bench.results.provenance import Provenance
-from steer_bench.results.stats.bootstrap import Estimate
 from steer_bench.vectors.arms import GeometryLine
 
 HOSTILE = (

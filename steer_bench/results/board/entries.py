@@ -1,11 +1,10 @@
-"""Entries: one line of a leaderboard a target, source and arm, with every number it shows.
+"""Entries: one line of a leaderboard per target, source and arm, with every number it shows.
 
-results -> effects -> bootstrap -> [entries] -> board
+results -> values, estimates, verdicts -> [entries, pooled ranking] -> board
 """
 
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import NamedTuple
@@ -13,66 +12,59 @@ from typing import NamedTuple
 import numpy as np
 
 from steer_bench.results.file import Results
-from steer_bench.results.measures import HEADLINES, LIKELIHOOD, PERPLEXITY, measure_of
+from steer_bench.results.measures import HEADLINES, LIKELIHOOD, in_order, measure_of
 from steer_bench.results.provenance import KINDS, Kind, Provenance
-from steer_bench.results.rows import Rows
-from steer_bench.results.stats.behind_score import BehindScore, behind_scores
-from steer_bench.results.stats.bootstrap import Bootstrap, Estimate, hierarchical_bootstrap
-from steer_bench.results.stats.effects import (
-    Curve,
-    TaskEffects,
-    cost_at,
-    likelihood_curves,
-    measure_generation,
-    measure_likelihood,
-)
-from steer_bench.results.stats.grid import NATIVE, ArmKey, value_grid
-from steer_bench.results.stats.verdict import Verdict, verdicts
-from steer_bench.vectors.arms import UNSTEERED
+from steer_bench.results.rows import Array, Rows
+from steer_bench.results.stats.behind_score import AntiSteered, FewShot, anti_steered, few_shot_equal
+from steer_bench.results.stats.estimate import NOTHING, Estimate, mean_estimate, ratio_estimate
+from steer_bench.results.stats.grid import NATIVE, PLAIN, ArmKey
+from steer_bench.results.stats.values import REFERENCE, TaskValues, task_levels, task_values
+from steer_bench.results.stats.verdict import Case, Verdict, controls_of, native_verdict, verdicts
+
+CLAIMS = ("transfers", "equivalent to native")
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm on one task."""
+    """One arm on one task at one level of damage."""
 
-    score: Estimate
-    """Mean over concepts: the score, or for concept_likelihood the lift at matched damage, nats a token."""
+    level: float
+    """0 for a grid of factors."""
+    value: Estimate
+    """Mean over concepts: the score, or for concept_likelihood the change of log-likelihood, nats a token."""
+    effect: Estimate
+    """The value minus wrong-concept's, paired; value None for wrong-concept itself, unsteered, and without that control."""
     recovered: Estimate
-    """Share of native's effect that the arm has; value None where native's own effect is not above 0."""
+    """Sum of its effects over the sum of native's; native is 1 by definition."""
+    neutral: Estimate
+    """Change on neutral texts, nats a token; value None but for concept_likelihood."""
+    damage: float | None
+    """Perplexity ratio measured on held-out neutral texts, geometric mean over concepts; None where it was not measured at all of them."""
+    factor: float | None
+    """Median over concepts."""
+    verdict: Verdict | None
+    """None for arms that make no claim (native where it steers), and at other levels than the headline's."""
+    values: Mapping[str, float] = field(repr=False)
+    """By concept."""
+    effects: Mapping[str, float] = field(repr=False)
+    """By concept."""
+    anti_concepts: float | None
+    """Share of concepts whose effect is below 0."""
+    anti_samples: AntiSteered
+    few_shot: FewShot | None
+    """None where the run has no few-shot arms."""
     scored: int
     total: int
     """Values there are, and values there should be."""
-    factor: float | None
-    """Median over concepts of the matched or selected factor."""
-    ratio: float | None
-    """Perplexity ratio on neutral text at those factors, geometric mean over concepts; None where it was not measured at all of them."""
-    verdict: Verdict | None
-    """None for arms that make no claim (unsteered, controls, native where it steers)."""
-    behind: BehindScore | None = None
-    """Anti-steered share, specific recovered fraction, few-shot equivalent; None for the unsteered arm."""
-    gated_out: int = 0
-    """Concepts that native does not move on the selection prompts: they are in no recovered fraction."""
-    matched: Estimate | None = None
-    """The score at matched damage; None for concept_likelihood, whose score it is, and where no damage was measured."""
-    matched_factor: float | None = None
-    """Median over concepts of the factor of that score: 0 where the damage of every factor is too large."""
     reasons: tuple[str, ...] = ()
     """Why values are unscored, such as non_finite or timeout, sorted."""
+    unreached: tuple[str, ...] = ()
+    """Concepts on which the arm does not reach the level."""
 
     @property
     def unscored(self) -> int:
         """Number of missing values."""
         return self.total - self.scored
-
-
-class Points(NamedTuple):
-    """What an arm does to one concept over its factors, from the unsteered value at factor 0; None where unmeasured."""
-
-    factors: tuple[float, ...]
-    values: tuple[float | None, ...]
-    """concept_likelihood: lift, nats a token; other tasks: mean on selection prompts, for no choice may see the scored ones."""
-    ratios: tuple[float | None, ...] = ()
-    """Perplexity ratios on neutral text, where they were measured."""
 
 
 @dataclass(frozen=True)
@@ -85,155 +77,203 @@ class ArmEntry:
     arm: str
     kind: Kind
     cells: Mapping[str, ArmResult]
-    """By task."""
+    """Task -> what it did at the headline level, or at the factors chosen of a grid."""
     headline: str
-    """The task the verdict is about."""
-    curves: Mapping[str, Mapping[str, Points]] = field(default_factory=dict, repr=False)
-    """By task, then concept."""
+    """The task that the best arm is found by."""
+    levels: Mapping[str, Mapping[float, ArmResult]] = field(default_factory=dict, repr=False)
+    """Task -> level -> what it did."""
 
-    @property
-    def verdict(self) -> str:
-        """The headline task's verdict; "" where the arm makes no claim."""
-        cell = self.cells.get(self.headline)
-        return "" if cell is None or cell.verdict is None else cell.verdict.word
+
+class PooledLine(NamedTuple):
+    """One method on one task over every pair of source and target."""
+
+    task: str
+    arm: str
+    kind: Kind
+    recovered: Estimate
+    """Of sums over concepts and pairs, interval over concepts."""
+    least: float | None
+    most: float | None
+    """The smallest and largest recovered fraction of a pair."""
+    pairs: int
 
 
 def entries(results: Results) -> list[ArmEntry]:
     """Return every arm of every target of a run, sorted by target, source, kind and arm."""
-    run, tasks = results.run, results.rows.texts["task"].present()
+    run, found = results.run, []
+    tasks = [
+        task for task in in_order(results.rows.texts["task"].present())
+        if task not in run.capability and measure_of(task).scores_arms
+    ]  # fmt: skip
+    measured = {
+        (target, task): _measured(run, results.rows.where(target=target), task, target)
+        for target in results.rows.texts["target"].present()
+        for task in tasks
+        if len(results.rows.where(target=target, task=task))
+    }
+    judged, unreached = _verdicts(run, measured), _unreached(run)
+    lines: dict[tuple[str, ArmKey], dict[str, dict[float, ArmResult]]] = {}
+    for (target, task), by_level in measured.items():
+        reasons = _reasons(run, results.rows.where(target=target, task=task))
+        for level, values in by_level.items():
+            for arm in values.items:
+                cell = _cell(run, values, task, level, arm, judged.get((target, task, level, arm)))
+                not_there = unreached.get((arm, level), set()) - cell.values.keys()
+                cell = replace(cell, unreached=tuple(sorted(not_there & set(values.concepts))))
+                if cell.unscored:
+                    cell = replace(cell, reasons=tuple(sorted(reasons.get(arm, ()))))
+                lines.setdefault((target, arm), {}).setdefault(task, {})[level] = cell
     headline = next((task for task in HEADLINES if task in tasks), "")
-    found = []
-    for target in results.rows.texts["target"].present():
-        rows = results.rows.where(target=target)
-        lifts = likelihood_curves(rows, target, pooled=run.pooled)
-        costs = likelihood_curves(rows, target, PERPLEXITY, run.pooled)  # rules have no texts: only these
-        costs |= {arm: {**costs.get(arm, {}), **by_concept} for arm, by_concept in lifts.items()}
-        cells, curves = _cells(run, rows, target, lifts, costs), _curves(rows, lifts, costs)
-        for arm in {arm for by_arm in cells.values() for arm in by_arm}:
-            mine = {task: by_arm[arm] for task, by_arm in cells.items() if arm in by_arm}
-            drawn = {task: by_arm[arm] for task, by_arm in curves.items() if arm in by_arm}
-            kind = run.kind_of(arm.name)
-            found.append(ArmEntry(run.name, target, arm.source, arm.name, kind, mine, headline, drawn))
+    for (target, arm), by_task in lines.items():
+        cells = {task: cells[_main_level(run, cells)] for task, cells in by_task.items()}
+        kind = run.kind_of(arm.name)
+        found.append(ArmEntry(run.name, target, arm.source, arm.name, kind, cells, headline, by_task))
     return sorted(found, key=lambda e: (e.target, e.source, KINDS.index(e.kind), e.arm))
 
 
-Curves = Mapping[ArmKey, Mapping[str, Curve]]
-"""arm -> concept -> curve"""
-
-
-def _curves(rows: Rows, lifts: Curves, costs: Curves) -> dict[str, dict[ArmKey, dict[str, Points]]]:
-    """Return task -> arm -> concept -> points, of one target."""
-    curves: dict[str, dict[ArmKey, dict[str, Points]]] = {}
-    if lifts:
-        curves[LIKELIHOOD] = {arm: {c: _lift_points(curve) for c, curve in by.items()} for arm, by in lifts.items()}
-    values: dict[str, dict[ArmKey, dict[str, dict[float, float]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(dict))
-    )
-    selection = rows.where(role="select")
-    by = ("task", "source", "arm", "concept", "factor")
-    for task, source, arm, concept, factor, mean in selection.means(selection.numbers["value"], by):
-        values[task][ArmKey(source, arm)][concept][factor] = mean
-    for task, by_arm in values.items():
-        base = by_arm.pop(ArmKey("", UNSTEERED), {})
-        curves[task] = {
-            arm: {
-                concept: _mean_points({**base.get(concept, {}), **means}, costs.get(arm, {}).get(concept))
-                for concept, means in by_concept.items()
-            }
-            for arm, by_concept in by_arm.items()
-        }
-    return curves
-
-
-def _lift_points(curve: Curve) -> Points:
-    lifts, ratios = _known(curve.lifts.tolist()), _known(curve.ratios.tolist())
-    return Points((0.0, *curve.factors.tolist()), (0.0, *lifts), (1.0, *ratios))
-
-
-def _mean_points(by_factor: Mapping[float, float], cost: Curve | None) -> Points:
-    factors = tuple(sorted(by_factor))
-    ratios = _known(cost_at(cost, factor) for factor in factors) if cost else ()
-    return Points(factors, tuple(by_factor[factor] for factor in factors), ratios)
-
-
-def _known(values: Iterable[float]) -> tuple[float | None, ...]:
-    return tuple(value if math.isfinite(value) else None for value in values)
-
-
-def _cells(
-    run: Provenance, rows: Rows, target: str, lifts: Curves, costs: Curves
-) -> dict[str, dict[ArmKey, ArmResult]]:
-    """Return task -> arm -> cell, of one target."""
-    cells = {}
-    reasons: dict[tuple[str, ArmKey], set[str]] = defaultdict(set)
-    pooled = run.pooled
-    for row in rows.take(np.isnan(rows.numbers["value"])):
-        reasons[row.task, ArmKey(row.source, pooled.get(row.arm, row.arm))].add(row.reason)
-    for task in rows.texts["task"].present():
-        if task in run.capability or not measure_of(task).scores_arms:
-            continue
-        if task == LIKELIHOOD:
-            measured, matched = measure_likelihood(lifts, run.damage_limit), None
-        else:
-            block = value_grid(rows, task, target, pooled)
-            measured = measure_generation(block, costs=costs)
-            at_limit = measure_of(task).replies and costs
-            matched = measure_generation(block, costs=costs, limit=run.damage_limit) if at_limit else None
-        if measured.effects:
-            made = _task_cells(run, measured, matched, is_lift=task == LIKELIHOOD)
-            cells[task] = {
-                arm: replace(cell, reasons=tuple(sorted(reasons[task, arm] - {""}))) if cell.unscored else cell
-                for arm, cell in made.items()
-            }
-    return cells
-
-
-def _task_cells(
-    run: Provenance, measured: TaskEffects, matched: TaskEffects | None, *, is_lift: bool
-) -> dict[ArmKey, ArmResult]:
-    seed = run.seeds.bootstrap
-    effects = hierarchical_bootstrap(measured.effects, measured.neutral, seed=seed)
-    scores = effects if is_lift else hierarchical_bootstrap(measured.scores, seed=seed)
-    within = None if matched is None else hierarchical_bootstrap(matched.scores, seed=seed)
-    judged, passed = _verdicts(run, effects), effects.gated(measured.gate)
-    behind = behind_scores(measured, effects, run.few_shot)
-    nothing = Estimate(None, None, None, 0)
-    return {
-        arm: ArmResult(
-            score=scores.effect(arm),
-            recovered=passed.recovered(arm, NATIVE) if NATIVE in effects.means else nothing,
-            scored=measured.scored[arm],
-            total=measured.totals[arm],
-            factor=_median(measured.factors[arm]),
-            ratio=_geometric_mean(measured.ratios[arm][np.isfinite(measured.factors[arm])]),
-            verdict=judged.get(arm),
-            behind=behind.get(arm),
-            gated_out=0 if measured.gate is None else int((~measured.gate).sum()),
-            matched=None if within is None else within.effect(arm),
-            matched_factor=None if matched is None else _median(matched.factors[arm]),
+def pooled(found: Sequence[ArmEntry]) -> list[PooledLine]:
+    """Return every steered arm of the headline levels over all pairs of source and target, best first by task."""
+    natives = {(e.run, e.target): e for e in found if ArmKey(e.source, e.arm) == NATIVE}
+    groups: dict[tuple[str, str, Kind], list[tuple[ArmResult, ArmResult]]] = {}
+    for entry in found:
+        native = natives.get((entry.run, entry.target))
+        for task, cell in entry.cells.items():
+            if native is not None and native is not entry and task in native.cells and cell.effects:
+                groups.setdefault((task, entry.arm, entry.kind), []).append((cell, native.cells[task]))
+    lines = []
+    for (task, arm, kind), pairs in groups.items():
+        sums: dict[str, list[tuple[float, float]]] = {}
+        for cell, native in pairs:
+            for concept in cell.effects.keys() & native.effects.keys():
+                sums.setdefault(concept, []).append((cell.effects[concept], native.effects[concept]))
+        means = np.array([np.mean(sums[concept], axis=0) for concept in sorted(sums)]).reshape(-1, 2)
+        values = [cell.recovered.value for cell, _ in pairs if cell.recovered.value is not None]
+        estimate = ratio_estimate(means[:, 0], means[:, 1])
+        lines.append(
+            PooledLine(task, arm, kind, estimate, min(values, default=None), max(values, default=None), len(pairs))
         )
-        for arm in measured.effects
-    }
+    order = in_order(line.task for line in lines)
+    return sorted(lines, key=lambda line: (order.index(line.task), -(line.recovered.value or 0.0), line.arm))
 
 
-def _verdicts(run: Provenance, bootstrap: Bootstrap) -> dict[ArmKey, Verdict]:
-    """Return verdicts of the transfer arms, and of native where it fails its own gate."""
-    kinds = {arm: run.kind_of(arm.name) for arm in bootstrap.means}
-    transfers = sorted(arm for arm, kind in kinds.items() if kind == "transfer")
-    controls = sorted(arm for arm, kind in kinds.items() if kind == "control")
-    judged = dict(verdicts(bootstrap, transfers, NATIVE, controls, run.equivalence_margin))
-    if NATIVE in bootstrap.means:
-        gate = bootstrap.effect(NATIVE)
-        if gate.n >= 2 and not gate.positive:
-            judged[NATIVE] = Verdict("native itself does not steer", "its interval is not above 0")
-    return judged
+def best(found: Iterable[ArmEntry], task: str) -> tuple[ArmEntry | None, bool]:
+    """Return the transfer arm of the largest effect, if it may claim to transfer, and whether it is above the second.
+
+    It is where the interval of their paired difference lies above 0, or where there is no second; else the two are tied.
+    """
+    arms = [e for e in found if e.kind == "transfer" and task in e.cells and e.cells[task].effect.value is not None]
+    arms.sort(key=lambda e: (-(e.cells[task].effect.value or 0.0), e.arm, e.source))
+    verdict = arms[0].cells[task].verdict if arms else None
+    if verdict is None or verdict.word not in CLAIMS:
+        return None, False
+    if len(arms) == 1:
+        return arms[0], True
+    first, second = (entry.cells[task].effects for entry in arms[:2])
+    differences = np.array([first[concept] - second[concept] for concept in sorted(first.keys() & second.keys())])
+    return arms[0], mean_estimate(differences).positive
 
 
-def _median(values: np.ndarray) -> float | None:
+def _measured(run: Provenance, rows: Rows, task: str, target: str) -> dict[float, TaskValues]:
+    """Return what a task measured, by level; arms that reach no level are listed with nothing."""
+    texts, pooled = rows.where(task=task).texts, run.pooled
+    concepts, sources = set(texts["concept"].present()), {"", *texts["source"].present()}
+    missed = {arm for (arm, _), its in _unreached(run).items() if its & concepts and arm.source in sources}
+    levels = task_levels(rows, task, target)
+    arms = missed if levels != [0.0] else ()
+    return {level: task_values(rows, task, target, level=level, pooled=pooled, arms=arms) for level in levels}
+
+
+def _main_level(run: Provenance, levels: Iterable[float]) -> float:
+    return min(levels, key=lambda level: (abs(level - run.headline), level))
+
+
+def _verdicts(
+    run: Provenance, measured: Mapping[tuple[str, str], Mapping[float, TaskValues]]
+) -> dict[tuple[str, str, float, ArmKey], Verdict]:
+    """Return the verdicts of transfer arms on every task of ours, at its main level, and native's where it does not steer."""
+    cases, places, found = [], [], {}
+    for (target, task), by_level in measured.items():
+        if not measure_of(task).heading:
+            continue
+        level = _main_level(run, by_level)
+        values = by_level[level]
+        kinds = {arm: run.kind_of(arm.name) for arm in values.items}
+        controls = [arm for arm, kind in kinds.items() if kind == "control"]
+        barred = native_verdict(values)
+        if barred is not None and NATIVE in kinds:
+            found[target, task, level, NATIVE] = barred
+        for arm in sorted(arm for arm, kind in kinds.items() if kind == "transfer"):
+            claimed = run.claims is None or arm.name in run.claims
+            cases.append(Case(values, arm, controls_of(arm, controls), claimed))
+            places.append((target, task, level, arm))
+    return found | dict(zip(places, verdicts(cases), strict=True))
+
+
+def _unreached(run: Provenance) -> dict[tuple[ArmKey, float], set[str]]:
+    """Return the concepts on which an arm (of pooled ones, any) does not reach a level."""
+    pooled, found = run.pooled, defaultdict[tuple[ArmKey, float], set[str]](set)
+    for dose in run.unreached:
+        found[ArmKey(dose.source, pooled.get(dose.arm, dose.arm)), dose.level].add(dose.concept)
+    return found
+
+
+def _reasons(run: Provenance, rows: Rows) -> dict[ArmKey, set[str]]:
+    pooled, reasons = run.pooled, defaultdict[ArmKey, set[str]](set)
+    for row in rows.take(np.isnan(rows.numbers["value"])):
+        reasons[ArmKey(row.source, pooled.get(row.arm, row.arm))].update({row.reason} - {""})
+    return reasons
+
+
+def _cell(
+    run: Provenance, values: TaskValues, task: str, level: float, arm: ArmKey, verdict: Verdict | None
+) -> ArmResult:
+    bounds, missing = measure_of(task).bounds, np.full(len(values.concepts), np.nan)
+    spread = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
+    has_effect = REFERENCE in values.items and arm not in (REFERENCE, PLAIN)
+    value, effects = values.value(arm), values.differences(arm) if has_effect else missing
+    effect, recovered = mean_estimate(effects, bounds=spread), NOTHING
+    if has_effect and arm == NATIVE and effect.value is not None and effect.value > 0:
+        recovered = Estimate(1.0, 1.0, 1.0, effect.n)
+    elif has_effect and NATIVE in values.items:
+        recovered = ratio_estimate(effects, values.differences(NATIVE))
+    known = effects[np.isfinite(effects)]
+    return ArmResult(
+        level,
+        mean_estimate(value, bounds=bounds),
+        effect,
+        recovered,
+        mean_estimate(values.neutral[arm]) if task == LIKELIHOOD else NOTHING,
+        _geometric_mean(values.damage[arm][np.isfinite(values.factors[arm])]),
+        _median(values.factors[arm]),
+        verdict,
+        _by_concept(values, value),
+        _by_concept(values, effects),
+        float((known < 0).mean()) if len(known) else None,
+        anti_steered(values, arm) if has_effect else AntiSteered(None, 0),
+        _few_shot(run, values, arm, effect) if has_effect else None,
+        values.scored[arm],
+        values.totals[arm],
+    )
+
+
+def _few_shot(run: Provenance, values: TaskValues, arm: ArmKey, effect: Estimate) -> FewShot | None:
+    sizes = {run.few_shot[key.name]: key for key in values.items if key.name in run.few_shot}
+    if arm.name in run.few_shot:
+        return FewShot(float(run.few_shot[arm.name]))
+    curve = {n: mean_estimate(values.differences(key)).value for n, key in sizes.items()}
+    known = {n: value for n, value in curve.items() if value is not None}
+    return few_shot_equal(known, effect.value) if known else None
+
+
+def _by_concept(values: TaskValues, numbers: Array) -> dict[str, float]:
+    return {concept: one for concept, one in zip(values.concepts, numbers.tolist(), strict=True) if one == one}
+
+
+def _median(values: Array) -> float | None:
     known = values[np.isfinite(values)]
     return median(known.tolist()) if len(known) else None
 
 
-def _geometric_mean(values: np.ndarray) -> float | None:
+def _geometric_mean(values: Array) -> float | None:
     """Return None where one is missing: it may be missing because it is large."""
     return float(np.exp(np.log(values).mean())) if len(values) and np.isfinite(values).all() else None

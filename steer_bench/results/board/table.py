@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from steer_bench.results.stats.bootstrap import Estimate
+from steer_bench.results.stats.estimate import Estimate
 
 MISSING = "n/a"
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from steer_bench.results.measures import SPECIFICITY
 from steer_bench.results.rows import Array, Row, Rows
-from steer_bench.results.stats.bootstrap import Estimate, hierarchical_bootstrap
+from steer_bench.results.stats.estimate import Estimate, mean_estimate
 from steer_bench.results.stats.grid import ArmKey, Pooled, nan_mean
 from steer_bench.vectors.arms import UNSTEERED
 
@@ -37,11 +37,8 @@ class Specificity:
 
     @property
     def difference(self) -> Estimate:
-        """Own minus others, mean over vectors with a bootstrap interval: 0 for a vector that only fits text in general."""
-        if not len(self.concepts):
-            return Estimate(None, None, None, 0)
-        arm = ArmKey("", SPECIFICITY)
-        return hierarchical_bootstrap({arm: (self.own - self.others)[:, None]}).effect(arm)
+        """Own minus others, mean over vectors: 0 for a vector that only fits text in general."""
+        return mean_estimate(self.own - self.others)
 
     @property
     def top1(self) -> float | None:

@@ -1,47 +1,24 @@
 """Verdicts: may an arm be said to transfer?
 
-    bootstrap -> [permutation test, Holm, equivalence] -> verdict, and why
+    values -> [sign flips against every control, Holm over the claims of the run, equivalence] -> verdict, and why
 
-A claim needs all of: native steers, the arm steers, and the arm beats every control.
+A claim needs all of: native steers, and the arm beats every control, wrong-concept among them.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from steer_bench.results.rows import Array
-from steer_bench.results.stats.bootstrap import Bootstrap, Estimate
-from steer_bench.results.stats.grid import ArmKey
+from steer_bench.results.stats.estimate import mean_estimate
+from steer_bench.results.stats.grid import NATIVE, ArmKey
+from steer_bench.results.stats.tests import ALPHA, DRAWS, benjamini_hochberg, fewest_concepts, holm, sign_flip_p
+from steer_bench.results.stats.values import REFERENCE, TaskValues
 
-Word = Literal["transfers", "equivalent to native", "no evidence", "native itself does not steer"]
-ALPHA = 0.05
+Word = Literal["transfers", "equivalent to native", "no evidence", "native itself does not steer", "too few concepts"]
 MARGIN = 0.1
-"""Equivalence margin, as a fraction of native's effect."""
-EXACT_UP_TO = 12
-WRONG = "wrong-concept"
-"""The control of the confirmatory test: a vector as strong as native, about something else."""
-
-
-class Equivalence(NamedTuple):
-    """Two one-sided tests of arm minus native (Schuirmann 1987), by the bootstrap."""
-
-    equivalent: bool
-    low: float | None
-    high: float | None
-    """90 % interval of the difference: both one-sided tests at 5 %."""
-    margin: float | None
-    """In the units of the effect."""
-
-
-class Comparison(NamedTuple):
-    """An arm against one control."""
-
-    control: ArmKey
-    difference: Estimate
-    p: float
-    """Sign-flip p, two-sided; 1 when undefined."""
+"""An arm is equivalent to native between 0.9 and 1.1 of its effect."""
 
 
 class Verdict(NamedTuple):
@@ -49,126 +26,117 @@ class Verdict(NamedTuple):
 
     word: Word
     why: str
+    exploratory: bool = False
+    """Whether the arm is none that the experiment claims to transfer: corrected among such arms alone."""
 
 
-def sign_flip_p(differences: Sequence[float] | np.ndarray, *, n: int = 10_000, seed: int = 0) -> float | None:
-    """Return the two-sided permutation p that paired differences have mean 0: each may as well have had the other sign.
+@dataclass(frozen=True)
+class Case:
+    """What is judged: one arm on one task of one target."""
 
-    Exact up to 12 differences, else `n` seeded draws with the observed one counted. None with fewer than 2.
-
-    >>> sign_flip_p([1.0, 2.0, 3.0])  # of 8 sign patterns, +++ and --- reach the sum 6
-    0.25
-    """
-    values = np.asarray(differences, dtype=float)
-    if not np.isfinite(values).all():
-        raise ValueError("differences hold NaN or infinity; leave unmeasured concepts out")
-    if len(values) < 2:
-        return None
-    observed = abs(values.sum())
-    slack = 1e-9 * max(float(np.abs(values).sum()), 1e-300)
-    exact = len(values) <= EXACT_UP_TO
-    signs = _all_signs(len(values)) if exact else _drawn_signs(len(values), n, seed)
-    sums = np.einsum("ni,i->n", signs, values)  # not @: see hierarchical_bootstrap
-    reached = int((np.abs(sums) >= observed - slack).sum())
-    return reached / len(signs) if exact else (1 + reached) / (1 + n)
+    values: TaskValues
+    arm: ArmKey
+    controls: tuple[ArmKey, ...]
+    claimed: bool = True
 
 
-@lru_cache(maxsize=4)
-def _all_signs(length: int) -> Array:
-    """Return (2 ** length, length): every pattern of -1 and 1."""
-    bits = np.arange(2**length)[:, None] >> np.arange(length) & 1
-    return (2 * bits - 1).astype(np.float64)
+class Hardest(NamedTuple):
+    """The comparison that an arm passes least."""
+
+    control: ArmKey
+    p: float
+    n: int
+    """Concepts that both have."""
 
 
-@lru_cache(maxsize=4)
-def _drawn_signs(length: int, n: int, seed: int) -> Array:
-    """Return (n, length): random patterns of -1 and 1, kept because every comparison of a board asks for the same."""
-    bits = np.random.default_rng(seed).integers(2, size=(n, length))
-    return (2 * bits - 1).astype(np.float64)
+def verdicts(cases: Sequence[Case]) -> list[Verdict]:
+    """Return the verdict of every case of a run: Holm over all that are claimed, Benjamini-Hochberg over the others."""
+    claims = [case for case in cases if case.claimed]
+    draws = max(DRAWS, round(2 * len(claims) / ALPHA))  # so many that the smallest p passes after correction
+    hardest = [_hardest(case, draws) for case in cases]
+    adjusted = [1.0] * len(cases)
+    for claimed, correct in ((True, holm), (False, benjamini_hochberg)):
+        mine = [place for place, case in enumerate(cases) if case.claimed == claimed]
+        for place, p in zip(
+            mine, correct([hardest[place].p if hardest[place] else 1.0 for place in mine]), strict=True
+        ):
+            adjusted[place] = p
+    found = []
+    for case, worst, p in zip(cases, hardest, adjusted, strict=True):
+        word, why = _verdict(case, worst, p, len(claims) if case.claimed else 1)
+        found.append(Verdict(word, why, not case.claimed))
+    return found
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Return Holm's step-down adjusted p values (Holm 1979), in the order given.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    values = np.asarray(p, dtype=float)
-    if not np.isfinite(values).all() or (values < 0).any() or (values > 1).any():
-        raise ValueError(f"p values {list(p)} are not all in [0, 1]; leave out the tests that could not be run")
-    adjusted, running = [0.0] * len(values), 0.0
-    for rank, index in enumerate(np.argsort(values, kind="stable")):
-        running = max(running, min(1.0, (len(values) - rank) * float(values[index])))
-        adjusted[int(index)] = running
-    return adjusted
-
-
-def tost(bootstrap: Bootstrap, arm: ArmKey, native: ArmKey, margin: float = MARGIN) -> Equivalence:
-    """Return whether the 90 % interval of arm minus native lies within plus or minus `margin` of native's effect."""
-    effect, difference = bootstrap.effect(native), bootstrap.difference(arm, native, level=0.9)
-    if effect.value is None or effect.value <= 0 or difference.value is None or difference.n < 2:
-        return Equivalence(False, difference.low, difference.high, None)
-    allowed = margin * effect.value
-    low = difference.value if difference.low is None else difference.low
-    high = difference.value if difference.high is None else difference.high
-    return Equivalence(-allowed < low and high < allowed, difference.low, difference.high, allowed)
+def native_verdict(values: TaskValues) -> Verdict | None:
+    """Return what keeps every arm of a task from a verdict; None where native steers."""
+    for arm in (REFERENCE, NATIVE):
+        if arm not in values.items:
+            return Verdict("no evidence", f"the run has no {arm.name} to compare with")
+    effects = values.differences(NATIVE)
+    n, fewest = int(np.isfinite(effects).sum()), fewest_concepts(1)
+    if n < fewest:
+        return Verdict(
+            "too few concepts", f"native has an effect on {n} concepts; {fewest} are the fewest that can pass"
+        )
+    p = sign_flip_p(effects)
+    if p > ALPHA:
+        return Verdict(
+            "native itself does not steer", f"its effect {np.nanmean(effects):.3f} is not above 0 (p = {p:.2g})"
+        )
+    return None
 
 
-def verdict(
-    native: Estimate, effect: Estimate, comparisons: Sequence[Comparison], adjusted_p: float, equivalent: bool
-) -> Verdict:
-    """Apply the rule itself: gate, effect, every control, then equivalence."""
-    if native.n < 2:
-        return Verdict("no evidence", f"native was measured on {native.n} concept(s); at least 2 are needed")
-    if not native.positive:
-        return Verdict("native itself does not steer", f"native's effect {_words(native)} is not above 0")
-    if not effect.positive:
-        return Verdict("no evidence", f"its effect {_words(effect)} is not above 0")
-    if not comparisons:
-        return Verdict("no evidence", "the run has no control to compare with")
-    for comparison in comparisons:
-        if not comparison.difference.positive:
-            words = _words(comparison.difference)
-            return Verdict("no evidence", f"it does not beat {comparison.control.name}: difference {words}")
-    if adjusted_p > ALPHA:
-        hardest = max(_confirmatory(comparisons), key=lambda comparison: comparison.p).control.name
-        return Verdict("no evidence", f"against {hardest}, p = {adjusted_p:.3f} after Holm (n={effect.n} concepts)")
-    if equivalent:
-        return Verdict("equivalent to native", "it beats every control and lies within the margin of native")
-    return Verdict("transfers", f"it beats every control (p = {adjusted_p:.2g} after Holm)")
+def _hardest(case: Case, draws: int) -> Hardest | None:
+    """Return the comparison with the largest p; None without a control. A control that shares no concept has p 1."""
+    found = []
+    for control in case.controls:
+        differences = case.values.differences(case.arm, control)
+        n = int(np.isfinite(differences).sum())
+        found.append(Hardest(control, sign_flip_p(differences, draws=draws) if n else 1.0, n))
+    return max(found, key=lambda one: (one.p, -one.n), default=None)
 
 
-def verdicts(
-    bootstrap: Bootstrap, arms: Sequence[ArmKey], native: ArmKey, controls: Sequence[ArmKey], margin: float = MARGIN
-) -> Mapping[ArmKey, Verdict]:
-    """Return the verdict of every arm. A control counts where it has no source or the arm's own.
-
-    An arm must beat all its controls. The confirmatory test is the one against wrong-concept, or, in a run without that, against
-    all controls at once (the largest of their p: an intersection-union test); Holm's correction then runs over the arms.
-    """
-    if native not in bootstrap.means:
-        return {arm: Verdict("no evidence", "the run has no native arm to compare with") for arm in arms}
-    compared = {arm: [_compare(bootstrap, arm, c) for c in controls if c.source in ("", arm.source)] for arm in arms}
-    adjusted = holm([max((c.p for c in _confirmatory(compared[arm])), default=1.0) for arm in arms])
-    gate = bootstrap.effect(native)
-    return {
-        arm: verdict(gate, bootstrap.effect(arm), compared[arm], p, tost(bootstrap, arm, native, margin).equivalent)
-        for arm, p in zip(arms, adjusted, strict=True)
-    }
-
-
-def _confirmatory(comparisons: Sequence[Comparison]) -> Sequence[Comparison]:
-    """Return the comparison with wrong-concept, or all where there is none."""
-    return [comparison for comparison in comparisons if comparison.control.name == WRONG] or comparisons
+def _verdict(case: Case, worst: Hardest | None, p: float, n_claims: int) -> tuple[Word, str]:
+    barred = native_verdict(case.values)
+    if barred is not None:
+        return barred.word, barred.why
+    if worst is None:
+        return "no evidence", "the run has no control to compare with"
+    n, fewest = int(np.isfinite(case.values.differences(case.arm)).sum()), fewest_concepts(n_claims)
+    correction = f"after {'Holm' if case.claimed else 'Benjamini-Hochberg'}"
+    if p <= ALPHA:
+        missed = _missed(case)
+        beaten = f"it beats every control (p = {p:.2g} {correction}, {n} concepts{missed})"
+        return ("equivalent to native" if equivalent(case.values, case.arm) else "transfers"), beaten
+    if n < fewest:
+        return "too few concepts", f"{n} concepts; with {n_claims} claims {fewest} are the fewest that can pass"
+    if worst.n < fewest:
+        return (
+            "no evidence",
+            f"it cannot beat {worst.control.name}: both reach the level on {worst.n} concepts, {fewest} needed",
+        )
+    return "no evidence", f"against {worst.control.name}, p = {p:.2g} {correction} ({worst.n} concepts)"
 
 
-def _compare(bootstrap: Bootstrap, arm: ArmKey, control: ArmKey) -> Comparison:
-    p = sign_flip_p(bootstrap.differences(arm, control))
-    return Comparison(control, bootstrap.difference(arm, control), 1.0 if p is None else p)
+def _missed(case: Case) -> str:
+    """Say which controls were compared on fewer concepts than the arm has."""
+    has = np.isfinite(case.values.value(case.arm))
+    parts = []
+    for control in case.controls:
+        n = int((has & ~np.isfinite(case.values.differences(case.arm, control))).sum())
+        if n:
+            parts.append(f"; {control.name} without {n}")
+    return "".join(parts)
 
 
-def _words(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "n/a"
-    interval = "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.value:.3f}{interval}"
+def equivalent(values: TaskValues, arm: ArmKey) -> bool:
+    """Return whether the arm's effect is more than 0.9 and less than 1.1 of native's, each by a one-sided test at 5 %."""
+    mine, native = values.differences(arm), values.differences(NATIVE)
+    sides = (mine - (1 - MARGIN) * native, (1 + MARGIN) * native - mine)
+    return all(mean_estimate(side, level=0.9).positive for side in sides)
+
+
+def controls_of(arm: ArmKey, controls: Iterable[ArmKey]) -> tuple[ArmKey, ...]:
+    """Return the controls that an arm must beat: those without a source, and those of its own."""
+    return tuple(control for control in sorted(controls) if control.source in ("", arm.source))

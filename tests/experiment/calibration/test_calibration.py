@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from steer_bench.results.stats.bootstrap import Bootstrap
 from tiny import save_tiny, tiny_llama, tiny_tokenizer, train_tiny
 
 from steer_bench.cli.app import app
@@ -21,7 +22,6 @@ from steer_bench.experiment.calibration.twins import random_rotation
 from steer_bench.experiment.folder import Folder
 from steer_bench.results.file import Results, load_results
 from steer_bench.results.rows import Row
-from steer_bench.results.stats.bootstrap import Bootstrap
 from steer_bench.results.stats.grid import ArmKey
 from steer_bench.vectors.arms import Arms
 from steer_bench.vectors.store import Vector, VectorStore

@@ -1,0 +1,139 @@
+"""Values: what each arm did to each concept and item at one level of damage, and what of it is the arm's own effect.
+
+    rows -> [values] -> effects, differences to wrong-concept -> estimates, tests, verdicts
+
+The concept is the unit: it has items of its own, and its value is their mean.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from steer_bench.results.measures import LIKELIHOOD, PERPLEXITY
+from steer_bench.results.rows import Array, Row, Rows
+from steer_bench.results.stats.grid import (
+    PLAIN,
+    ArmKey,
+    Lines,
+    Pooled,
+    arm_keys,
+    best_factors,
+    grid_of,
+    lines_of,
+    nan_mean,
+)
+
+REFERENCE = ArmKey("", "wrong-concept")
+"""The control that effects are differences to: vectors as strong as native, about something else."""
+
+
+@dataclass(frozen=True)
+class TaskValues:
+    """What one task measured on one target at one level; NaN where unmeasured. The unsteered arm is among the arms of reply tasks."""
+
+    concepts: tuple[str, ...]
+    items: Mapping[ArmKey, Array]
+    """(n_concepts, n_items): the score, or for likelihoods the change of log-likelihood a token, steered minus unsteered."""
+    neutral: Mapping[ArmKey, Array]
+    """(n_concepts,): mean change on the concept's neutral texts, nats a token; likelihoods only."""
+    damage: Mapping[ArmKey, Array]
+    """(n_concepts,): perplexity of held-out neutral texts, steered over unsteered."""
+    factors: Mapping[ArmKey, Array]
+    """(n_concepts,): the factor used."""
+    scored: Mapping[ArmKey, int]
+    """Values there are."""
+    totals: Mapping[ArmKey, int]
+    """Values there should be, in the concepts where the arm has any: every sample and seed is one."""
+
+    def value(self, arm: ArmKey) -> Array:
+        """Return (n_concepts,): the mean over the concept's items."""
+        return nan_mean(self.items[arm])
+
+    def differences(self, arm: ArmKey, other: ArmKey = REFERENCE) -> Array:
+        """Return (n_concepts,): arm minus other, paired item by item; to wrong-concept, it is the arm's effect."""
+        return nan_mean(self.items[arm] - self.items[other])
+
+
+def task_levels(rows: Rows, task: str, target: str) -> list[float]:
+    """Return the levels of damage a task was measured at, ascending; [0.0] for a grid of factors."""
+    levels = np.unique(rows.where(task=task, target=target).numbers["level"])
+    return levels[levels > 0].tolist() or [0.0]
+
+
+def task_values(
+    rows: Iterable[Row],
+    task: str,
+    target: str,
+    *,
+    level: float,
+    pooled: Pooled | None = None,
+    arms: Iterable[ArmKey] = (),
+) -> TaskValues:
+    """Return the values of every arm of a task at a level; `arms`: further ones to list, though they have no rows.
+
+    Level 0 is a grid of factors: the factor of an arm and concept is chosen on the rows of role "select", and the values are of
+    the others. An arm without rows at the level is NaN throughout.
+    """
+    here, pooled = Rows.of(rows).where(target=target), pooled or {}
+    mine = here.where(task=task)
+    keys = tuple(sorted({*arm_keys(mine, pooled), *arms}))
+    names = mine.texts["concept"].present()
+    concepts = tuple(name for name in names if name) or tuple(names)
+    size = len(keys), len(concepts)
+    is_change = task in (LIKELIHOOD, PERPLEXITY)
+
+    def lines(task: str, *roles: str) -> Lines:
+        found = here.where(task=task)
+        some = np.isin(
+            found.texts["role"].codes, [i for i, role in enumerate(found.texts["role"].names) if role in roles]
+        )
+        return lines_of(found.take(some), keys, concepts, pooled)
+
+    others = set(mine.texts["role"].present()) - {"select"}
+    scored = lines(task, *({"concept"} if task == LIKELIHOOD else others))
+    chosen = _chosen(lines(task, "select"), scored, size) if level == 0 else np.empty(0)
+    grid = grid_of(scored.at(level, chosen), *size)
+    counts = [grid]
+    neutral, damage = np.full((2, *size), np.nan)
+    for source in (PERPLEXITY, LIKELIHOOD):
+        texts = grid_of(lines(source, "neutral").at(level, chosen), *size)
+        changes = texts.values[:-1] - texts.values[-1]
+        damage = np.where(np.isnan(damage), _ratio(changes, texts.tokens), damage)
+        if source == task == LIKELIHOOD:
+            neutral = nan_mean(changes)
+            counts.append(texts)
+    values = grid.values[:-1] - grid.values[-1] if is_change else grid.values
+    names_of = keys if is_change else (*keys, PLAIN)
+
+    def by_arm(columns: Array | Sequence[Array]) -> dict[ArmKey, Array]:
+        return dict(zip(names_of, columns, strict=False))
+
+    return TaskValues(
+        concepts,
+        by_arm(values),
+        by_arm([*neutral, np.full(size[1], np.nan)]),
+        by_arm([*damage, np.ones(size[1])]),
+        by_arm(grid.factors),
+        {arm: int(n) for arm, n in by_arm(sum(one.scored for one in counts)).items()},
+        {arm: int(n) for arm, n in by_arm(sum(one.totals for one in counts)).items()},
+    )
+
+
+def _chosen(selection: Lines, scored: Lines, size: tuple[int, int]) -> Array:
+    """Return (n_arms + 1, n_concepts): the factor chosen on the selection rows; with only one factor there is nothing to choose."""
+    chosen = best_factors(selection, *size)
+    least, most = np.full(chosen.shape, np.inf), np.full(chosen.shape, -np.inf)
+    at = scored.arm, scored.concept
+    np.minimum.at(least, at, scored.factor)
+    np.maximum.at(most, at, scored.factor)
+    return np.where(np.isnan(chosen) & (least == most), least, chosen)
+
+
+def _ratio(changes: Array, tokens: Array) -> Array:
+    """Return (n_arms, n_concepts): perplexity ratio of the texts, each weighted by its tokens."""
+    known = np.isfinite(changes)
+    weights = np.where(known, tokens, 0.0)
+    total = weights.sum(axis=-1)
+    change = (np.where(known, changes, 0.0) * weights).sum(axis=-1)
+    return np.exp(-np.divide(change, total, out=np.full(total.shape, np.nan), where=total > 0))
