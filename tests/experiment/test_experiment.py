@@ -14,7 +14,7 @@ from tiny import save_tiny, tiny_gemma2, tiny_gemma3, tiny_llama, tiny_qwen2, ti
 from transformers import PreTrainedModel
 
 from steer_bench import shipped
-from steer_bench.concepts.load import load_concepts, load_texts
+from steer_bench.concepts.load import load_concepts
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.engines import STAGES
 from steer_bench.experiment.reading import load_experiment
@@ -139,14 +139,6 @@ def test_another_experiment_in_the_same_folder_is_refused_by_the_keys_that_diffe
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=r"differing: seed"):
         runs.open_run(str(tmp_path / "other.yaml"), finished[0].folder.path)
-
-
-def test_the_map_corpus_shares_no_text_with_concepts_or_perplexity():
-    seen = {
-        text for concept in load_concepts(DATA / "concepts.jsonl") for text in (*concept.positives, *concept.negatives)
-    }
-    seen |= set(load_texts(DATA / "neutral.jsonl"))
-    assert not seen & set(load_texts(DATA / "neutral_map.jsonl"))
 
 
 FAULTS = {
