@@ -75,11 +75,11 @@ def measure_one_shard(opened: Run, shard: str) -> list[Path]:
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not match or int(match[1]) >= int(match[2]):
         raise ValueError(f"--shard {shard}: give I/N, shards are numbered 0 to N-1, such as 0/4 to 3/4")
-    from steer_bench.experiment.completion import check_arms
+    from steer_bench.experiment.completion import check_doses
     from steer_bench.experiment.shards import measure_shards
     from steer_bench.models.stopping import stoppable
 
-    check_arms(opened)
+    check_doses(opened)
     index, count, folder = int(match[1]), int(match[2]), opened.folder
     resume = f"steer-bench evaluate {plain(folder.path)} --shard {index}/{count}"
     with StageErrors(f"shard {shard}", folder.path, resume), folder.shard_lock(index, count), stoppable():

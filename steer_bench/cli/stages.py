@@ -30,7 +30,7 @@ def run(
         engines.in_processes("run", opened, processes, *([] if figures else ["--no-figures"]))
     else:
         with engines.open_engine(engine, address) as stages:
-            run_stages(opened, {name: stages[name] for name in ("extract", "fit", "evaluate")})
+            run_stages(opened, {name: stages[name] for name in ("extract", "fit", "dose", "evaluate")})
             if engines.finish(opened, stages["judge"], figures=figures) > 1:
                 return  # a rank: who started the ranks looks at what they rated
     end_judged(opened, opened.experiment.judge, max_unscored)
@@ -55,6 +55,15 @@ def fit(experiment: RunArgument, out: Out = None) -> None:
 
 
 @app.command()
+def dose(experiment: RunArgument, out: Out = None) -> None:
+    """The factor at which every arm does each level of damage; the unsteered replies that set the judge."""
+    opened = open_run(experiment, out)
+    from steer_bench.experiment.stages.dose import dose
+
+    print_files(run_stages(opened, {"dose": dose}))
+
+
+@app.command()
 def evaluate(
     experiment: RunArgument,
     out: Out = None,
@@ -67,7 +76,7 @@ def evaluate(
     processes: Processes = 1,
     shard: Shard = None,
 ) -> None:
-    """Generate and score, in one lm-eval run per target: all arms, concepts, factors and tasks. No judge is asked."""
+    """Generate and score, in one lm-eval run per target: all arms, concepts, levels and tasks. No judge is asked."""
     opened = open_run(experiment, out)
     if shard is not None:
         return print_files(engines.measure_one_shard(opened, shard))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from steer_bench.files import check_id
 
-ROLES = ("select", "score")
 KINDS = ("topic", "rule", "suppress")
 
 
@@ -60,8 +59,6 @@ class Prompt:
 
     id: str
     instruction: str
-    role: str
-    """"select": factors are chosen on it; "score": the result is measured on it."""
 
 
 def check_text(text: str, name: str) -> None:
@@ -75,6 +72,11 @@ def check_text(text: str, name: str) -> None:
 def text_key(text: str) -> str:
     """Return what makes two texts the same: everything but white space."""
     return " ".join(text.split())
+
+
+def cut(text: str, words: int | None) -> str:
+    """Return the first words of a text, all of it where `words` is None."""
+    return text if words is None else " ".join(text.split()[:words])
 
 
 def short(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from steer_bench.concepts.concept import ROLES, Concept, Prompt, short, text_key
+from steer_bench.concepts.concept import Concept, Prompt, short, text_key
 from steer_bench.concepts.lines import Record, SeenAt, at, check_keys, read_lines, read_unique, string, strings
 
 logger = logging.getLogger(__name__)
@@ -48,13 +48,8 @@ def load_texts(path: str | Path) -> list[str]:
 
 
 def load_prompts(path: str | Path) -> list[Prompt]:
-    """Return the prompts of a JSON Lines file of {"id", "instruction", "role"}; role is "select" or "score"."""
-    prompts = []
-    for place, record in read_unique(Path(path), ("id", "instruction", "role"), "instruction"):
-        if record["role"] not in ROLES:
-            raise ValueError(f"{place}: role is {record['role']!r}; it can be 'select' or 'score'")
-        prompts.append(Prompt(**record))
-    return prompts
+    """Return the prompts of a JSON Lines file of {"id", "instruction"}, in order. Each id and instruction may stand once."""
+    return [Prompt(**record) for _, record in read_unique(Path(path), ("id", "instruction"), "instruction")]
 
 
 def from_records(records: Sequence[Record]) -> list[Concept]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steer_bench.experiment.run import MissingStageError, Run, versions
 from steer_bench.files import digest, file_digest
-from steer_bench.vectors.tensor_file import load_card
+from steer_bench.vectors.arms import ArmsCard
 
 
 def check_arms(run: Run) -> None:
@@ -18,11 +18,20 @@ def check_arms(run: Run) -> None:
     run.data.protocol.save(run.folder.protocol)
 
 
+def check_doses(run: Run) -> None:
+    """Do as `check_arms`. Raises MissingStageError where a target has no doses too."""
+    check_arms(run)
+    for target in run.targets:
+        if not ArmsCard.read(run.folder.arms(target)).doses_inputs:
+            raise MissingStageError(f"no doses of {target} in {run.folder}; run steer-bench dose {run.folder} first")
+
+
 def evaluation_fingerprint(run: Run, target: str) -> str:
     """Return a hash that changes whenever what is measured on a target does."""
     capability = [run.experiment.capability.model_dump()] if run.experiment.capability else []
-    arms, protocol = load_card(run.folder.arms(target))["inputs"], run.folder.protocol.read_text()
-    return digest(arms, protocol, run.experiment.limits, versions(), *capability)
+    card = ArmsCard.read(run.folder.arms(target))
+    measured = card.inputs, card.doses_inputs, run.folder.protocol.read_text()
+    return digest(*measured, run.experiment.limits, versions(), *capability)
 
 
 def is_measured(run: Run, target: str) -> bool:

@@ -9,9 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from steer_bench.concepts.rules.declared import declared_rule
 from steer_bench.harness.ifeval import ifeval_rule
 from steer_bench.judge.config import EmbeddingConfig, JudgeConfig
-from steer_bench.results.measures import DEFAULT_TASKS, GRID, MEASURES, SPECIFICITY
+from steer_bench.results.measures import DAMAGE, DEFAULT_TASKS, MEASURES, headline_level
 
-DEFAULT_ADAPTERS = ("native", "identity", "linear", "mlp", "random", "mean", "prompt")
+DEFAULT_ADAPTERS = ("native", "identity", "linear", "mlp", "wrong-concept", "random", "mean", "prompt")
+
+
+Level = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
@@ -61,6 +64,15 @@ class NeutralConfig(Strict):
     """Neutral texts of the map corpus that are used."""
     fit_texts: bool = True
     """Whether the positives of the fit concepts are map texts too: texts of the tested kind, about other things."""
+
+
+class DoseConfig(Strict):
+    """The texts on which doses are found: neutral texts of the pool that is scored, and none that is."""
+
+    texts: int = Field(default=40, ge=2)
+    """How many, at most half of the pool."""
+    max_words: int | None = Field(default=None, ge=4)
+    """Words of each; give what the tasks give, for damage is of a kind of text."""
 
 
 class TaskConfig(Strict):
@@ -153,7 +165,13 @@ class Experiment(Strict):
     neutral: NeutralConfig
     prompts: str = "instructions.jsonl"
     adapters: list[str | dict[str, dict[str, object]]] = list(DEFAULT_ADAPTERS)
-    factors: list[float] | dict[str, list[float]] = list(GRID)
+    damage: list[Level] | dict[str, list[Level]] = list(DAMAGE)
+    """Levels of damage at which arms are compared, perplexity ratios on neutral text; for all tasks, or by task."""
+    dose: DoseConfig = DoseConfig()
+    factors: list[float] | dict[str, list[float]] = []
+    """Factors of tasks that measure replies on a grid, the best one chosen on selection prompts; for all of these, or by task."""
+    claims: list[str] | None = None
+    """Adapters whose transfer is claimed; further ones are exploratory. All transfer adapters when left out."""
     tasks: dict[str, TaskConfig] = {task: TaskConfig() for task in DEFAULT_TASKS}
     judge: JudgeConfig = EmbeddingConfig()
     chat: bool = True
@@ -161,10 +179,6 @@ class Experiment(Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str | None = None
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
-    damage_limit: float = Field(default=1.3, gt=1)
-    """Largest perplexity ratio on neutral text at which likelihoods are compared."""
-    equivalence_margin: float = Field(default=0.1, gt=0, lt=1)
-    """How far from native, as a share of its effect, an arm may be and count as equivalent."""
     map_pairs: int = Field(default=50_000, ge=100)
     """Pairs kept for maps without a closed form."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -181,11 +195,19 @@ class Experiment(Strict):
         return [rule if isinstance(rule, str) else declared_rule(rule, ifeval_rule).name for rule in self.rules]
 
     def grid(self, task: str) -> tuple[float, ...]:
-        """Return the factors of a task."""
-        named, shared = (self.factors, list(GRID)) if isinstance(self.factors, dict) else ({}, self.factors)
-        if task == SPECIFICITY:  # a matrix: one factor, unless the task is named
-            return tuple(named.get(task, MEASURES[task].factors))
-        return tuple(sorted(set(named.get(task, shared))))
+        """Return the factors of a task that is measured on a grid; none for one at levels of damage."""
+        shared = self.factors if isinstance(self.factors, list) and MEASURES[task].replies else []
+        return tuple(sorted(set(self.factors.get(task, []) if isinstance(self.factors, dict) else shared)))
+
+    def levels(self, task: str) -> tuple[float, ...]:
+        """Return the levels of damage of a task; none for one on a grid of factors."""
+        named = self.damage.get(task, list(DAMAGE)) if isinstance(self.damage, dict) else self.damage
+        return () if self.grid(task) else tuple(sorted(set(named)))
+
+    @property
+    def headline(self) -> float:
+        """The level of the main tables and verdicts."""
+        return headline_level(level for task in self.tasks for level in self.levels(task))
 
     @property
     def directed(self) -> list[tuple[str, str]]:

@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from steer_bench import shipped
-from steer_bench.concepts.concept import Concept, Prompt, text_key
+from steer_bench.concepts.concept import Concept, Prompt, cut, text_key
+from steer_bench.concepts.draws import parted
 from steer_bench.concepts.load import load_concepts, load_prompts, load_texts
 from steer_bench.concepts.rules.declared import rules_of
 from steer_bench.concepts.rules.table import rule_concept
@@ -28,6 +29,8 @@ from steer_bench.harness.protocol import Protocol
 from steer_bench.judge.embedding import EmbeddingJudge
 from steer_bench.transfer.adapters import Adapter, load_adapters
 
+YARDSTICK = 24
+"""Instructions whose unsteered replies set the judge, at most half of them."""
 TEXTS_FOR_HALVES = 16
 """Texts per side from which on half of them makes a vector."""
 
@@ -82,17 +85,18 @@ class Data:
         return [rule for rule in self.experiment.rules if not isinstance(rule, str)]
 
     def _rule_texts(self) -> list[str]:
-        """Return the texts that are rewritten to obey the rules."""
+        """Return the texts that are rewritten to obey the rules: negatives for vectors, then map texts; none that is scored."""
         if self.experiment.rule_source is not None:
             return load_texts(self.path(self.experiment.rule_source))[: self.experiment.rule_texts]
-        texts = self.neutral_texts
-        texts = [*texts, *(text for text in self.topics[0].negatives if text not in texts)]
-        return texts[: self.experiment.rule_texts]
+        topic = next(topic for topic in self.topics if topic.id in (self.splits.fit or self.splits.test))
+        kept = held_out(topic, self.experiment.concepts.held_out, self.experiment.seed)[0].negatives
+        texts = {text_key(text): text for text in (*kept, *load_texts(self.path(self.experiment.neutral.map)))}
+        return list(texts.values())[: self.experiment.rule_texts]
 
     @cached_property
     def splits(self) -> Splits:
         """Topics by split."""
-        config, topics = self.experiment.splits, [c for c in self.concepts.values() if c.kind == "topic"]
+        config, topics = self.experiment.splits, self.topics
         given = {name: getattr(config, name) for name in ("fit", "select", "test")}
         pinned = {name: value for name, value in given.items() if isinstance(value, list)}
         sizes = {name: value for name, value in given.items() if not isinstance(value, list)}
@@ -176,14 +180,34 @@ class Data:
         return tuple(sorted(n for n in asked if n <= most))
 
     @cached_property
-    def neutral_texts(self) -> list[str]:
-        """Texts whose perplexity is measured."""
-        return load_texts(self.path(self.experiment.neutral.perplexity))
+    def neutral_texts(self) -> dict[str, str]:
+        """Neutral texts by id: some find the doses, the perplexity of the others is measured.
+
+        Raises ValueError where one of them is also a text of a concept.
+        """
+        texts = load_texts(self.path(self.experiment.neutral.perplexity))
+        seen = {text_key(text) for topic in self.topics for text in (*topic.positives, *topic.negatives)}
+        shared = next((text for text in texts if text_key(text) in seen), None)
+        if shared is not None:
+            raise ValueError(f"neutral.perplexity: a text is also a text of a concept: {shared[:60]!r}; remove it")
+        if len(texts) < 2:
+            raise ValueError(
+                f"neutral.perplexity: {len(texts)} text; doses are found on one half of the texts, give more"
+            )
+        return {f"neutral-{i:03d}": text for i, text in enumerate(texts, 1)}
 
     @cached_property
     def prompts(self) -> list[Prompt]:
-        """Instructions that replies are generated for."""
-        return load_prompts(self.path(self.experiment.prompts))
+        """Instructions: the unsteered replies to some set the judge, the others are scored.
+
+        Raises ValueError for fewer than four.
+        """
+        prompts = load_prompts(self.path(self.experiment.prompts))
+        if len(prompts) < 4:
+            raise ValueError(
+                f"prompts: {len(prompts)} instructions; some set the judge and the others are scored, give 4 or more"
+            )
+        return prompts
 
     @cached_property
     def map_texts(self) -> list[str]:
@@ -194,7 +218,7 @@ class Data:
         config = self.experiment.neutral
         texts = load_texts(self.path(config.map))[: config.map_limit]
         seen = {text_key(t) for concept in self.concepts.values() for t in (*concept.positives, *concept.negatives)}
-        seen |= {text_key(text) for text in self.neutral_texts}
+        seen |= {text_key(text) for text in self.neutral_texts.values()}
         shared = next((text for text in texts if text_key(text) in seen), None)
         if shared is not None:
             raise ValueError(
@@ -212,7 +236,7 @@ class Data:
     @property
     def prompts_hash(self) -> str:
         """Hash of the instructions."""
-        return digest([(prompt.id, prompt.role, prompt.instruction) for prompt in self.prompts])
+        return digest([(prompt.id, prompt.instruction) for prompt in self.prompts])
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -232,14 +256,22 @@ class Data:
 
     @cached_property
     def protocol(self) -> Protocol:
-        """What the run measures, on held-out texts only."""
+        """What the run measures, on held-out texts only. Which prompts set the judge does not hang on the seed: nor does a rating."""
+        experiment = self.experiment
+        calibration, neutral = parted(self.neutral_texts, experiment.dose.texts, experiment.seed, "calibration")
+        yardstick, _ = parted({prompt.id: prompt for prompt in self.prompts}, YARDSTICK, "yardstick")
+        levels = {task: experiment.levels(task) for task in experiment.tasks}
         return Protocol(
             concepts={key: self.vector_and_held_out_texts[key][1] for key in self.measured},
-            neutral={f"neutral-{i:02d}": text for i, text in enumerate(self.neutral_texts, 1)},
-            prompts=tuple(self.prompts),
-            factors={task: self.experiment.grid(task) for task in self.experiment.tasks},
-            judge=self.experiment.judge,
-            chat=self.experiment.chat,
+            neutral=neutral,
+            prompts=tuple(prompt for prompt in self.prompts if prompt.id not in yardstick),
+            levels={task: found for task, found in levels.items() if found},
+            factors={task: experiment.grid(task) for task in experiment.tasks if experiment.grid(task)},
+            judge=experiment.judge,
+            calibration={item: cut(text, experiment.dose.max_words) for item, text in calibration.items()},
+            yardstick=tuple(yardstick.values()),
+            seed=experiment.seed,
+            chat=experiment.chat,
             declared=tuple(self.declared_rules),
         )
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from steer_bench.experiment.run import Stages, open_run
+from steer_bench.experiment.stages.dose import dose
 from steer_bench.experiment.stages.evaluate import evaluate
 from steer_bench.experiment.stages.extract import extract
 from steer_bench.experiment.stages.fit import fit
@@ -17,7 +18,7 @@ from steer_bench.experiment.stages.report import report
 from steer_bench.results.file import Results, load_results
 
 STAGES: Stages = {
-    "extract": extract, "fit": fit, "evaluate": evaluate, "judge": partial(judge, again=False), "report": report,
+    "extract": extract, "fit": fit, "dose": dose, "evaluate": evaluate, "judge": partial(judge, again=False), "report": report,
 }  # fmt: skip
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from steer_bench import shipped
@@ -21,9 +22,10 @@ from steer_bench.harness.cells import BUILDERS, TaskRows
 from steer_bench.harness.options import TaskOptions
 from steer_bench.judge.config import OpenAIConfig
 from steer_bench.models.load import model_path, read_config
+from steer_bench.models.steered.dosing import COARSE
 from steer_bench.models.tokens import encode
 from steer_bench.results.measures import MEASURES, SPECIFICITY
-from steer_bench.vectors.arms import UNSTEERED, ArmEntry, ArmsCard
+from steer_bench.vectors.arms import UNSTEERED, ArmEntry, ArmsCard, Dose
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,6 +36,8 @@ JUDGE_SECONDS = 1.0
 """Assumed time of one judge call; a server answers `concurrency` at once."""
 FINISH_SECONDS = 0.001
 """Time of one sample in lm-eval's loop, from records to the samples file: 6,926 took 6.8 s on one core."""
+PASSES, LADDER = 1.6, 5
+"""Passes over all calibration texts for a dose, and over the first ones for a vector: 24 vectors at three levels took so many."""
 BYTES_PER_SCORE, BYTES_PER_REPLY, BYTES_PER_SAMPLE = 190, 210, 1500
 """Size of a recorded log-likelihood, a recorded reply and a line of a samples file, each without its text."""
 BYTES_PER_TOKEN = 4.5
@@ -78,13 +82,14 @@ class StageTime(NamedTuple):
 class Plan:
     """What an experiment needs.
 
-    costs: by (target, task); extract, fit: tokens that the stages read; disk: bytes by kind of file; missing: what is still to
+    costs: by (target, task); extract, fit, dose: tokens that the stages read; disk: bytes by kind of file; missing: what is still to
     be made, by stage; models, pairs (directed), targets: how many; judge: the one behind a server, if that is what judges.
     """
 
     costs: dict[tuple[str, str], TaskCost]
     extract: int
     fit: int
+    dose: int
     disk: dict[str, int]
     missing: list[str]
     models: int
@@ -108,6 +113,7 @@ class Plan:
         return [
             StageTime("extract", self.extract / read, self.models),
             StageTime("fit", self.fit / read, max(1, self.pairs / 2)),
+            StageTime("dose", self.dose / read, self.targets),
             StageTime("measure", total.read / read + total.written / written, max(1, total.answers)),
             StageTime("judge", self.judge_calls * JUDGE_SECONDS / at_once, 1),
             StageTime("finish", total.samples * FINISH_SECONDS, self.targets),
@@ -149,7 +155,7 @@ def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> 
         "samples": total.samples * BYTES_PER_SAMPLE + 2 * text,
     }
     return Plan(
-        costs, round(extract * by_models * (learned + added) / learned), round(fit * by_pairs),
+        costs, round(extract * by_models * (learned + added) / learned), round(fit * by_pairs), round(_dose_tokens(run) * by_pairs),
         {kind: round(size) for kind, size in disk.items()}, list(_missing(run)), models, pairs or len(directed),
         len(run.targets) if pairs is None else models, experiment.judge if isinstance(experiment.judge, OpenAIConfig) else None,
     )  # fmt: skip
@@ -157,9 +163,10 @@ def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> 
 
 def count(run: Run, target: str, task: str) -> tuple[TaskCost, TaskCost, TaskCost]:
     """Count the rows of one task on one target: (fixed, linear, quadratic) in the number of test concepts, rules left out."""
+    entries = _entries(run, target)
     rows = TaskRows(
-        task, TaskOptions.model_validate(run.experiment.limits[task]), target=target, entries=_entries(run, target),
-        asked=run.data.prompt_templates, protocol=run.data.protocol,
+        task, TaskOptions.model_validate(run.experiment.limits[task]), target=target, entries=entries,
+        asked=run.data.prompt_templates, protocol=run.data.protocol, doses=_doses(run, entries),
     )  # fmt: skip
     new, judged, topics = _new_tokens(run, task), MEASURES[task].judged, set(run.data.splits.test)
     sums = [Counter[str]() for _ in range(3)]
@@ -180,6 +187,18 @@ def count(run: Run, target: str, task: str) -> tuple[TaskCost, TaskCost, TaskCos
     return fixed, linear, square
 
 
+def _dose_tokens(run: Run) -> int:
+    """Return the tokens that the doses read: a ladder on few texts, then about two passes over all of them for each level."""
+    protocol = run.data.protocol
+    total = 0
+    for target in run.targets:
+        tokens = [_tokens(target, text) for text in protocol.calibration.values()]
+        entries = _entries(run, target)
+        vectors = sum(len(entry.concepts) for entry in entries)
+        total += sum(1 for _ in _doses(run, entries)) * PASSES * sum(tokens) + vectors * LADDER * sum(tokens[:COARSE])
+    return round(total)
+
+
 def _entries(run: Run, target: str) -> list[ArmEntry]:
     """Return the arms a target will have: those of its arms file once it is there."""
     if run.folder.arms(target).is_file():
@@ -191,6 +210,14 @@ def _entries(run: Run, target: str) -> list[ArmEntry]:
         if adapter.name not in run.data.prompt_templates
         for arm in adapter.arms(sources)
     ]
+
+
+def _doses(run: Run, entries: Sequence[ArmEntry]) -> Iterator[Dose]:
+    """Yield a dose for every level, as if each were reached."""
+    levels = sorted({level for task in run.experiment.tasks for level in run.experiment.levels(task)})
+    for entry, level in product(entries, levels):
+        for concept in entry.concepts:
+            yield Dose(arm=entry.arm.name, source=entry.source, concept=concept, level=level, factor=level)
 
 
 def _new_tokens(run: Run, task: str) -> int:

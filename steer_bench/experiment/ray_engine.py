@@ -20,13 +20,14 @@ from typing import Any
 import ray
 from tqdm.auto import tqdm
 
-from steer_bench.experiment.completion import check_arms, is_measured
+from steer_bench.experiment.completion import check_arms, check_doses, is_measured
 from steer_bench.experiment.config import ResourceConfig
 from steer_bench.experiment.data import Data
 from steer_bench.experiment.folder import Folder
 from steer_bench.experiment.ratings import ratings_file
 from steer_bench.experiment.run import Run, Stages
 from steer_bench.experiment.shards import Measuring, prepare
+from steer_bench.experiment.stages.dose import dose_target
 from steer_bench.experiment.stages.evaluate import evaluate_target
 from steer_bench.experiment.stages.extract import begin, extract_model
 from steer_bench.experiment.stages.fit import arms_up_to_date, check_vectors, fit_pair, make_arms, pairs
@@ -62,7 +63,7 @@ def ray_stages(address: str | None) -> Iterator[Stages]:
                 f"--address {address}: no Ray cluster answers there ({error}); ray start --head starts one"
             ) from error
     try:
-        yield {"extract": _extract, "fit": _fit, "evaluate": _evaluate, "judge": _judge}
+        yield {"extract": _extract, "fit": _fit, "dose": _dose, "evaluate": _evaluate, "judge": _judge}
     finally:
         if mine:
             ray.shutdown()
@@ -85,9 +86,16 @@ def _fit(run: Run) -> list[Path]:
     return [run.folder.arms(target) for target in run.targets]
 
 
+def _dose(run: Run) -> list[Path]:
+    """Run one task per target."""
+    check_arms(run)
+    _tasks(run, "evaluate", {f"doses of {target}": (dose_target, target) for target in run.targets})
+    return [run.folder.arms(target) for target in run.targets]
+
+
 def _evaluate(run: Run) -> list[Path]:
     """Shards of all targets on workers that keep their model; then a task a target that reads them and writes."""
-    check_arms(run)
+    check_doses(run)
     targets = [target for target in run.targets if not is_measured(run, target)]
     if targets:
         workers = _workers(run)

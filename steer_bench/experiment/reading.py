@@ -17,7 +17,7 @@ from steer_bench import shipped
 from steer_bench.experiment.config import Experiment, Strict
 from steer_bench.files import KeyLines, read_yaml_lines, safe_name
 from steer_bench.names import hint
-from steer_bench.results.measures import RULES, SUPPRESSION, TASKS
+from steer_bench.results.measures import MEASURES, RULES, SUPPRESSION, TASKS
 
 _BY_FLAG = "load such a model with lm_eval's own flag --trust_remote_code (steer-bench lm-eval ...)"
 FLAGS = {"trust_remote_code": _BY_FLAG, "confirm_run_unsafe_code": "lm_eval has a flag --confirm_run_unsafe_code"}
@@ -137,16 +137,21 @@ def _model_faults(experiment: Experiment) -> Iterator[Fault]:
 
 
 def _task_faults(experiment: Experiment) -> Iterator[Fault]:
-    """Yield what is wrong with the tasks, their factors and limits, and the rules that they need."""
-    grids = experiment.factors if isinstance(experiment.factors, dict) else {}
-    for key, task in [*(("tasks", task) for task in experiment.tasks), *(("factors", task) for task in grids)]:
+    """Yield what is wrong with the tasks, their levels, factors and limits, and the rules that they need."""
+    given = {"tasks": experiment.tasks, "factors": experiment.factors, "damage": experiment.damage}
+    for key, task in ((key, task) for key, tasks in given.items() if isinstance(tasks, dict) for task in tasks):
         if task not in TASKS:
             yield (key, task), f"{key}: unknown task {task!r}; {hint(task, TASKS)}"
+        elif key == "factors" and not MEASURES[task].replies:
+            said = f"factors: {task} compares arms at equal damage only (damage: [1.1, 1.3]); a grid is for tasks of replies"
+            yield (key, task), said
     for task, limits in experiment.tasks.items():
-        grid = experiment.grid(task) if task in TASKS else (1.0,)
-        if not grid or any(not 0 < factor < float("inf") for factor in grid):
+        grid, levels = (experiment.grid(task), experiment.levels(task)) if task in TASKS else ((), (1.3,))
+        if any(not 0 < factor < float("inf") for factor in grid):
             said = f"factors of {task}: {list(grid)}; give factors above 0 (unsteered, factor 0, is always measured)"
             yield ("factors", task), said
+        if not grid and not levels:
+            yield ("damage", task), f"damage of {task}: no level; give perplexity ratios above 1, such as [1.1, 1.3]"
         if (limits.n_samples or 1) > 1 and not limits.temperature:
             said = f"tasks.{task}: n_samples {limits.n_samples} at temperature 0 gives equal replies; set a temperature"
             yield ("tasks", task, "n_samples"), said

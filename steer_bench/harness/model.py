@@ -68,6 +68,7 @@ class SteeredLM(HFLM):
         source: str = "",
         concept: str = "",
         factor: float = 0.0,
+        damage: float | None = None,
         layer: int | None = None,
         positions: str = "text",
         strength: str = "scaled",
@@ -82,7 +83,13 @@ class SteeredLM(HFLM):
             raise ValueError(f"positions={positions}: there are {', '.join(POSITIONS)}")
         given = pretrained if isinstance(pretrained, str) else None
         self.name = given or type(pretrained).__name__
-        self.bank = _bank(arms, strength, arm, factor)
+        self.bank = _bank(arms, strength, arm, factor or damage)
+        if damage is not None and self.bank is not None:
+            if not arm or factor:
+                raise ValueError(
+                    f"damage={damage}: give arm=… and concept=… with it, and no factor: it takes the place of one"
+                )
+            factor = self.bank.arms.dose(arm, str(source), str(concept), damage)
         self._default = Steering(arm, str(source), str(concept), factor) if arm else Steering()
         if arm and self.bank is not None:  # also at factor 0: a misspelt name is never quietly unsteered
             self.bank.arms.find(arm, str(source), str(concept))
@@ -202,7 +209,9 @@ class SteeredLM(HFLM):
         rows = []
         for request in requests:
             asked = self._asked(request)
-            rows.append(self.scorer.row(*self._split(*request.args[:2]), asked.steering, kl=asked.kl))
+            rows.append(
+                self.scorer.row(*self._split(*request.args[:2]), asked.steering, kl=asked.kl, as_hf=asked.as_hf)
+            )
         scores = self.scorer.score_rows(rows, quiet=quiet or self.rank != 0)
         answers = [LogLikelihood(score.log_likelihood, score.is_greedy, score.n_tokens) for score in scores]
         self._refuse_non_finite(requests, [answer[0] for answer in answers])
@@ -228,7 +237,7 @@ class SteeredLM(HFLM):
         for index, request in enumerate(requests):
             asked = self._asked(request)
             for window in self.scorer.windows(self.tok_encode(request.args[0])):
-                rows.append(self.scorer.row(*window, asked.steering, kl=asked.kl))
+                rows.append(self.scorer.row(*window, asked.steering, kl=asked.kl, as_hf=asked.as_hf))
                 owners.append(index)
         scores = self.scorer.score_windows(rows, owners, len(requests), quiet=quiet or self.rank != 0)
         answers = [rolling_answer(score) for score in scores]
@@ -241,7 +250,9 @@ class SteeredLM(HFLM):
         self, requests: Sequence[tuple[object, list[int], list[int]]], disable_tqdm: bool = False, **_kwargs: object
     ) -> list[tuple[float, bool]]:
         """Answer lm-eval's inner interface, for callers that tokenise themselves: all under the default steering."""
-        rows = [self.scorer.row(context, continuation, self._default) for _, context, continuation in requests]
+        rows = [
+            self.scorer.row(context, continuation, self._default, as_hf=True) for _, context, continuation in requests
+        ]
         return [score[:2] for score in self.scorer.score_rows(rows, quiet=disable_tqdm or self.rank != 0)]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[ReplyText]:
@@ -284,7 +295,7 @@ class SteeredLM(HFLM):
         """Return what a request asks for beside its text."""
         given = extra_of(request)
         if given is None:
-            return Asked(self._default)
+            return Asked(self._default, as_hf=True)
         flags = bool(given.get("perplexity")), bool(given.get("kl")), int(given.get("sample", 0))
         return Asked(self.steered.check(Steering.from_mapping(given["steer"])), *flags)
 
@@ -314,6 +325,8 @@ class Asked(NamedTuple):
     """Whether the divergence from the unsteered model is wanted."""
     sample: int = 0
     """Which of several replies it is."""
+    as_hf: bool = False
+    """Whether an unsteered answer is to be that of `hf` to the bit; what is compared with steered answers is computed as they are."""
 
 
 def extra_of(request: Instance) -> dict[str, Any] | None:
@@ -322,10 +335,12 @@ def extra_of(request: Instance) -> dict[str, Any] | None:
     return last if isinstance(last, dict) and "steer" in last else None
 
 
-def _bank(arms: str | Path | Arms | None, strength: str, arm: str | None, factor: float) -> VectorBank | None:
+def _bank(arms: str | Path | Arms | None, strength: str, arm: str | None, factor: float | None) -> VectorBank | None:
     loaded = Arms.load(arms) if isinstance(arms, str | Path) else arms
     if loaded is None and (arm or factor):
-        raise ValueError("arm=… and factor=… need arms=FILE, the arms file of the target (RUN/arms/MODEL.safetensors)")
+        raise ValueError(
+            "arm=…, factor=… and damage=… need arms=FILE, the arms file of the target (RUN/arms/MODEL.safetensors)"
+        )
     return VectorBank(loaded, strength=strength) if loaded else None
 
 

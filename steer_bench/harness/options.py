@@ -41,16 +41,29 @@ class TaskOptions(BaseModel):
         BeforeValidator(_as_list),
         Field(description="give numbers above 0, such as [0.1, 0.2, 0.4] (factor 0 is always measured)"),
     ] = None
+    damage: Annotated[
+        Annotated[
+            tuple[Annotated[float, Field(strict=True, gt=1, allow_inf_nan=False)], ...],
+            Field(min_length=1),
+            AfterValidator(lambda levels: tuple(sorted(set(levels)))),
+        ]
+        | None,
+        BeforeValidator(_as_list),
+        Field(
+            description="give perplexity ratios above 1, such as [1.1, 1.3], levels that the arms file has doses for"
+        ),
+    ] = None
     only_arms: Annotated[
         tuple[str, ...] | None, BeforeValidator(_as_list), Field(description="give names of arms, such as [native]")
     ] = None
     max_concepts: Count = None
     max_rules: Count = None
     max_prompts: Count = None
-    """Prompts of each role."""
+    """Instructions of each concept, its own; on a grid of factors as many to select on and as many to score."""
     max_texts: Count = None
     """Held-out texts of each concept."""
     max_neutral: Count = None
+    """Neutral texts of each concept, its own."""
     max_words: Count = None
     """Words of a text that is scored; what follows them is cut off."""
     max_new_tokens: Count = None

@@ -8,12 +8,13 @@ Holds only held-out texts: nothing in it has been seen by a vector or a map.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from steer_bench.concepts.concept import Concept, Prompt
+from steer_bench.concepts.draws import drawn
 from steer_bench.concepts.rules.declared import rules_of
 from steer_bench.concepts.rules.rule import Rule
 from steer_bench.concepts.rules.table import named_rule
@@ -29,11 +30,20 @@ class Protocol:
     concepts: Mapping[str, Concept]
     """Test concepts and rules, each with its *held-out* texts only: no vector and no map has seen them."""
     neutral: Mapping[str, str]
-    """Neutral texts for perplexity, by id."""
+    """Neutral texts that are scored, by id: a pool from which every concept draws its own."""
     prompts: tuple[Prompt, ...]
+    """Instructions that replies are scored on: a pool from which every concept draws its own."""
+    levels: Mapping[str, tuple[float, ...]]
+    """Levels of damage of each task, perplexity ratios; none for a task on a grid of factors."""
     factors: Mapping[str, tuple[float, ...]]
-    """Factor grid of each task; the same for all arms."""
+    """Factors of each task that is measured on a grid; the same for all arms."""
     judge: JudgeConfig
+    calibration: Mapping[str, str] = field(default_factory=dict)
+    """Neutral texts on which doses are found, of the same pool; none of them is scored."""
+    yardstick: tuple[Prompt, ...] = ()
+    """Instructions whose unsteered replies set the judge; nothing is scored on them."""
+    seed: int = 0
+    """Of the draws of the concepts' items."""
     chat: bool = True
     """Whether instructions go through a target's chat template, where it has one."""
     declared: tuple[Mapping[str, object], ...] = ()
@@ -47,6 +57,14 @@ class Protocol:
     def rule(self, concept: str) -> Rule:
         """Return the rule of a rule's concept. Raises ValueError where there is none of that name."""
         return named_rule(self.concepts[concept].rule, self.rules)
+
+    def prompts_of(self, concept: str, n: int | None) -> list[Prompt]:
+        """Return `n` instructions, all where n is None, in the concept's own order."""
+        return list(drawn({prompt.id: prompt for prompt in self.prompts}, n, self.seed, "prompts", concept).values())
+
+    def neutral_of(self, concept: str, n: int | None) -> dict[str, str]:
+        """Return `n` neutral texts, all where n is None, in the concept's own order: id -> text."""
+        return drawn(self.neutral, n, self.seed, "neutral", concept)
 
     def save(self, path: Path) -> None:
         """Write the protocol as JSON."""
@@ -64,11 +82,12 @@ class Protocol:
                 key: Concept(**{**value, **{side: tuple(value[side]) for side in sides}})
                 for key, value in content["concepts"].items()
             }
-            prompts = tuple(Prompt(**prompt) for prompt in content["prompts"])
-            factors = {task: tuple(grid) for task, grid in content["factors"].items()}
+            levels, factors = (
+                {task: tuple(grid) for task, grid in content[key].items()} for key in ("levels", "factors")
+            )
             return cls(
-                concepts, content["neutral"], prompts, factors, judge_config(content["judge"]), content["chat"],
-                tuple(content.get("rules", ())),
+                concepts, content["neutral"], _prompts(content["prompts"]), levels, factors, judge_config(content["judge"]),
+                content["calibration"], _prompts(content["yardstick"]), content["seed"], content["chat"], tuple(content["rules"]),
             )  # fmt: skip
         except FileNotFoundError:
             raise ValueError(
@@ -79,3 +98,7 @@ class Protocol:
             raise ValueError(
                 f"{path}: not a protocol of steer-bench ({error}); make it again with steer-bench fit RUN"
             ) from error
+
+
+def _prompts(given: Iterable[Mapping[str, str]]) -> tuple[Prompt, ...]:
+    return tuple(Prompt(**prompt) for prompt in given)

@@ -206,7 +206,7 @@ class SteerTask(ConfigurableTask):
     def _measured(self, doc: Doc, answer: Answer) -> Row:
         row = partial(
             Row, task=self.measure, target=self.rows.target, source=doc["source"], arm=doc["arm"], concept=doc["concept"],
-            factor=doc["factor"], item=doc["item"], role=doc["role"], tokens=answer.n_tokens,
+            factor=doc["factor"], level=doc["level"], item=doc["item"], role=doc["role"], tokens=answer.n_tokens,
         )  # fmt: skip
         if not isinstance(answer, answers.ReplyText):
             total = answer[0] if isinstance(answer, answers.LogLikelihood) else float(answer)
@@ -247,7 +247,7 @@ class SteerTask(ConfigurableTask):
 
 def _headline(rows: Sequence[dict[str, Any]], *, measure: str, target: str) -> float:
     """Return lm-eval's number for an arm from the rows as `process_results` made them, in one order on any ranks."""
-    order = ("arm", "source", "concept", "factor", "item")
+    order = ("arm", "source", "concept", "factor", "level", "item")
     rows = sorted(rows, key=lambda row: json.dumps([row[key] for key in order]))
     plain = [Row(**{key: value for key, value in row.items() if key != WORDS}) for row in rows]
     return headline(plain, measure=measure, target=target)

@@ -112,6 +112,19 @@ MEASURES = {
 }
 """Name -> measure of our tasks, in the order in which tables show them."""
 
+DAMAGE = (1.1, 1.3, 1.6)
+"""Levels of damage of a task, perplexity ratios, where an experiment names none."""
+
+
+def headline_level(levels: Iterable[float]) -> float:
+    """Return the level of the main tables and verdicts: the one nearest 1.3; 0 where there is none.
+
+    >>> headline_level([1.1, 1.25, 1.6]), headline_level([])
+    (1.25, 0.0)
+    """
+    return min(levels, key=lambda level: (abs(level - 1.3), level), default=0.0)
+
+
 TASKS = tuple(MEASURES)
 DEFAULT_TASKS = tuple(name for name, measure in MEASURES.items() if measure.default)
 REPLIES = tuple(name for name, measure in MEASURES.items() if measure.replies)

@@ -248,6 +248,20 @@ class Arms:
                 raise ValueError(f"unknown {what} {given!r} in the arms of {self.target}; {hint(given, sorted(known))}")
         raise AssertionError("an arm that is known has been found")
 
+    def dose(self, arm: str, source: str, concept: str, level: float) -> float:
+        """Return the factor at which an arm does a level of damage. Raises ValueError where it is not known, with the reason."""
+        self.find(arm, source, concept)
+        mine = [one for one in self.card.doses if (one.arm, one.source, one.concept) == (arm, source, concept)]
+        found = next((one for one in mine if one.level == level), None)
+        if found is None:
+            known = ", ".join(f"{one.level:g}" for one in mine) or "none; steer-bench dose RUN finds them"
+            raise ValueError(
+                f"the arms of {self.target} have no dose of {arm!r} for damage {level:g}; there are: {known}"
+            )
+        if found.factor is None:
+            raise ValueError(f"arm {arm!r} does not reach damage {level:g} for concept {concept!r}: {found.reason}")
+        return found.factor
+
     @cached_property
     def _by_name(self) -> dict[tuple[str, str, str], Vector]:
         return {(arm.name, arm.source, concept): vector for (arm, concept), vector in self.vectors.items()}

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from steer_bench.experiment.capability import measure_capability
-from steer_bench.experiment.completion import check_arms, evaluation_fingerprint, is_measured
+from steer_bench.experiment.completion import check_doses, evaluation_fingerprint, is_measured
 from steer_bench.experiment.run import Run
 from steer_bench.experiment.shards import measure_shard, merge, prepare
 from steer_bench.experiment.target import open_lm, task_metadata
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(run: Run) -> list[Path]:
-    """Run lm-eval once per target, the model loaded once: all arms, concepts, factors and tasks. RUN/evaluation/TARGET/…
+    """Run lm-eval once per target, the model loaded once: all arms, concepts, levels and tasks. RUN/evaluation/TARGET/…
 
     Replies that need a judge are left unrated: stage judge rates them.
     """
-    check_arms(run)
+    check_doses(run)
     rank, size = ranks.join()
     for target in run.targets:
         if is_measured(run, target):

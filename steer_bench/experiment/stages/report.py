@@ -17,6 +17,7 @@ from steer_bench.experiment.ratings import (
     with_ratings,
 )
 from steer_bench.experiment.run import MissingStageError, Run, versions
+from steer_bench.experiment.stages.dose import unreached
 from steer_bench.files import read_yaml
 from steer_bench.judge.load import load_judge
 from steer_bench.judge.ratings import Ratings
@@ -125,10 +126,12 @@ def _provenance(run: Run, ratings: Mapping[str, Mapping[str, Ratings]], judge: J
             "hashes": run.data.hashes,
             "halves": run.data.halves,
             "reliability": {name: card.get("reliability") for name, card in cards.items()},
-            "damage_limit": experiment.damage_limit,
-            "equivalence_margin": experiment.equivalence_margin,
+            "levels": run.data.protocol.levels,
+            "headline": experiment.headline or 1.3,
+            "unreached": [line for card in arms for line in unreached(card.doses)],
+            "claims": experiment.claims,
             "splits": {name: sorted(getattr(run.data.splits, name)) for name in ("fit", "select", "test")},
-            "factors": {task: experiment.grid(task) for task in experiment.tasks},
+            "factors": run.data.protocol.factors,
             "limits": {task: limits.model_dump(exclude_none=True) for task, limits in experiment.tasks.items()},
             "seeds": {"experiment": experiment.seed, "splits": experiment.splits.seed},
             "positions": experiment.positions,

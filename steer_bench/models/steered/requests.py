@@ -23,6 +23,8 @@ class ScoreRow(NamedTuple):
     """First position that is steered."""
     kl: bool = False
     """Whether the divergence from the unsteered model is wanted as well."""
+    as_hf: bool = False
+    """Unsteered rows: whether lm-eval's `hf` is to be repeated to the bit, whose softmax and sum have the precision of the model."""
 
     @property
     def input(self) -> tuple[int, ...]:

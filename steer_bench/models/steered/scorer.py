@@ -106,13 +106,20 @@ class Scorer:
     # ------------------------------------------------------------------------------------------ rows
 
     def row(
-        self, context: Sequence[int], continuation: Sequence[int], steering: Steering, *, kl: bool = False
+        self,
+        context: Sequence[int],
+        continuation: Sequence[int],
+        steering: Steering,
+        *,
+        kl: bool = False,
+        as_hf: bool = False,
     ) -> ScoreRow:
         """Return a row, its context cut on the left to what the model reads."""
         steering = self.steered.check(steering)
         context = tuple(context)[-(self.steered.max_length + 1 - len(continuation)) :]
         start = self.steered.start(context, len(context))
-        return ScoreRow(context, tuple(continuation), steering, start, kl and steering.is_steered)
+        steers = steering.is_steered
+        return ScoreRow(context, tuple(continuation), steering, start, kl and steers, as_hf and not steers)
 
     def score_windows(
         self, rows: Sequence[ScoreRow], owners: Sequence[int], n: int, *, quiet: bool = False
@@ -146,18 +153,19 @@ class Scorer:
                 known.update(values)
                 bar.update(len(done))
 
-            self._score_unsteered([row for row in missing if not row.steering.is_steered], keep)
-            self._score_steered([row for row in missing if row.steering.is_steered], keep)
+            self._score_as_hf([row for row in missing if row.as_hf], keep)
+            self._score_steered([row for row in missing if not row.as_hf], keep)
         return [Score.from_record(known[keys[row]], len(row.continuation)) for row in rows]
 
     def _key(self, row: ScoreRow) -> str:
         vector = self.steered.digest(row.steering)
+        further = {"kl": row.kl, "precise": not (vector or row.as_hf)}
         return self.steered.key(
             "score", ids=[*row.context, *row.continuation], split=len(row.context), vector=vector,
-            start=row.start if vector else 0, **({"kl": True} if row.kl else {}),
+            start=row.start if vector else 0, **{name: True for name, value in further.items() if value},
         )  # fmt: skip
 
-    def _score_unsteered(self, rows: Sequence[ScoreRow], keep: Keep) -> None:
+    def _score_as_hf(self, rows: Sequence[ScoreRow], keep: Keep) -> None:
         """Score as lm-eval's `hf` does, batch by batch in the same order, so that the numbers are the same bits."""
         groups: dict[tuple[int, ...], list[ScoreRow]] = {}
         for row in rows:
@@ -167,14 +175,14 @@ class Scorer:
 
         def run(batch: Sequence[tuple[int, ...]]) -> list[Score]:
             logits = self._forward(right_padded(batch, device=self.steered.at)[0])
-            return [self._unsteered_score(logits[i], ids, row) for i, ids in enumerate(batch) for row in groups[ids]]
+            return [self._score_of_hf(logits[i], ids, row) for i, ids in enumerate(batch) for row in groups[ids]]
 
         def flat(batch: Sequence[tuple[int, ...]], scores: list[Score]) -> None:
             keep([row for ids in batch for row in groups[ids]], scores)
 
         self.steered.in_batches("score", mine, run, flat)
 
-    def _unsteered_score(self, logits: Tensor, ids: tuple[int, ...], row: ScoreRow) -> Score:
+    def _score_of_hf(self, logits: Tensor, ids: tuple[int, ...], row: ScoreRow) -> Score:
         n = len(row.continuation)
         wanted = torch.tensor(row.continuation, device=logits.device)
         part = logits[len(ids) - n : len(ids)].log_softmax(dim=-1, dtype=self._softmax_dtype)
@@ -182,7 +190,10 @@ class Scorer:
         return Score(float(picked.sum()), bool((part.argmax(dim=-1) == wanted).all()), n)
 
     def _score_steered(self, rows: Sequence[ScoreRow], keep: Keep) -> None:
-        """Score texts under several steerings on a shared trunk, texts under one in padded batches."""
+        """Score texts under several steerings on a shared trunk, texts under one in padded batches; unsteered is one of them.
+
+        So both sides of a difference come from the same passes, softmax and sums (float32, float64).
+        """
         groups: dict[tuple[tuple[int, ...], int], dict[Steering, Pass]] = {}
         for row in rows:
             groups.setdefault((row.input, row.start), {}).setdefault(row.steering, []).append(row)
