@@ -51,7 +51,8 @@ FINGERPRINT = "__steer_bench_fingerprint__"
 class SteeredLM(HFLM):
     """lm-eval's `hf` model with a steering vector per request.
 
-    Besides the arguments of `hf`: `arms` (a file of RUN/arms/), a default steering `arm`, `source`, `concept`, `factor`;
+    Besides the arguments of `hf`: `arms` (a file of RUN/arms/), a default steering `arm`, `source`, `concept`, `factor` or
+    `damage` (a perplexity ratio that the file has a dose for, such as 1.3);
     `layer` (only to check it is the file's), `positions` (text, generated, all), `strength` (scaled: factor times the
     target's median centred residual norm; raw: factor times the vector as stored), `records` (a SQLite file that keeps
     finished replies and log-likelihoods), `seed` (of sampled replies; see `sampling`), `alone` (no part in data parallelism),

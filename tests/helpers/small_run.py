@@ -49,8 +49,9 @@ def small_experiment(folder: Path, models: Sequence[str] | None = None, **change
         "rules": ["question"],
         "rule_texts": 10,
         "neutral": {"map": "neutral_map.jsonl", "map_limit": 20, "perplexity": "neutral.jsonl"},
-        "adapters": ["native", "identity", "linear", {"random": {"seeds": 1}}],
-        "factors": [0.2, 0.4],
+        "adapters": ["native", "identity", "linear", "wrong-concept", {"random": {"seeds": 1}}],
+        "damage": [1.1, 1.3],
+        "dose": {"texts": 8, "max_words": 8},
         "tasks": {
             "concept_likelihood": {"max_texts": 2, "max_neutral": 2, "max_words": 8},
             "steered_perplexity": {"max_neutral": 2, "max_words": 8},

@@ -1,6 +1,7 @@
 """Stage dose: what is fixed before anything is measured, into RUN/arms/TARGET.safetensors.
 
-The factor at which each arm does each level of damage, found on texts that nothing is scored on; and the unsteered replies that set the judge.
+The factor at which each arm does each level of damage, found on texts that nothing is scored on, and the unsteered replies that
+set the judge.
 """
 
 from __future__ import annotations

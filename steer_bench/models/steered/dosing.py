@@ -126,7 +126,8 @@ def find_doses(scorer: Scorer, sought: Sequence[Sought], texts: Sequence[str], *
     """Return the dose of every vector at each of its levels, in order.
 
     The damage at a factor is the log-likelihood a token that the texts lose, over all their tokens. A ladder of factors is climbed on
-    the first texts until the highest level is crossed; then each level is sought on all texts until the damage is within 5 % of it. All vectors of a round share batches. A level that a vector does not reach has a dose without a factor, and the reason.
+    the first texts until the highest level is crossed; then each level is sought on all texts until the damage is within 5 % of it.
+    All vectors of a round share batches. A level that a vector does not reach has a dose without a factor, and the reason.
     Raises ValueError for a vector that there is not, and without texts.
     """
     if not texts:
