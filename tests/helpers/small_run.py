@@ -50,7 +50,7 @@ def small_experiment(folder: Path, models: Sequence[str] | None = None, **change
         "rule_texts": 10,
         "neutral": {"map": "neutral_map.jsonl", "map_limit": 20, "perplexity": "neutral.jsonl"},
         "adapters": ["native", "identity", "linear", "wrong-concept", {"random": {"seeds": 1}}],
-        "damage": [1.1, 1.3],
+        "damage": [1.005, 1.01],
         "dose": {"texts": 8, "max_words": 8},
         "tasks": {
             "concept_likelihood": {"max_texts": 2, "max_neutral": 2, "max_words": 8},
