@@ -18,12 +18,22 @@ from steer_bench.experiment.run import MissingStageError, Run
 from steer_bench.judge.check import CheckRow
 from steer_bench.judge.config import JudgeConfig, judge_id
 from steer_bench.judge.judgement import ASPECTS, Judgement
-from steer_bench.judge.ratings import FOLDER, JudgedReply, Key, Ratings, judge_words, load_ratings, rating_fingerprint
+from steer_bench.judge.ratings import (
+    FOLDER,
+    JudgedReply,
+    Key,
+    Ratings,
+    Yardstick,
+    judge_words,
+    load_ratings,
+    rating_fingerprint,
+)
 from steer_bench.results.measures import JUDGED
 from steer_bench.results.provenance import AgreementLine, JudgeCheck, JudgeSummary
 from steer_bench.results.rows import INVALID, NOT_JUDGED, Row
 from steer_bench.results.samples import Sample
 from steer_bench.results.stats.agreement import agreement
+from steer_bench.vectors.arms import ArmsCard
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +41,11 @@ logger = logging.getLogger(__name__)
 def ratings_file(run: Run, config: JudgeConfig, target: str) -> Path:
     """RUN/judgements/JUDGE/TARGET.jsonl"""
     return run.folder.path / FOLDER / judge_id(config) / f"{run.folder.arms(target).stem}.jsonl"
+
+
+def yardstick_of(run: Run, target: str) -> Yardstick:
+    """Return the unsteered replies that a judge of this target is set by; none where the stage dose made none."""
+    return ArmsCard.read(run.folder.arms(target)).yardstick
 
 
 def replies_of(run: Run, target: str) -> list[JudgedReply]:
@@ -75,12 +90,12 @@ def all_ratings(run: Run) -> dict[str, dict[str, Ratings]]:
         return found
     concepts = run.data.protocol.concepts
     for target in run.targets:
-        replies = replies_of(run, target)
+        replies, yardstick = replies_of(run, target), yardstick_of(run, target)
         for file in sorted((run.folder.path / FOLDER).glob(f"*/{run.folder.arms(target).stem}.jsonl")):
             ratings = load_ratings(file)
             if ratings.card.stopped:
                 continue
-            if ratings.card.inputs != rating_fingerprint(ratings.card.judge, concepts, replies):
+            if ratings.card.inputs != rating_fingerprint(ratings.card.judge, concepts, yardstick, replies):
                 logger.warning("%s rates other replies than the run has now; left out", file)
                 continue
             found.setdefault(file.parent.name, {})[target] = ratings

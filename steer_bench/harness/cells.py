@@ -83,12 +83,14 @@ class TaskRows:
         asked: Mapping[str, Mapping[str, str]],
         protocol: Protocol,
         doses: Iterable[Dose] = (),
+        yardstick: Sequence[tuple[str, str, float | None]] = (),
     ) -> None:
-        """`entries`: the arms; `asked`: arm that asks instead of steering -> its templates by kind; `doses`: factors by level.
+        """`entries`: the arms; `asked`: arm that asks instead of steering -> its templates by kind; `doses`, `yardstick`: see ArmsCard.
 
         Raises ValueError where there is no factor, no dose for a level, or `only_arms` names an unknown arm.
         """
         self.task, self.options, self.target, self.protocol = task, options, target, protocol
+        self.yardstick = yardstick
         self.factors = options.factors or (() if options.damage else protocol.factors.get(task, ()))
         self.levels = () if self.factors else options.damage or protocol.levels.get(task, ())
         self._doses = {(dose.arm, dose.source, dose.concept, dose.level): dose.factor for dose in doses}
@@ -121,7 +123,8 @@ class TaskRows:
         card = TargetCard.read(arms)
         protocol = Protocol.load(Path(options.protocol or Path(arms).resolve().parent.parent / "protocol.json"))
         return cls(
-            task, options, target=card.target, entries=card.arms, asked=card.asked, protocol=protocol, doses=card.doses
+            task, options, target=card.target, entries=card.arms, asked=card.asked, protocol=protocol, doses=card.doses,
+            yardstick=card.yardstick,
         )
 
     def concepts(self, kind: str) -> list[Concept]:

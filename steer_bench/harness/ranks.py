@@ -89,17 +89,6 @@ def all_gather(tensor: Tensor) -> Tensor:
     return torch.cat([part.reshape(1) if part.dim() == 0 else part for part in parts]).to(tensor.device)
 
 
-def all_gather_list(items: Sequence[Item], world_size: int) -> list[Item]:
-    """Return the items of all ranks in the order that one rank alone would have them, on every rank."""
-    if world_size <= 1:
-        return list(items)
-    import torch.distributed as dist
-
-    parts = [list(items)] * world_size
-    dist.all_gather_object(parts, list(items))
-    return interleaved(parts)
-
-
 def gather(obj: object, dst: int) -> list[object] | None:
     """Return what lm-eval gathers on rank `dst`, None on the others: samples and metrics as one rank alone would have them."""
     import torch.distributed as dist

@@ -26,7 +26,7 @@ from steer_bench.harness import answers
 from steer_bench.harness.cells import BUILDERS, ArmAtFactor, Doc, TaskRows
 from steer_bench.harness.command import register
 from steer_bench.harness.options import TaskOptions, read_options
-from steer_bench.harness.ranks import PADDING, all_gather_list
+from steer_bench.harness.ranks import PADDING
 from steer_bench.judge.judgement import Judgement, distinct_2
 from steer_bench.judge.ratings import JudgedReply, Key, judge_words, rate_replies
 from steer_bench.models.steered.steering import Steering
@@ -165,7 +165,6 @@ class SteerTask(ConfigurableTask):
     def build_all_requests(self, *, tokenizer_name: str = "", world_size: int = 1, **kwargs: object) -> None:
         """Build all requests; a hash of all rows enters the key of lm-eval's request cache, which knows no task options."""
         rows = digest(*self.test_docs())
-        self._world_size = world_size
         super().build_all_requests(tokenizer_name=f"{tokenizer_name}-rows{rows}", world_size=world_size, **kwargs)
 
     def apply_filters(self) -> list[Instance] | None:
@@ -184,10 +183,9 @@ class SteerTask(ConfigurableTask):
             for one in instances
             if "padding" not in one.doc and not one.resps[0].invalid
         ]
-        unsteered = [reply for reply in replies if reply.key[0] == UNSTEERED]
         ratings = rate_replies(
             self.rows.protocol.judge, self.rows.protocol.concepts, replies, target=self.rows.target,
-            unsteered=all_gather_list(unsteered, self._world_size),  # one judge, the same on all ranks
+            yardstick=self.rows.yardstick,
             records=self.rows.options.records, resume="the same command",
         )  # fmt: skip
         return ratings.judgements

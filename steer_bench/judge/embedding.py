@@ -1,6 +1,6 @@
 """The embedding judge: the offline default, a proxy made of sentence embeddings and perplexity.
 
-    cases + reference texts -> [embedding judge] -> judgements
+    cases + reference texts + yardstick -> [embedding judge] -> judgements
 
 Each aspect is a similarity (or a log perplexity) put on 0..2 by quantiles of texts whose answer is known; `calibration()` gives
 all of them, so that a run can write them down.
@@ -9,10 +9,11 @@ all of them, so that a run can write them down.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
 DESCRIPTION_WEIGHT = 0.25
 """Weight of similarity to the description, beside 1 for the reference direction."""
 INSTRUCTION_QUANTILES = (0.05, 0.78)
-"""Median similarity of (instruction, reply) mismatched and matched, on AxBench's unsteered replies; until `calibrate` is called."""
+"""Median similarity of (instruction, reply) mismatched and matched, on AxBench's unsteered replies; for a judge without a yardstick."""
+UNSTEERED_PERPLEXITY = 2.3
+"""Median perplexity of greedy unsteered replies of SmolLM2-135M (2.5) and Gemma-3-270M (2.1); for a judge without a yardstick."""
 PERPLEXITY_SPAN = 100.0
 """Fluency reaches 0 at this many times the unsteered median perplexity: between prose of other authors (20 to 40 times the perplexity
 of greedy replies, on SmolLM2-135M and Gemma-3-270M) and the same prose with its words shuffled (500 to 1000 times)."""
 DISTINCT_2_SPAN = (0.1, 0.5)
 """Repetition penalty: 0 at or below the first, 1 at or above the second. 99 % of AxBench's replies lie above 0.47 (code, mathematics)."""
-SCHEME = 3
+SCHEME = 4
 """Changes whenever the same texts get other ratings."""
 UNSTEERED_QUANTILE = 0.9
 """A concept's rating begins at this quantile of the unsteered replies' similarities to it."""
@@ -48,8 +51,15 @@ class Reference:
     positives: tuple[str, ...]
     negatives: tuple[str, ...]
     """Texts of the same genre without the concept."""
-    unsteered_perplexities: tuple[float, ...] = ()
-    """Perplexities of the target's unsteered replies under the target itself."""
+
+
+class Unsteered(NamedTuple):
+    """One mark of a yardstick: what the target says unsteered to a prompt that nothing is scored on."""
+
+    instruction: str
+    reply: str
+    perplexity: float | None
+    """Of the reply under the target itself; None where it was not measured."""
 
 
 class Scale(NamedTuple):
@@ -74,10 +84,14 @@ class Calibration:
     """Every threshold of an embedding judge."""
 
     model: str
-    concepts: Mapping[str, Mapping[str, float | None]]
-    """zero, two (where a concept's rating begins and is full) and unsteered_perplexity of each concept."""
+    concepts: Mapping[str, Mapping[str, float]]
+    """zero and two of each concept: where its rating begins and is full."""
     instruction: Mapping[str, float]
     """zero and two."""
+    unsteered_perplexity: float
+    """Median of the yardstick."""
+    yardstick: int
+    """Number of unsteered replies in it; 0 where the scales are those of the reference texts alone."""
     description_weight: float = DESCRIPTION_WEIGHT
     perplexity_span: float = PERPLEXITY_SPAN
     distinct_2_span: tuple[float, float] = DISTINCT_2_SPAN
@@ -99,10 +113,13 @@ class EmbeddingJudge:
     """Rates by sentence embeddings and the unsteered target's perplexity. A proxy, quick, free and the same every time.
 
     Concept: similarity of the reply to the centroid of the concept's positives minus that of its negatives, plus a quarter of its
-    similarity to the description; 0 at the median of the negatives or, where it is higher, at the 0.9 quantile of the unsteered replies
+    similarity to the description; 0 at the median of the negatives or, where it is higher, at the 0.9 quantile of the yardstick's replies
     (`above_unsteered`), 2 at the median of the positives (each reference is left out of its own centroid). Instruction: similarity of
-    reply and instruction; 0 at the median of mismatched, 2 at that of matched unsteered pairs. Fluency: `fluency_rating`. What it
-    cannot see: irony, negation, facts, grammar that the target finds likely.
+    reply and instruction; 0 at the median of mismatched, 2 at that of matched pairs of the yardstick. Fluency: `fluency_rating`, from
+    the yardstick's median perplexity. What it cannot see: irony, negation, facts, grammar that the target finds likely.
+
+    A yardstick is fixed before it measures: its replies are to prompts that nothing is scored on, so that one text has one rating
+    whatever is rated beside it.
     """
 
     def __init__(
@@ -110,9 +127,16 @@ class EmbeddingJudge:
         model_path: str | Path = WHEEL_MODEL,
         references: Mapping[str, Reference] | None = None,
         *,
+        yardstick: Iterable[tuple[str, str, float | None]] = (),
         batch_size: int = 64,
         device: str = "cpu",
     ) -> None:
+        """`yardstick`: (instruction, reply, perplexity) of the target, unsteered; two instructions with a reply set the scales."""
+        self.yardstick = tuple(
+            sorted({Unsteered(*mark) for mark in yardstick if all(map(str.strip, mark[:2]))}, key=repr)
+        )
+        if len({mark.instruction for mark in self.yardstick}) < 2:
+            self.yardstick = ()
         self.references = dict(references or {})
         for concept_id, reference in self.references.items():
             positives, negatives = len(reference.positives), len(reference.negatives)
@@ -126,27 +150,23 @@ class EmbeddingJudge:
         self.usage = None
         shipped = str(model_path) == WHEEL_MODEL or "minilm-l6-v2" in self.model_path.lower().replace("_", "-")
         self.name = f"embedding ({'all-MiniLM-L6-v2' if shipped else Path(self.model_path).name}): a proxy"
-        self._instruction, self._unsteered = Scale(*INSTRUCTION_QUANTILES), tuple[str, ...]()
         self._concepts: dict[str, tuple[NDArray[np.float32], Scale]] = {}
-        self._fingerprint = ""
 
-    def calibrate(self, instruction_pairs: Sequence[tuple[str, str]]) -> None:
-        """Take the instruction scale, and the zero of each concept, from (instruction, unsteered reply) pairs.
-
-        Raises ValueError where they are of fewer than two different instructions.
-        """
-        pairs = [pair for pair in instruction_pairs if all(text.strip() for text in pair)]
-        instructions = [instruction for instruction, _ in pairs]
-        n = len(set(instructions))
-        if n < 2:
-            raise ValueError(f"{n} different instructions with a reply; calibrating the judge needs at least two")
-        asked = self.embedder.embed(instructions)  # (n_pairs, width)
-        similarity = self.embedder.embed([reply for _, reply in pairs]) @ asked.T
-        names = np.array(instructions, dtype=object)
+    @cached_property
+    def _instruction(self) -> Scale:
+        """Where the rating of an instruction begins and is full: from the pairs of the yardstick."""
+        if not self.yardstick:
+            return Scale(*INSTRUCTION_QUANTILES)
+        names = np.array([mark.instruction for mark in self.yardstick], dtype=object)
+        asked = self.embedder.embed(list(names))  # (n_pairs, width)
+        similarity = self.embedder.embed([mark.reply for mark in self.yardstick]) @ asked.T
         others = similarity[names[:, None] != names[None, :]]
-        self._instruction = Scale(*(round(float(np.median(some)), 6) for some in (others, np.diag(similarity))))
-        self._unsteered = tuple(sorted({reply for _, reply in pairs}))
-        self._concepts, self._fingerprint = {}, ""
+        return Scale(*(round(float(np.median(some)), 6) for some in (others, np.diag(similarity))))
+
+    @cached_property
+    def _unsteered_perplexity(self) -> float:
+        finite = [mark.perplexity for mark in self.yardstick if is_perplexity(mark.perplexity)]
+        return round(float(np.median(finite)), 6) if finite else UNSTEERED_PERPLEXITY
 
     def calibration(self) -> Calibration:
         """Return every threshold in use, for the run's files."""
@@ -155,10 +175,10 @@ class EmbeddingJudge:
         concepts = {}
         for concept_id in sorted(self.references):
             zero, two = (round(end, 6) for end in self._concept(concept_id)[1])
-            unsteered = self._unsteered_perplexity(concept_id)
-            concepts[concept_id] = {"zero": zero, "two": two, "unsteered_perplexity": unsteered}
+            concepts[concept_id] = {"zero": zero, "two": two}
         model = Path(self.model_path).name if Path(self.model_path).exists() else self.model_path
-        return Calibration(model, concepts, self._instruction._asdict())
+        instruction = self._instruction._asdict()
+        return Calibration(model, concepts, instruction, self._unsteered_perplexity, len(self.yardstick))
 
     def probe(self) -> None:
         """Raise ValueError where there is no such model; load nothing."""
@@ -169,11 +189,12 @@ class EmbeddingJudge:
             raise ValueError(f"judge.model: {error}") from error
 
     def fingerprint(self) -> str:
-        """Hash the embedding model, the references, the instruction scale and the unsteered replies."""
-        if not self._fingerprint:
-            model, instruction = weights_digest(self.model_path), list(self._instruction)
-            self._fingerprint = digest(["embedding", SCHEME, model, self.references, instruction, self._unsteered])
+        """Hash the embedding model, the references and the yardstick."""
         return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return digest(["embedding", SCHEME, weights_digest(self.model_path), self.references, self.yardstick])
 
     def key(self, question: Question) -> str:
         """See Judge."""
@@ -181,7 +202,7 @@ class EmbeddingJudge:
         seen = {
             "concept": [case.concept_id],
             "instruction": [case.instruction],
-            "fluency": [case.concept_id, case.perplexity if _is_perplexity(case.perplexity) else None],
+            "fluency": [case.perplexity if is_perplexity(case.perplexity) else None],
         }[aspect]
         return digest([self.fingerprint(), aspect, seen, case.reply])
 
@@ -217,18 +238,10 @@ class EmbeddingJudge:
             reply, instruction = self.embedder.embed([case.reply, case.instruction])
             rating = self._instruction.rate(float(reply @ instruction))
         else:
-            unsteered = self._unsteered_perplexity(case.concept_id)
-            if case.perplexity is None or not _is_perplexity(case.perplexity) or unsteered is None:
+            if not is_perplexity(case.perplexity):
                 return Judgement(reason="no_perplexity")
-            rating = fluency_rating(case.perplexity, unsteered, distinct_2(case.reply))
+            rating = fluency_rating(case.perplexity, self._unsteered_perplexity, distinct_2(case.reply))
         return Judgement({aspect: round(rating, _DIGITS)})
-
-    def _unsteered_perplexity(self, concept_id: str) -> float | None:
-        """Return the median of the concept's own unsteered replies, or of all concepts' where it has none."""
-        own = self.references[concept_id].unsteered_perplexities if concept_id in self.references else ()
-        values = own or [value for reference in self.references.values() for value in reference.unsteered_perplexities]
-        finite = [value for value in values if _is_perplexity(value)]
-        return round(float(np.median(finite)), 6) if finite else None
 
     def _concept(self, concept_id: str) -> tuple[NDArray[np.float32], Scale]:
         if concept_id not in self._concepts:
@@ -236,8 +249,9 @@ class EmbeddingJudge:
             texts = reference.positives, reference.negatives, [reference.description]
             positives, negatives, described = (self.embedder.embed(some) for some in texts)
             direction, scale = concept_scale(positives, negatives, described[0])
-            if self._unsteered:
-                scale = above_unsteered(scale, self.embedder.embed(self._unsteered) @ direction)
+            if self.yardstick:
+                replies = sorted({mark.reply for mark in self.yardstick})
+                scale = above_unsteered(scale, self.embedder.embed(replies) @ direction)
             self._concepts[concept_id] = direction, scale
         return self._concepts[concept_id]
 
@@ -282,5 +296,6 @@ def _left_out(rows: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], 
         yield row, (rows.sum(axis=0) - row) / np.float32(len(rows) - 1)
 
 
-def _is_perplexity(value: float | None) -> bool:
+def is_perplexity(value: float | None) -> TypeGuard[float]:
+    """Tell whether a number can be a perplexity: finite and above 0."""
     return value is not None and math.isfinite(value) and value > 0

@@ -35,11 +35,12 @@ from steer_bench.judge.judgement import (
 from steer_bench.judge.load import load_judge
 from steer_bench.judge.prompts import VERSION
 from steer_bench.records import Records
-from steer_bench.vectors.arms import UNSTEERED
 
 logger = logging.getLogger(__name__)
 Key = tuple[str, str, str, float, str]
 """(arm, source, concept, factor, item): names a reply of one target."""
+Yardstick = Sequence[tuple[str, str, float | None]]
+"""(instruction, reply, perplexity) of the unsteered target, on prompts that nothing is scored on: what a judge is set by."""
 FOLDER = "judgements"
 
 
@@ -88,37 +89,30 @@ class Ratings(NamedTuple):
         return sum(self.card.unscored.values())
 
 
-def rating_fingerprint(config: JudgeConfig, concepts: Mapping[str, Concept], replies: Iterable[JudgedReply]) -> str:
-    """Return a digest that changes whenever ratings on disk are not of these replies, concepts and judge."""
+def rating_fingerprint(
+    config: JudgeConfig, concepts: Mapping[str, Concept], yardstick: Yardstick, replies: Iterable[JudgedReply]
+) -> str:
+    """Return a digest that changes whenever ratings on disk are not of these replies, concepts, yardstick and judge."""
     described = {key: [one.description, one.positives, one.negatives] for key, one in concepts.items()}
     listed = [list(reply) for reply in sorted(replies, key=lambda reply: reply.key)]
-    return digest([VERSION, SCHEME, judge_id(config), described, listed])[:16]
+    return digest([VERSION, SCHEME, judge_id(config), described, list(yardstick), listed])[:16]
 
 
 def judge_for(
-    config: JudgeConfig,
-    concepts: Mapping[str, Concept],
-    unsteered: Sequence[JudgedReply],
-    *,
-    resume: str = "steer-bench judge RUN",
+    config: JudgeConfig, concepts: Mapping[str, Concept], yardstick: Yardstick, *, resume: str = "steer-bench judge RUN"
 ) -> Judge:
-    """Make the judge of a configuration and set it to one target: held-out texts are its references, unsteered replies the fluent ones."""
-    known = {(one.instruction, one.text): one.perplexity for one in unsteered}  # the same for every concept
-    perplexities = tuple(sorted(value for value in known.values() if value is not None))
+    """Make the judge of a configuration and set it to one target: held-out texts are its references, the yardstick its scale."""
     references = {
-        concept.id: Reference(concept.description, concept.positives, concept.negatives, perplexities)
+        concept.id: Reference(concept.description, concept.positives, concept.negatives)
         for concept in concepts.values()
         if concept.kind == "topic"
     }
-    judge = load_judge(config, references=references, resume=resume)
-    if isinstance(judge, EmbeddingJudge):
-        pairs = sorted(pair for pair in known if pair[1].strip())
-        if len({instruction for instruction, _ in pairs}) >= 2:
-            judge.calibrate(pairs)
-        else:
-            logger.warning(
-                "fewer than 2 unsteered replies with words in them: the judge keeps AxBench's instruction scale"
-            )
+    judge = load_judge(config, references=references, yardstick=yardstick, resume=resume)
+    if isinstance(judge, EmbeddingJudge) and not judge.yardstick:
+        logger.warning(
+            "the judge has no yardstick of the target's unsteered replies (steer-bench dose RUN makes one): it rates on the scale "
+            "of the reference texts alone"
+        )
     return judge
 
 
@@ -145,7 +139,7 @@ def rate_replies(
     replies: Sequence[JudgedReply],
     *,
     target: str,
-    unsteered: Sequence[JudgedReply] | None = None,
+    yardstick: Yardstick,
     records: str | Path | None = None,
     file: Path | None = None,
     resume: str = "steer-bench judge RUN",
@@ -153,15 +147,13 @@ def rate_replies(
     """Rate all replies at once, asking only what `records` (a records file) does not hold.
 
     The ratings are written to `file`. A judge that stops raises JudgeError: what it rated before is in `records`, and the file says
-    that it stopped, unless it holds the ratings of an earlier time. `unsteered`: what the judge is set by where `replies` are a share.
+    that it stopped, unless it holds the ratings of an earlier time.
     """
-    if unsteered is None:
-        unsteered = [reply for reply in replies if reply.key[0] == UNSTEERED]
-    judge = judge_for(config, concepts, unsteered, resume=resume)
+    judge = judge_for(config, concepts, yardstick, resume=resume)
     cases = [
         Case(one.key[2], concepts[one.key[2]].description, one.instruction, one.text, one.perplexity) for one in replies
     ]
-    inputs = rating_fingerprint(config, concepts, replies)
+    inputs = rating_fingerprint(config, concepts, yardstick, replies)
     card = RatingsCard(
         judge=config, id=judge_id(config), name=judge.name, target=target, inputs=inputs, total=len(replies)
     )

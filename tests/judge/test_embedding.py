@@ -5,49 +5,39 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from fakes.word_embedder import WordEmbedder
 
 from steer_bench.judge.check import check_judge, shuffle_words
-from steer_bench.judge.embedding import EmbeddingJudge, Reference, Scale, concept_scale, fluency_rating
+from steer_bench.judge.embedding import (
+    INSTRUCTION_QUANTILES,
+    UNSTEERED_PERPLEXITY,
+    EmbeddingJudge,
+    Reference,
+    Scale,
+    concept_scale,
+    fluency_rating,
+)
 from steer_bench.judge.judgement import Case, rate_by_aspect
 from steer_bench.judge.ratings import rate_recorded
 from steer_bench.records import Records
 
 AXBENCH = Path(__file__).parents[3] / "shared" / "axbench"
 SHIPPED = Path(__file__).parents[2] / "tasks" / "data" / "concepts.jsonl"
-WORDS = ("sea", "ship", "wave", "sail", "law", "court", "judge", "oath", "walk", "talk", "bread", "house")
-
-
-class WordEmbedder:
-    """Counts of twelve words, normalised: similarities that can be worked out by hand."""
-
-    def __init__(self) -> None:
-        self.runs = 0
-
-    def embed(self, texts: Sequence[str]) -> Any:
-        self.runs += 1
-        counts = np.zeros((len(texts), len(WORDS)), dtype=np.float32)
-        for row, text in enumerate(texts):
-            counts[row] = [text.lower().split().count(word) for word in WORDS]
-        return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
-
-
 REFERENCE = Reference(
     "sea",
     positives=("sea ship", "sea wave", "ship wave"),
     negatives=("walk talk", "talk bread", "bread house"),
-    unsteered_perplexities=(8.0, 10.0, 12.0),
 )
+YARDSTICK = (("walk house", "walk house", 8.0), ("law court", "law judge", 12.0))
 
 
 @pytest.fixture
 def judge(tmp_path: Path) -> EmbeddingJudge:
-    made = EmbeddingJudge(tmp_path, {"sea": REFERENCE})
+    made = EmbeddingJudge(tmp_path, {"sea": REFERENCE}, yardstick=YARDSTICK)
     made.embedder = WordEmbedder()  # type: ignore[assignment]
-    made.calibrate([("walk house", "walk house"), ("law court", "law judge")])
     return made
 
 
@@ -124,16 +114,22 @@ def test_calibration_holds_every_threshold(judge: EmbeddingJudge) -> None:
         100.0,
         (0.1, 0.5),
     )
-    assert calibration.concepts["sea"]["unsteered_perplexity"] == 10.0
+    assert (calibration.unsteered_perplexity, calibration.yardstick) == (10.0, 2)
     assert calibration.concepts["sea"]["zero"] < calibration.concepts["sea"]["two"]
 
 
-def test_the_fingerprint_changes_with_references_and_calibration(judge: EmbeddingJudge) -> None:
-    before = judge.fingerprint()
-    judge.calibrate([("walk house", "walk house"), ("law court", "sea ship")])
-    assert judge.fingerprint() != before
-    other = EmbeddingJudge(judge.model_path, {"sea": replace(REFERENCE, negatives=("law", "oath"))})
-    assert other.fingerprint() != EmbeddingJudge(judge.model_path, {"sea": REFERENCE}).fingerprint()
+def test_the_fingerprint_changes_with_references_and_yardstick(judge: EmbeddingJudge) -> None:
+    def made(reference: Reference, *marks: tuple[str, str, float | None]) -> str:
+        return EmbeddingJudge(judge.model_path, {"sea": reference}, yardstick=marks).fingerprint()
+
+    assert made(REFERENCE, *YARDSTICK) == made(REFERENCE, *reversed(YARDSTICK)) == judge.fingerprint()
+    others = (
+        made(REFERENCE, YARDSTICK[0], ("law court", "sea ship", 12.0)),
+        made(REFERENCE, YARDSTICK[0], ("law court", "law judge", 12.5)),
+        made(REFERENCE),
+        made(replace(REFERENCE, negatives=("law", "oath")), *YARDSTICK),
+    )
+    assert len({judge.fingerprint(), *others}) == 5
 
 
 def test_its_judgements_can_be_stored(judge: EmbeddingJudge, tmp_path: Path) -> None:
@@ -157,9 +153,23 @@ def test_a_concept_without_references_is_refused_by_name(judge: EmbeddingJudge) 
         rate_by_aspect(judge, [Case("war", "war", "p", "reply", 3.0)])
 
 
-def test_calibration_wants_two_instructions(judge: EmbeddingJudge) -> None:
-    with pytest.raises(ValueError, match="at least two"):
-        judge.calibrate([("same", "a"), ("same", "b")])
+@pytest.mark.parametrize(
+    "marks", [(), (("same", "a", 5.0), ("same", "b", 6.0)), (("walk", "sea", 5.0), ("law", " ", 6.0))]
+)
+def test_without_two_instructions_in_the_yardstick_the_scales_are_those_of_the_references(
+    marks: tuple[tuple[str, str, float], ...], tmp_path: Path
+) -> None:
+    plain = EmbeddingJudge(tmp_path, {"sea": REFERENCE}, yardstick=marks)
+    plain.embedder = WordEmbedder()  # type: ignore[assignment]
+    found = plain.calibration()
+    assert (found.yardstick, found.unsteered_perplexity) == (0, UNSTEERED_PERPLEXITY)
+    assert tuple(found.instruction.values()) == INSTRUCTION_QUANTILES
+    words = WordEmbedder()
+    texts = REFERENCE.positives, REFERENCE.negatives, ["sea"]
+    positives, negatives, described = (words.embed(some) for some in texts)
+    assert found.concepts["sea"]["zero"] == pytest.approx(
+        concept_scale(positives, negatives, described[0])[1].zero, abs=1e-6
+    )
 
 
 # --- the check ---

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from fakes.word_embedder import WordEmbedder
 
-from steer_bench.judge.config import OpenAIConfig
+from steer_bench.concepts.concept import Concept
+from steer_bench.judge.config import EmbeddingConfig, OpenAIConfig
 from steer_bench.judge.judgement import (
     ASPECTS,
     Case,
@@ -19,7 +21,15 @@ from steer_bench.judge.judgement import (
     digest,
     rate_by_aspect,
 )
-from steer_bench.judge.ratings import load_ratings, rate_recorded, save_ratings
+from steer_bench.judge.ratings import (
+    JudgedReply,
+    Yardstick,
+    load_ratings,
+    rate_recorded,
+    rate_replies,
+    rating_fingerprint,
+    save_ratings,
+)
 from steer_bench.records import Records, row_checksum
 
 
@@ -181,3 +191,72 @@ def test_ratings_an_older_version_was_paid_for_are_not_asked_again(tmp_path: Pat
     assert found[0] == Judgement(
         dict.fromkeys(ASPECTS, 1.0), "", dict.fromkeys(ASPECTS, "So."), dict.fromkeys(ASPECTS, ("Rating: [[1]]",))
     )
+
+
+# --- a yardstick that is fixed before it measures ---
+
+SEA = Concept(
+    "sea", "the sea", "text", ("sea ship", "sea wave", "ship wave"), ("walk talk", "talk bread", "bread house")
+)
+YARDSTICK = (("walk house", "walk house", 8.0), ("law court", "law judge", 12.0), ("walk law", "sea talk", 10.0))
+"""Of another pool than the rated replies."""
+
+
+def scored_replies(*texts: str, arm: str = "native") -> list[JudgedReply]:
+    return [
+        JudgedReply((arm, "", "sea", 0.2, f"{arm} {number}"), "walk talk", text, 10.0 + number)
+        for number, text in enumerate(texts)
+    ]
+
+
+def ratings_of(
+    replies: Sequence[JudgedReply], yardstick: Yardstick = YARDSTICK, records: Path | None = None
+) -> dict[tuple[str, float | None], object]:
+    found = rate_replies(
+        EmbeddingConfig(model="none"), {"sea": SEA}, replies, target="t", yardstick=yardstick, records=records
+    )
+    return {(one.text, one.perplexity): found.judgements[one.key].ratings for one in replies}
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steer_bench.judge.embedding.Embedder", lambda *_args, **_options: WordEmbedder())
+
+
+@pytest.mark.usefixtures("words")
+def test_one_text_has_one_rating_whatever_is_rated_beside_it(tmp_path: Path) -> None:
+    own = scored_replies("sea walk", "ship talk law", "walk talk")
+    first = ratings_of(
+        [*own, *scored_replies("walk talk", "talk walk", arm="unsteered")], records=tmp_path / "a.sqlite"
+    )
+    loud = scored_replies("sea sea wave", "ship wave sea", "sea ship talk", arm="unsteered")
+    runs = (
+        ratings_of([*own, *loud], records=tmp_path / "b.sqlite"),  # other unsteered replies
+        ratings_of([*loud, *reversed(own)], records=tmp_path / "c.sqlite"),
+        ratings_of(own[:1]),
+        ratings_of(own, tuple(reversed(YARDSTICK)), records=tmp_path / "a.sqlite"),  # and one that finds records
+    )
+    assert all(found[key] == first[key] for found in runs for key in found.keys() & first.keys())
+    assert all(found.keys() & {(one.text, one.perplexity) for one in own} for found in runs)
+
+
+@pytest.mark.usefixtures("words")
+def test_another_yardstick_is_another_rating_and_another_fingerprint(tmp_path: Path) -> None:
+    replies = scored_replies("sea walk")
+    wet = (*YARDSTICK[:2], ("walk law", "sea ship wave", 10.0))
+    found = [ratings_of(replies, marks, tmp_path / "r.sqlite")["sea walk", 10.0] for marks in (YARDSTICK, wet)]
+    assert found[0]["concept"] > found[1]["concept"]
+    prints = {
+        rating_fingerprint(EmbeddingConfig(), {"sea": SEA}, marks, replies)
+        for marks in (YARDSTICK, wet, (), (*YARDSTICK[:2], ("walk law", "sea talk", 10.5)))
+    }
+    assert len(prints) == 4
+
+
+@pytest.mark.usefixtures("words")
+def test_a_judge_without_a_yardstick_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    assert set(ratings_of(scored_replies("sea walk"), ())["sea walk", 10.0]) == set(ASPECTS)
+    assert "no yardstick" in caplog.text
+    caplog.clear()
+    ratings_of(scored_replies("sea walk"))
+    assert caplog.text == ""

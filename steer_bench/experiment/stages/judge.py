@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from steer_bench.experiment.ratings import ratings_file, replies_of
+from steer_bench.experiment.ratings import ratings_file, replies_of, yardstick_of
 from steer_bench.experiment.run import Run
 from steer_bench.judge.config import JudgeConfig
 from steer_bench.judge.load import load_judge
@@ -26,8 +26,8 @@ def judge(run: Run, config: JudgeConfig | None = None, *, again: bool = True) ->
     config = config or run.experiment.judge
     for target, replies in unrated(run, config, again=again).items():
         rate_replies(
-            config, run.data.protocol.concepts, replies, target=target, records=run.folder.records,
-            file=ratings_file(run, config, target), resume=f"steer-bench judge {run.folder}",
+            config, run.data.protocol.concepts, replies, target=target, yardstick=yardstick_of(run, target),
+            records=run.folder.records, file=ratings_file(run, config, target), resume=f"steer-bench judge {run.folder}",
         )  # fmt: skip
     return [ratings_file(run, config, target) for target in run.targets if JUDGED in run.experiment.tasks]
 
@@ -38,7 +38,7 @@ def unrated(run: Run, config: JudgeConfig, *, again: bool) -> dict[str, list[Jud
     for target in run.targets if JUDGED in run.experiment.tasks else ():
         replies, file = replies_of(run, target), ratings_file(run, config, target)
         known = load_ratings(file) if file.is_file() else None
-        inputs = rating_fingerprint(config, run.data.protocol.concepts, replies)
+        inputs = rating_fingerprint(config, run.data.protocol.concepts, yardstick_of(run, target), replies)
         if known is None or known.card.inputs != inputs or known.card.stopped or (again and known.unscored):
             found[target] = replies
     return found
