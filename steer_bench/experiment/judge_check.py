@@ -34,7 +34,8 @@ def check(run: Run, config: JudgeConfig | None = None, *, limit: int | None = No
     """Measure how well a judge tells texts with a known answer, on the texts the run's vectors were made from.
 
     The judge has its references and its yardstick, if it needs any, from the held-out texts and the target's arms file, as in the run.
-    Instruction: the target's other unsteered replies, those of the evaluation where there is one, else made now. Written to RUN/judgements/JUDGE/check.json where the run has begun.
+    Instruction: the target's other unsteered replies, those of the evaluation where there is one, else made now. Written to
+    RUN/judgements/JUDGE/check.json where the run has begun.
     """
     config = config or run.experiment.judge
     probe(config)
