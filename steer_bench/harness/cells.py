@@ -123,7 +123,13 @@ class TaskRows:
         card = TargetCard.read(arms)
         protocol = Protocol.load(Path(options.protocol or Path(arms).resolve().parent.parent / "protocol.json"))
         return cls(
-            task, options, target=card.target, entries=card.arms, asked=card.asked, protocol=protocol, doses=card.doses,
+            task,
+            options,
+            target=card.target,
+            entries=card.arms,
+            asked=card.asked,
+            protocol=protocol,
+            doses=card.doses,
             yardstick=card.yardstick,
         )
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import children
@@ -23,7 +24,7 @@ from tiny import tiny_gemma3, tiny_llama
 from steer_bench import shipped
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.ratings import all_ratings, ratings_file, replies_of
-from steer_bench.experiment.stages import evaluate, extract, fit, judge, report
+from steer_bench.experiment.stages import dose, evaluate, extract, fit, judge, report
 from steer_bench.experiment.target import open_lm
 from steer_bench.files import file_digest
 from steer_bench.judge.config import EmbeddingConfig, OpenAIConfig, judge_id
@@ -31,6 +32,7 @@ from steer_bench.judge.judgement import ASPECTS, JudgeError
 from steer_bench.judge.ratings import load_ratings
 from steer_bench.results.file import load_results
 from steer_bench.results.lmeval_samples import load_rows
+from steer_bench.vectors.arms import ArmsCard
 
 CANARY = "canary-77ab3d90c1"
 
@@ -49,7 +51,7 @@ def fake() -> Iterator[JudgeServer]:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment on two tiny models: two concepts, two arms, two factors, one prompt of each role."""
+    """An experiment on two tiny models: two concepts, two arms, two levels, two prompts each."""
     folder = tmp_path_factory.mktemp("models")
     builds = {"m0": (tiny_llama, 48, False), "m1": (tiny_gemma3, 40, True)}
     names = small_models(folder, builds, blank=259)  # replies of whole pieces of words, none empty
@@ -63,22 +65,23 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         neutral={"map": "neutral_map.jsonl", "map_limit": 12, "perplexity": "neutral.jsonl"},
         adapters=["native", {"random": {"seeds": 1}}, "prompt"],
         tasks={
-            "concept_steering": {"max_prompts": 1, "max_new_tokens": 5},
+            "concept_steering": {"max_prompts": 2, "max_new_tokens": 5},
             "rule_following": {"max_prompts": 1, "max_new_tokens": 4},
         },
     )
 
 
-# rows of concept_steering: 2 concepts x 2 prompts x (unsteered + prompt + 2 arms x 2 factors)
+# rows of concept_steering: 2 concepts x 2 prompts x (unsteered + prompt + 2 arms x 2 levels)
 ROWS = 2 * 2 * (1 + 1 + 2 * 2)
 
 
 @pytest.fixture(scope="module")
 def fitted(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of that experiment after extract and fit, which know nothing of judges."""
+    """The folder of that experiment after extract, fit and dose, which ask no judge."""
     run = runs.open_run(str(experiment), tmp_path_factory.mktemp("fitted") / "run")
     extract.extract(run)
     fit.fit(run)
+    dose.dose(run)
     return run.folder.path
 
 
@@ -198,7 +201,7 @@ def test_judging_within_plain_lm_eval_gives_what_stage_judge_gives(copy: runs.Ru
     run = with_judge(copy.folder.path, {"kind": "embedding"})
     [target], [file] = run.targets, judge.judge(run)
     run.data.protocol.save(run.folder.protocol)  # with this judge
-    limits = {"concept_steering": {"max_prompts": 1, "max_new_tokens": 5}}
+    limits = {"concept_steering": {"max_prompts": 2, "max_new_tokens": 5}}
     metadata = {"arms": str(run.folder.arms(target)), "records": str(run.folder.records), "limits": limits}
     manager = TaskManager(include_path=str(shipped("tasks")), include_defaults=False, metadata=metadata)
     lm = open_lm(run, target)
@@ -242,14 +245,12 @@ def test_the_embedding_judges_thresholds_are_in_the_run(copy: runs.Run) -> None:
     [file] = judge.judge(run)
     calibration = load_ratings(file).card.calibration
     assert set(calibration.concepts) == set(run.data.splits.test)
-    perplexities = sorted(
-        {(one.instruction, one.text): one.perplexity for one in replies_of(run, run.targets[0])
-         if one.key[0] == "unsteered"}.values()
-    )  # fmt: skip
-    middle = (perplexities[0] + perplexities[1]) / 2  # the median of two prompts
-    for scale in calibration.concepts.values():
-        assert scale["unsteered_perplexity"] == pytest.approx(middle, abs=1e-5)
-        assert scale["zero"] < scale["two"]
+    marks = ArmsCard.read(run.folder.arms(run.targets[0])).yardstick
+    scored = {one.instruction for one in replies_of(run, run.targets[0])}
+    assert len(marks) >= 20
+    assert not scored & {instruction for instruction, _, _ in marks}
+    assert calibration.unsteered_perplexity == pytest.approx(median(mark[2] for mark in marks), abs=1e-5)
+    assert all(scale["zero"] < scale["two"] for scale in calibration.concepts.values())
 
 
 def test_the_prompt_arm_asks_for_the_concept_and_is_judged_on_the_plain_instruction(generated: Path) -> None:
