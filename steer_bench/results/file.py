@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
 from steer_bench.files import write_whole
+from steer_bench.results.measures import MEASURES, RATED
 from steer_bench.results.provenance import Provenance
 from steer_bench.results.rows import COLUMNS, RATING, TEXT_COLUMNS, Row, Rows
 
@@ -72,7 +74,9 @@ def load_results(path: str | Path) -> Results:
         raise ValueError(f"{path} lacks 'run' or 'rows'; report the run again")
     _check_columns(path, columns)
     try:
-        return Results(Provenance.model_validate_json(json.dumps(run), strict=True), Rows.from_columns(columns))
+        results = Results(Provenance.model_validate_json(json.dumps(run), strict=True), Rows.from_columns(columns))
+        _check_range(results.rows)
+        return results
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, ("run", *fault["loc"])))
@@ -98,6 +102,23 @@ def _check_columns(path: str | Path, columns: Mapping[str, object]) -> None:
         if wrong:
             value = next(value for value in values if type(value) in wrong)
             raise ValueError(f"{path}: column {name!r} holds {value!r}; report the run again")
+
+
+def _check_range(rows: Rows) -> None:
+    """Raise ValueError, naming the row, for a value or rating that its measure cannot have."""
+    for task, measure in MEASURES.items():
+        mine = rows.where(task=task)
+        limits = {"value": measure.bounds} | {RATING + aspect: bounds for aspect, bounds in RATED.items()}
+        for name, bounds in limits.items():
+            if bounds is None or name not in mine.numbers:
+                continue
+            values = mine.numbers[name]
+            outside = np.flatnonzero((values < bounds[0]) | (values > bounds[1]))
+            if len(outside):
+                place = int(outside[0])
+                raise ValueError(
+                    f"{name} {values[place]:g} in {mine[place].where}; it lies between {bounds[0]:g} and {bounds[1]:g}"
+                )
 
 
 def _types(column: str) -> set[type]:

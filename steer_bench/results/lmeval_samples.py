@@ -66,6 +66,7 @@ def load_samples(folder: str | Path) -> list[Sample]:
             Sample(
                 **{key: getattr(row, key) for key in TEXT_COLUMNS},
                 factor=float(row.factor),
+                level=row.level,
                 prompt=cut(str(sample["doc"]["text"])),
                 reply=cut(reply if isinstance(reply, str) else json.dumps(reply)),
                 value=row.value,
@@ -73,4 +74,4 @@ def load_samples(folder: str | Path) -> list[Sample]:
                 words={aspect: cut(str(text)) for aspect, text in words.items()},
             )
         )
-    return sorted(samples, key=lambda s: (s.group, s.arm, s.source, s.factor))
+    return sorted(samples, key=lambda s: (s.group, s.arm, s.source, s.level, s.factor))

@@ -17,7 +17,7 @@ from pathlib import Path
 from steer_bench.files import digest, write_whole
 
 SCHEMA = "steer-bench-samples"
-VERSION = 1
+VERSION = 2
 KEYS = ("task", "target", "source", "arm", "concept", "item", "role", "reason", "prompt")
 """Columns that hold few distinct texts."""
 MAX_SAMPLES = 50_000
@@ -48,6 +48,8 @@ class Sample:
     reply: str
     value: float | None
     reason: str = ""
+    level: float = 0.0
+    """Damage that the factor was found for; 0 where the factor was given."""
     ratings: Mapping[str, float] = field(default_factory=dict)
     words: Mapping[str, str] = field(default_factory=dict)
     """Aspect -> the judge's own words."""
@@ -134,7 +136,7 @@ def _thinned(one: Samples, kept: Sequence[Sample]) -> Samples:
     rule = "whole prompts with the replies of all arms, drawn by a hash of their names and evenly over tasks, targets and concepts"
     used = {sample.concept for sample in kept}
     concepts = {key: value for key, value in one.concepts.items() if key in used}
-    order = sorted(kept, key=lambda s: (s.group, s.arm, s.source, s.factor))
+    order = sorted(kept, key=lambda s: (s.group, s.arm, s.source, s.level, s.factor))
     return replace(one, samples=tuple(order), concepts=concepts, rule=rule)
 
 
@@ -146,8 +148,8 @@ def _size(sample: Sample) -> int:
 def to_document(samples: Samples) -> dict[str, object]:
     """Return the samples as JSON values: the schema of the file, and of each run in the page's data block.
 
-    `keys`: column -> distinct texts, for KEYS; `codes`: column -> place in `keys` of each sample. `factor`, `value` and `reply`
-    have an entry per sample; `ratings` and `words` one per aspect and sample, null or "" where there is none.
+    `keys`: column -> distinct texts, for KEYS; `codes`: column -> place in `keys` of each sample. `factor`, `level`,
+    `value` and `reply` have an entry per sample; `ratings` and `words` one per aspect and sample, null or "" where there is none.
     """
     rows = samples.samples
     keys, codes = {}, {}
@@ -170,6 +172,7 @@ def to_document(samples: Samples) -> dict[str, object]:
         "keys": keys,
         "codes": codes,
         "factor": [_short(row.factor) for row in rows],
+        "level": [_short(row.level) for row in rows],
         "value": [_short(row.value) for row in rows],
         "reply": [row.reply for row in rows],
         "ratings": {aspect: [_short(row.ratings.get(aspect)) for row in rows] for aspect in aspects},
@@ -197,7 +200,7 @@ def load_document(path: str | Path) -> Samples:
     try:
         n = len(document["reply"])
         columns = {name: [document["keys"][name][code] for code in document["codes"][name]] for name in KEYS}
-        columns |= {name: document[name] for name in ("factor", "value", "reply")}
+        columns |= {name: document[name] for name in ("factor", "level", "value", "reply")}
         columns |= {"ratings": _by_sample(document["ratings"], n), "words": _by_sample(document["words"], n)}
         samples = tuple(
             Sample(**dict(zip(columns, cells, strict=True))) for cells in zip(*columns.values(), strict=True)

@@ -1,9 +1,11 @@
-"""Rows with known effects, for the tests of results, stats, plots and leaderboard.
+"""Rows with known effects at levels of damage, for the tests of results, board, figures and pages.
 
-The likelihood lift of an arm is `strength * factor` and its neutral change `-cost * factor` exactly, plus a wobble by
-concept and item; so the matched factor is ln(1.3) / cost, and the lift there `strength * ln(1.3) / cost`.
+At every level wrong-concept changes the concept's texts by minus the logarithm of the level, and does nothing to replies; an arm's
+effect over it is `strength * GAIN[level]`, times REPLY_GAIN for replies, plus a wobble by concept and item. Every concept has texts
+and prompts of its own.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -11,11 +13,19 @@ import numpy as np
 from steer_bench.results.file import Results
 from steer_bench.results.provenance import Provenance
 from steer_bench.results.rows import Row
+from steer_bench.vectors.arms import Dose
 
-FACTORS = (0.2, 0.4, 0.8)
-ARMS = {"native": 1.0, "linear": 0.9, "identity": 0.0, "random": 0.05, "mean": 0.1}
-KINDS = {"native": "baseline", "linear": "transfer", "identity": "transfer", "random": "control", "mean": "control"}
-WITHOUT_SOURCE = ("native", "random", "mean")
+GAIN = {1.1: 0.15, 1.3: 0.25, 1.6: 0.35}
+"""Level of damage -> native's effect on the likelihood."""
+REPLY_GAIN = 2.0
+FACTORS = {1.1: 0.16, 1.3: 0.28, 1.6: 0.38}
+"""Level -> factor of native; the others' are larger."""
+GRID = (0.2, 0.4)
+ARMS = {"native": 1.0, "linear": 0.9, "identity": 0.0, "random": 0.0, "wrong-concept-0": 0.0, "wrong-concept-1": 0.0}
+KINDS = {"native": "baseline", "linear": "transfer", "identity": "transfer", "random": "control"}
+KINDS |= {"wrong-concept-0": "control", "wrong-concept-1": "control", "prompt": "ceiling"}
+WITHOUT_SOURCE = ("native", "random", "mean", "prompt", "wrong-concept-0", "wrong-concept-1")
+UNREACHED = "the largest factor tried, 8, does 1.2"
 
 
 def make_rows(
@@ -25,76 +35,64 @@ def make_rows(
     source: str = "source-model",
     n_concepts: int = 10,
     n_items: int = 6,
-    cost: float = 0.5,
+    levels: Iterable[float] = tuple(GAIN),
+    grid: bool = False,
     wobble: float = 0.05,
+    prompt: float | None = None,
+    unreached: Iterable[tuple[str, float]] = (),
     seed: int = 0,
 ) -> list[Row]:
-    """Rows of concept_likelihood, concept_steering and rule_following for every arm, concept, factor and item."""
+    """Rows of concept_likelihood, concept_steering and rule_following for every arm, concept, level and item.
+
+    `grid`: replies on a grid of factors instead of levels. `prompt`: the score of an arm that asks. `unreached`: (arm, level) without
+    rows.
+    """
     rng = np.random.default_rng(seed)
     rows = []
-    for concept in [f"c{index:02d}" for index in range(n_concepts)]:
-        for item in range(n_items):
-            base = float(rng.normal(-3, 0.2))
-            rows.append(
-                Row("concept_likelihood", target, "", "unsteered", concept, 0.0, f"t{item}", "concept", base, 20)
-            )
-            for arm, strength in strengths.items():
-                noise = float(rng.normal(0, wobble))
-                for factor in FACTORS:
-                    value = base + (strength + noise - cost) * factor
-                    where = (target, "" if arm in WITHOUT_SOURCE else source, arm, concept, factor)
-                    rows.append(Row("concept_likelihood", *where, f"t{item}", "concept", value, 20))
-        for item in range(n_items):
-            neutral = -2.5 + 0.1 * item
-            if concept == "c00":
-                rows.append(
-                    Row(
-                        "concept_likelihood",
-                        target,
-                        "",
-                        "unsteered",
-                        "",
-                        0.0,
-                        f"n{item}",
-                        "neutral",
-                        neutral,
-                        10 + item,
-                    )
-                )
-            for arm in strengths:
-                for factor in FACTORS:
-                    where = (target, "" if arm in WITHOUT_SOURCE else source, arm, concept, factor)
-                    changed = neutral - cost * factor
-                    rows.append(Row("concept_likelihood", *where, f"n{item}", "neutral", changed, 10 + item))
-        rows += _generation(strengths, rng, target, source, concept, n_items)
-    return rows
 
+    def add(
+        task: str, arm: str, concept: str, dose: tuple[float, float], item: str, role: str, value: float, **more
+    ) -> None:
+        own = source if arm not in (*WITHOUT_SOURCE, "unsteered") else ""
+        rows.append(Row(task, target, own, arm, concept, dose[0], item, role, value, 20, level=dose[1], **more))
 
-def _generation(strengths, rng, target, source, concept, n_items) -> list[Row]:
-    """Ratings peak at factor 0.4 for every arm; rules are obeyed with chance 0.1 + 0.8 * strength there."""
-    rows = []
-    for role in ("select", "score"):
+    def reply(arm: str, concept: str, dose: tuple[float, float], item: int, role: str, score: float) -> None:
+        name, rated = f"{concept}-{role}-{item}", {"concept": 1.0, "instruction": 2.0, "fluency": 1.5}
+        value = float(np.clip(score + rng.normal(0, wobble), 0, 2))
+        add("concept_steering", arm, concept, dose, name, role, value, ratings=rated)
+        add("rule_following", arm, concept, dose, name, role, float(rng.random() < min(score, 1.0)))
+
+    for index, concept in enumerate(f"c{index:02d}" for index in range(n_concepts)):
+        shift = {arm: float(rng.normal(0, wobble)) for arm in strengths}
         for item in range(n_items):
-            prompt = f"{role}-{item}"
-            rated = {"concept": 0.0, "instruction": 2.0, "fluency": 2.0}
-            rows.append(
-                Row("concept_steering", target, "", "unsteered", concept, 0.0, prompt, role, 0.1, 30, ratings=rated)
-            )
-            rows.append(Row("rule_following", target, "", "unsteered", concept, 0.0, prompt, role, 0.0, 30))
+            base, neutral = -3 + 0.1 * item, -2.5 + 0.1 * item
+            add("concept_likelihood", "unsteered", concept, (0.0, 0.0), f"{concept}-t{item}", "concept", base)
+            add("concept_likelihood", "unsteered", "", (0.0, 0.0), f"{concept}-n{item}", "neutral", neutral)
+            for role in ("select", "score") if grid else ("score",):
+                reply("unsteered", concept, (0.0, 0.0), item, role, 0.1)
+                if prompt is not None:
+                    reply("prompt", concept, (0.0, 0.0), item, role, prompt)
             for arm, strength in strengths.items():
-                for factor in FACTORS:
-                    where = (target, "" if arm in WITHOUT_SOURCE else source, arm, concept, factor)
-                    peak = 1 - abs(factor - 0.4)
-                    rating = float(np.clip(0.1 + strength * peak + rng.normal(0, 0.05), 0, 2))
-                    obeyed = float(rng.random() < 0.1 + 0.8 * strength * peak)
-                    rows.append(Row("concept_steering", *where, prompt, role, rating, 30, ratings={"fluency": 1.5}))
-                    rows.append(Row("rule_following", *where, prompt, role, obeyed, 30))
+                noise = shift[arm] + float(rng.normal(0, wobble))
+                for level in levels:
+                    if (arm, level) in unreached:
+                        continue
+                    factor = FACTORS[level] * (1 + 0.02 * index) * (1.0 if arm == "native" else 1.1)
+                    dose, lost = (round(factor, 4), level), math.log(level)
+                    change = (strength + noise) * GAIN[level] - lost
+                    add("concept_likelihood", arm, concept, dose, f"{concept}-t{item}", "concept", base + change)
+                    add("concept_likelihood", arm, concept, dose, f"{concept}-n{item}", "neutral", neutral - lost)
+                    if not grid:
+                        reply(arm, concept, dose, item, "score", 0.1 + REPLY_GAIN * strength * GAIN[level])
+                for factor, role in ((f, r) for f in GRID for r in ("select", "score")) if grid else ():
+                    reply(arm, concept, (factor, 0.0), item, role, 0.1 + strength * factor)
     return rows
 
 
 def make_run(name: str = "toy", arms: Iterable[str] = KINDS, **changes: object) -> Provenance:
     """Provenance as a run writes it; arms that KINDS does not know are transfers."""
     model = {"revision": "abc1234", "layer": 12, "d_model": 64, "dtype": "float32", "scale": 35.0}
+    tasks = ("concept_likelihood", "concept_steering", "rule_following")
     run = {
         "name": name,
         "created": "2026-01-02T03:04:05Z",
@@ -102,10 +100,13 @@ def make_run(name: str = "toy", arms: Iterable[str] = KINDS, **changes: object) 
         "models": {"source-model": model, "target-model": model},
         "judge": {"name": "embedding (all-MiniLM-L6-v2): a proxy"},
         "splits": {"fit": ["f1", "f2"], "select": ["s1"], "test": [f"c{index:02d}" for index in range(10)]},
-        "factors": {"concept_likelihood": list(FACTORS), "concept_steering": list(FACTORS)},
+        "levels": {task: list(GAIN) for task in tasks},
+        "hashes": {"concepts": "0a1b", "instructions": "2c3d"},
+        "positions": "all",
         "seeds": {"bootstrap": 0},
         "arms": [
             {"arm": arm, "adapter": arm, "kind": KINDS.get(arm, "transfer"), "method": "a method"}
+            | ({"adapter": "wrong-concept", "method": "wrong-concept"} if arm.startswith("wrong-concept") else {})
             for arm in arms
             if arm != "unsteered"
         ],
@@ -118,4 +119,20 @@ def make_run(name: str = "toy", arms: Iterable[str] = KINDS, **changes: object) 
 def make_results(name: str = "toy", run: Mapping[str, object] | None = None, **options) -> Results:
     """A whole run; `run`: keys of its provenance that differ."""
     rows = make_rows(**options)
-    return Results(make_run(name, **{"arms": sorted({row.arm for row in rows}), **(run or {})}), rows)
+    missed = [  # arms of a source
+        Dose(
+            arm=arm,
+            source=options.get("source", "source-model"),
+            concept=concept,
+            level=level,
+            factor=None,
+            reason=UNREACHED,
+        )
+        for arm, level in options.get("unreached", ())
+        for concept in sorted({row.concept for row in rows} - {""})
+    ]
+    known = {"arms": sorted({row.arm for row in rows}), "unreached": missed}
+    if options.get("grid"):
+        known["levels"] = {"concept_likelihood": list(GAIN)}
+        known["factors"] = dict.fromkeys(("concept_steering", "rule_following"), GRID)
+    return Results(make_run(name, **{**known, **(run or {})}), rows)

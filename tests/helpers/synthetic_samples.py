@@ -1,9 +1,9 @@
 """Replies with their ratings, for the tests of the page, and text that tries to be markup in every format."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import numpy as np
-from synthetic_rows import FACTORS, KINDS, WITHOUT_SOURCE
+from synthetic_rows import FACTORS, WITHOUT_SOURCE
 
 from steer_bench.results.samples import Origin, Sample, Samples
 
@@ -33,29 +33,30 @@ def make_samples(
     *,
     target: str = "target-model",
     source: str = "source-model",
-    arms: Mapping[str, str] = KINDS,
+    arms: Iterable[str] = ("native", "linear", "identity", "random", "wrong-concept-0"),
     n_concepts: int = 3,
     n_prompts: int = 4,
     n_words: int = 30,
     text: str = "",
     seed: int = 0,
 ) -> Samples:
-    """Every arm, concept, factor and prompt; `text` stands before each reply, prompt, description and judge's word."""
+    """Every arm, concept, level of damage and prompt; `text` stands before each reply, prompt, description and judge's word."""
     rng = np.random.default_rng(seed)
     samples = []
     for concept in [f"c{index:02d}" for index in range(n_concepts)]:
         for item in range(n_prompts):
             keys = {"target": target, "concept": concept, "item": f"p{item}", "role": "score" if item % 2 else "select"}
             for arm in ("unsteered", *arms):
-                for factor in FACTORS if arm != "unsteered" else (0.0,):
-                    said = f"{text}{arm} at {factor:g} of {concept}: " + " ".join(rng.choice(WORDS, n_words))
-                    unscored = arm == "linear" and item == 1 and factor == FACTORS[1]
+                for level in FACTORS if arm != "unsteered" else (0.0,):
+                    said = f"{text}{arm} at {level:g} of {concept}: " + " ".join(rng.choice(WORDS, n_words))
+                    unscored = arm == "linear" and item == 1 and level == 1.3
                     samples.append(
                         Sample(
                             task="concept_steering",
                             source="" if arm in (*WITHOUT_SOURCE, "unsteered") else source,
                             arm=arm,
-                            factor=factor,
+                            factor=FACTORS.get(level, 0.0),
+                            level=level,
                             prompt=f"{text}Tell me about number {item}.",
                             reply=said,
                             value=None if unscored else float(rng.uniform(0, 2)),

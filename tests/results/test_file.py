@@ -41,9 +41,9 @@ def test_saving_what_was_loaded_changes_no_byte(tmp_path):
 
 
 def test_floats_have_six_significant_digits(tmp_path):
-    save_results(tmp_path / "r.json", Results(Provenance(), (row(value=-2.123456789, factor=0.1 + 0.2),)))
+    save_results(tmp_path / "r.json", Results(Provenance(), (row(value=1.123456789, factor=0.1 + 0.2),)))
     loaded = load_results(tmp_path / "r.json").rows[0]
-    assert (loaded.value, loaded.factor) == (-2.12346, 0.3)
+    assert (loaded.value, loaded.factor) == (1.12346, 0.3)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -66,6 +66,34 @@ def test_a_number_that_is_not_finite_is_refused_in_a_file_too(tmp_path, column, 
     with pytest.raises(ValueError, match="item='j'") as caught:
         load_results(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"value": 90.0}, r"value 90 in task='concept_steering'.*item='i'.*; it lies between 0 and 2"),
+        ({"value": -0.5}, "value -0.5 in task='concept_steering'"),
+        ({"task": "rule_following", "value": 7.0}, "value 7 in task='rule_following'.*; it lies between 0 and 1"),
+        ({"ratings": {"fluency": 90.0}}, "ratings.fluency 90 in .*item='i'.*; it lies between 0 and 2"),
+    ],
+)
+def test_a_value_that_its_measure_cannot_have_is_refused_naming_the_row_and_the_range(tmp_path, changes, message):
+    save_results(tmp_path / "r.json", Results(Provenance(), (row(**changes), row(item="j"))))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_results(tmp_path / "r.json")
+    assert str(tmp_path / "r.json") in str(caught.value)
+
+
+def test_values_at_the_ends_of_the_range_and_of_a_measure_without_one_are_read(tmp_path):
+    rows = (
+        row(value=2.0, ratings={"fluency": 2.0, "perplexity": 90.0}),
+        row(task="rule_following", value=0.0),
+        row(task="concept_likelihood", value=-12.0),
+        row(task="somebodys_task", value=90.0),
+        row(item="j", value=None, reason="parse"),
+    )
+    save_results(tmp_path / "r.json", Results(Provenance(), rows))
+    assert len(load_results(tmp_path / "r.json").rows) == 5
 
 
 class TestRows:
@@ -125,7 +153,7 @@ def test_provenance_that_json_can_not_hold_is_refused():
 def test_a_file_of_version_1_is_refused_by_name(tmp_path):
     path = tmp_path / "old.json"
     path.write_text(json.dumps(document(version=1, run={"adapters": {"linear": {"kind": "transfer"}}})))
-    with pytest.raises(ValueError, match=r"old.json has version 1, this steer-bench reads 2; report the run again"):
+    with pytest.raises(ValueError, match=r"old.json has version 1, this steer-bench reads 3; report the run again"):
         load_results(path)
 
 
@@ -145,7 +173,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
 
 def document(**changes) -> dict:
     rows = {name: [] for name in COLUMNS}
-    return {"schema": "steer-bench-results", "version": 2, "run": {}, "rows": rows, **changes}
+    return {"schema": "steer-bench-results", "version": 3, "run": {}, "rows": rows, **changes}
 
 
 @pytest.mark.parametrize(
@@ -154,13 +182,13 @@ def document(**changes) -> dict:
         ("not json", "is not JSON"),
         ("[1, 2]", "has schema None"),
         (json.dumps(document(schema="other")), "has schema 'other', not 'steer-bench-results'"),
-        (json.dumps(document(version=3)), "has version 3, this steer-bench reads 2"),
+        (json.dumps(document(version=4)), "has version 4, this steer-bench reads 3"),
         (json.dumps(document(run=None)), "lacks 'run' or 'rows'"),
         (
             json.dumps(document(run={"adapters": {}})),
             "run.adapters: Extra inputs are not permitted; report the run again",
         ),
-        (json.dumps(document(run={"damage_limit": "1.3"})), "run.damage_limit: Input should be a valid number"),
+        (json.dumps(document(run={"headline": "1.3"})), "run.headline: Input should be a valid number"),
         (
             json.dumps(document(run={"arms": [{"arm": "x", "adapter": "x", "method": "m"}]})),
             "run.arms.0.kind: Field required",

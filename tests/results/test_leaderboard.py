@@ -3,26 +3,26 @@
 import csv
 import io
 import json
+import math
 import re
 import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from statistics import fmean
 
 import pytest
-from steer_bench.results.stats.bootstrap import Estimate
-from synthetic_rows import make_results, make_rows, make_run
+from synthetic_rows import UNREACHED, make_results, make_rows, make_run
 
 from steer_bench.results.board.board import build_board
 from steer_bench.results.board.entries import entries
-from steer_bench.results.board.table import interval, number
+from steer_bench.results.board.table import Table, interval, number
 from steer_bench.results.file import Results, save_results
 from steer_bench.results.leaderboard import write_leaderboard
 from steer_bench.results.pages import html as pages
 from steer_bench.results.pages import text as render
 from steer_bench.results.provenance import Provenance
+from steer_bench.results.stats.estimate import Estimate
 from steer_bench.vectors.arms import GeometryLine
 
 HOSTILE = (
@@ -54,204 +54,129 @@ def results() -> Results:
     return make_results(run={"geometry": [geometry]})
 
 
-def line_of(markdown: str, name: str) -> list[str]:
-    """The cells of the first table row that names an arm."""
-    row = next(line for line in markdown.splitlines() if line.startswith("|") and re.search(rf"\| \**{name}\** ", line))
-    return [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+def table_of(results: Results, title: str) -> Table:
+    """The table whose title ends so."""
+    return next(table for table in build_board([results]).tables if table.title.endswith(title))
 
 
-class TestEntries:
-    def test_there_is_one_entry_an_arm_with_what_was_put_in(self, results):
-        found = {entry.arm: entry for entry in entries(results)}
-        assert list(found) == ["unsteered", "native", "mean", "random", "identity", "linear"]
-        assert (found["linear"].source, found["linear"].kind, found["linear"].target) == (
-            "source-model",
-            "transfer",
-            "target-model",
-        )
-        assert found["native"].source == found["random"].source == ""
-        cell = found["linear"].cells[HEADLINE]
-        assert cell.recovered.low < 0.9 < cell.recovered.high
-        assert cell.recovered.value == pytest.approx(0.9, abs=0.02)
-        assert cell.ratio == pytest.approx(1.3)
-        assert cell.factor == pytest.approx(0.524729, abs=1e-6)
-        assert (cell.scored, cell.total, cell.unscored) == (120, 120, 0)  # 10 concepts x (6 texts + 6 neutral texts)
+def line_of(table: Table, arm: str) -> dict[str, str]:
+    """Heading -> text of an arm's row."""
+    place = table.columns.index("arm")
+    line = next(line for line in table.lines if line.cells[place].text == arm)
+    return {column: cell.text for column, cell in zip(table.columns, line.cells, strict=True)}
 
-    def test_verdicts_are_those_of_the_known_effects(self, results):
-        found = {entry.arm: entry.verdict for entry in entries(results)}
-        assert found == {
-            "unsteered": "",
-            "native": "",
-            "mean": "",
-            "random": "",
-            "identity": "no evidence",
-            "linear": "transfers",
-        }
 
-    def test_a_native_that_does_nothing_is_said_to_do_nothing(self):
-        dead = make_results(strengths={"native": 0.0, "linear": 0.5, "random": 0.0}, wobble=0.3)
-        found = {entry.arm: entry for entry in entries(dead)}
-        assert found["linear"].verdict == found["native"].verdict == "native itself does not steer"
-        assert found["linear"].cells[HEADLINE].recovered.value is None
+LIKELIHOOD, STEERING = "likelihood at damage 1.3", "steering at damage 1.3"
+VALUE = r"-?\d\.\d\d \[-?\d\.\d\d, -?\d\.\d\d\]"
 
-    def test_verdicts_come_from_a_task_without_a_judge_where_there_is_one(self, results):
-        rated = Results(results.run, tuple(row for row in results.rows if row.task == "concept_steering"))
-        assert {entry.headline for entry in entries(results)} == {HEADLINE}
-        assert {entry.headline for entry in entries(rated)} == {"concept_steering"}
 
-    def test_unscored_values_are_counted(self, results):
-        rows = tuple(
-            replace(row, value=None, reason="parse")
-            if (row.task, row.arm, row.role, row.concept) == ("concept_steering", "linear", "score", "c01")
-            else row
-            for row in results.rows
-        )
-        cell = next(e for e in entries(Results(results.run, rows)) if e.arm == "linear").cells["concept_steering"]
-        assert (cell.unscored, cell.total, cell.score.n) == (6, 60, 9)
-
-    def test_replies_have_a_score_at_matched_damage_too(self):
-        # perplexity ratio exp(0.5 * factor): at most 1.15 up to 0.28, so 0.2 of 0.2, 0.4, 0.8; at most 1.05 up to 0.0976, so none
-        found = {}
-        for limit in (1.15, 1.05):
-            results = make_results(run={"damage_limit": limit})
-            found[limit] = next(e for e in entries(results) if e.arm == "native").cells["concept_steering"]
-        at_02 = [
-            row.value
-            for row in results.rows
-            if (row.task, row.arm, row.role, row.factor) == ("concept_steering", "native", "score", 0.2)
+class TestArmTables:
+    def test_a_task_has_value_effect_recovered_and_its_own_verdict(self, results):
+        linear = line_of(table_of(results, LIKELIHOOD), "linear")
+        assert list(linear) == [
+            *("group", "arm", "dC", "effect", "recovered", "verdict", "damage", "factor", "dN", "lift", "n", "unscored")
         ]
-        assert (found[1.15].matched_factor, found[1.05].matched_factor) == (0.2, 0.0)
-        assert found[1.15].matched.value == pytest.approx(fmean(at_02))
-        assert found[1.05].matched.value == pytest.approx(0.1)  # what unsteered replies have
-        assert found[1.15].factor == found[1.05].factor == 0.4
+        for name in ("dC", "effect", "recovered"):
+            assert re.fullmatch(VALUE, linear[name])
+        assert float(linear["recovered"].split()[0]) == pytest.approx(0.9, abs=0.03)
+        assert (linear["verdict"], linear["damage"], linear["dN"], linear["n"]) == ("transfers", "1.30", "-0.26", "10")
+        assert float(linear["lift"]) == pytest.approx(float(linear["dC"].split()[0]) + 0.26, abs=0.011)
 
-    def test_the_cost_is_not_known_where_it_was_not_measured_at_every_selected_factor(self, results):
-        def without(rows, factor, concepts):
-            """No likelihoods at the factor and above, for those concepts."""
-            return tuple(
-                row for row in rows if not (row.task == HEADLINE and row.factor >= factor and row.concept in concepts)
-            )
+    def test_native_is_1_by_definition_and_wrong_concept_is_what_effects_are_over(self, results):
+        table = table_of(results, STEERING)
+        native, wrong = line_of(table, "native"), line_of(table, "wrong-concept")
+        assert (native["recovered"], native["verdict"]) == ("1", "steers")
+        assert (wrong["effect"], wrong["recovered"], wrong["verdict"]) == ("-", "-", "-")
+        assert [line.cells[1].text for line in table.lines].count("wrong-concept") == 1  # two seeds, one arm
 
-        cell = next(
-            e for e in entries(Results(results.run, without(results.rows, 0.4, ("c01",)))) if e.arm == "native"
-        ).cells["concept_steering"]
-        assert (cell.factor, cell.ratio) == (0.4, None)
-        assert cell.matched.n == 10  # that concept's 0.2 is known to be within the limit
+    def test_unsteered_and_arms_that_ask_have_no_dose_and_no_effect_on_it(self):
+        results = make_results(prompt=1.2)
+        table = table_of(results, STEERING)
+        for arm in ("unsteered", "prompt"):
+            line = line_of(table, arm)
+            assert (line["damage"], line["factor"], line["verdict"]) == ("-", "-", "-")
+            assert re.fullmatch(VALUE, line["score"])
+        assert "unsteered" not in [line.cells[1].text for line in table_of(results, LIKELIHOOD).lines]
 
-    def test_another_lm_eval_task_is_a_column(self, results):
-        capability = [
-            replace(row, task="hellaswag", value=0.25, concept="", factor=row.factor)
-            for row in results.rows
-            if (row.task, row.role, row.concept, row.factor)
-            in (("rule_following", "score", "c00", f) for f in (0.0, 0.4))
-        ]
-        board = build_board([Results(results.run, (*results.rows, *capability))])
-        assert "hellaswag" in board.tables[0].columns
-        linear = next(entry for entry in board.entries if entry.arm == "linear").cells["hellaswag"]
-        assert (linear.score.value, linear.factor, linear.matched) == (0.25, 0.4, None)
+    def test_a_level_that_an_arm_does_not_reach_says_so_with_the_reason_and_nothing_stands_in_its_place(self):
+        results = make_results(unreached=[("identity", 1.3)])
+        table = table_of(results, STEERING)
+        line = line_of(table, "identity")
+        assert (line["score"], line["verdict"], line["n"]) == ("not reached", "not reached", "0")
+        assert {line[name] for name in ("effect", "recovered", "damage", "factor")} == {"-"}
+        assert f"identity does not reach damage 1.3 on 10 concepts: {UNREACHED}." in table.remarks
+        overview = table_of(results, "Verdicts")
+        assert line_of(overview, "identity")["steering"] == "not reached"
+        levels = line_of(table_of(results, "by level of damage"), "identity")
+        assert levels["effect at 1.1"] != levels["effect at 1.3"] == levels["recovered at 1.3"] == "-"
 
-    def test_an_arm_that_the_run_does_not_list_is_refused_and_never_guessed_by_its_name(self, results):
-        known = [info for info in results.run.arms if info.arm != "random"]
-        run = results.run.model_copy(update={"arms": tuple(known)})
-        with pytest.raises(ValueError, match=r"run 'toy' has rows of an arm 'random' that it does not list"):
-            entries(Results(run, results.rows))
+    def test_damage_far_from_the_level_is_marked(self, results):
+        def hurt(row):
+            more = row.role == "neutral" and (row.arm, row.level) == ("linear", 1.3)
+            return replace(row, value=row.value - 0.15) if more else row
 
+        table = table_of(Results(results.run, map(hurt, results.rows)), LIKELIHOOD)
+        assert line_of(table, "linear")["damage"] == "1.51, above by 16%"  # exp(0.15) of 1.3
+        assert line_of(table, "native")["damage"] == "1.30"
 
-class TestMarkdown:
-    def test_cells_have_value_interval_and_n(self, results):
-        markdown = to_markdown([results])
-        cells = line_of(markdown, "linear")
-        assert cells[1:3] == ["**linear**", "transfers"]
-        header = [
-            cell.strip() for cell in next(x for x in markdown.splitlines() if x.startswith("| group")).split("|")[1:-1]
-        ]
-        assert header == [
-            *("group", "arm", "verdict", "likelihood", "recovered", "cost", "steering", "recovered", "cost"),
-            *("matched", "rules", "recovered", "matched", "n", "unscored"),
-        ]
-        for place in (3, 4, 6, 7, 10, 11):
-            assert re.fullmatch(r"[01]\.\d\d \[[01]\.\d\d, [01]\.\d\d\]", cells[place])
-        assert (cells[5], cells[8], cells[13:]) == ("1.30 at 0.52", "1.22 at 0.40", ["10", "0"])
-        assert cells[9] == f"{cells[6]} at 0.40"  # the best factor, 0.4, is within the limit, which lies at 0.52
-        assert line_of(markdown, "native")[4] == "1"
+    def test_every_task_has_its_verdict_in_the_overview_beside_what_is_recovered(self, results):
+        overview = table_of(results, "Verdicts")
+        assert overview.columns == ("target", "source", "arm", "likelihood", "steering", "rules")
+        linear = line_of(overview, "linear")
+        assert re.fullmatch(f"transfers; {VALUE}", linear["likelihood"])
+        assert re.fullmatch(f"transfers; {VALUE}", linear["steering"])
+        assert line_of(overview, "identity")["steering"].startswith("no evidence")
 
-    def test_groups_stand_in_order_and_are_named_once(self, results):
-        groups = [cells[0].text for cells in (line.cells for line in build_board([results]).tables[0].lines)]
-        assert groups == ["unsteered", "baseline", "transfer", "transfer", "control", "control"]
-        assert to_markdown([results]).count("| transfer ") == 1
+    def test_where_native_does_not_steer_nothing_is_recovered(self):
+        strengths = {"native": 0.0, "linear": 0.9, "wrong-concept-0": 0.0}
+        table = table_of(make_results(strengths=strengths, wobble=0.3), LIKELIHOOD)
+        assert "recovered" not in table.columns
+        assert line_of(table, "linear")["verdict"] == line_of(table, "native")["verdict"] == "native does not steer"
 
-    def test_the_header_traces_the_numbers(self, results):
-        markdown = to_markdown([results])
-        for fact in (
-            "- model: source-model: revision abc1234, layer 12, d_model 64",
-            "- judge: embedding (all-MiniLM-L6-v2): a proxy",
-            "- judge's check: none: how well it rates is not known",
-            "- concepts: fit 2 (f1, f2), select 1 (s1), test 10 (c00, c01, c02, c03, c04, c05, c06, c07, c08, c09)",
-            "- factors: concept_likelihood, concept_steering: 0.2 0.4 0.8",
-            "- seeds: bootstrap 0",
-            "- versions: steer_bench 0.1.0, torch 2.13.0",
-        ):
-            assert fact in markdown
-        assert "partial" not in markdown.lower()
-        assert "read them as such" in markdown  # the judge calls itself a proxy
+    def test_a_run_without_wrong_concept_has_values_alone_and_says_why(self):
+        table = table_of(make_results(strengths={"native": 1.0, "linear": 0.9}), LIKELIHOOD)
+        assert not {"effect", "recovered"} & set(table.columns)
+        assert re.fullmatch(VALUE, line_of(table, "linear")["dC"])
+        assert any("no wrong-concept to compare with" in remark for remark in table.remarks)
 
-    def test_a_partial_run_is_marked(self):
-        markdown = to_markdown([make_results(run={"complete": False, "expected_rows": 9999})])
-        assert "## Run toy (partial)" in markdown
-        assert re.search(r"- partial: \d+ of 9999 rows", markdown)
+    def test_arms_that_the_run_does_not_claim_are_marked(self):
+        table = table_of(make_results(run={"claims": ["linear"]}), LIKELIHOOD)
+        assert line_of(table, "linear")["verdict"] == "transfers"
+        assert line_of(table, "identity")["verdict"] == "no evidence (exploratory)"
 
-    def test_a_run_that_does_not_say_it_is_complete_is_partial(self):
-        run = make_run().model_dump(exclude={"complete"})
-        assert "(partial)" in to_markdown([Results(Provenance(**run), tuple(make_rows(n_concepts=2)))])
+    def test_too_few_concepts_are_said(self):
+        table = table_of(make_results(n_concepts=3), STEERING)
+        assert line_of(table, "linear")["verdict"] == "too few concepts"
+        assert line_of(table, "linear")["score"].endswith("[n/a]")
 
-    def test_nothing_is_bold_where_nothing_transfers(self):
-        assert "**" not in to_markdown([make_results(strengths={"native": 1.0, "linear": 0.0, "random": 0.05})])
+    def test_bold_is_for_a_lead_that_the_interval_shows_and_a_tie_is_said(self):
+        for other, bold in ((0.3, ["linear"]), (0.89, [])):
+            strengths = {"native": 1.0, "linear": 0.9, "mlp": other, "wrong-concept-0": 0.0}
+            table = table_of(make_results(strengths=strengths, wobble=0.15), LIKELIHOOD)
+            assert [line.cells[1].text for line in table.lines if line.strong] == bold
+            assert any("No arm is in bold" in remark for remark in table.remarks) == (not bold)
 
-    def test_matrix_and_geometry_have_their_tables(self, results):
-        back = make_results("back", target="source-model", source="target-model", seed=2)
-        markdown = to_markdown([results, back])
-        found = {
-            e.target: e.cells[HEADLINE].recovered for r in (results, back) for e in entries(r) if e.arm == "linear"
-        }
-        matrix = markdown.split("## Recovered fraction, source (rows) by target (columns): likelihood")[1].split("##")[
-            0
-        ]
-        rows = [
-            [cell.strip() for cell in line.split("|")[1:-1]] for line in matrix.splitlines() if line.startswith("|")
-        ]
-        assert rows[0] == ["arm", "source", "source-model", "target-model"]
-        linear = next(place for place, row in enumerate(rows) if row[0] == "linear")
-        assert rows[linear][1:3] == ["source-model", "native"]
-        assert rows[linear][3] == interval(found["target-model"])
-        assert rows[linear + 1][:2] == ["", "target-model"]
-        assert rows[linear + 1][2] == interval(found["source-model"])
-        assert re.search(r"\| linear +\| 0\.970 +\| 0\.950 +\| 1\.000 +\| n/a", markdown)
+    def test_unscored_values_are_counted_with_the_reason_and_unequal_shares_are_pointed_out(self, results):
+        def refused(row):
+            lost = (row.task, row.arm, row.level) == ("concept_steering", "native", 1.3) and row.concept < "c03"
+            return replace(row, value=None, reason="refused") if lost else row
 
-    def test_unequal_unscored_shares_are_pointed_out(self, results):
-        rows = tuple(
-            replace(row, value=None, reason="refused")
-            if row.task == "concept_steering" and row.arm == "native" and row.concept < "c03" and row.role == "score"
-            else row
-            for row in results.rows
-        )
-        markdown = to_markdown([Results(results.run, rows)])
-        assert "concept_steering: 30% of native is unscored, unlike other arms" in markdown
-        cells = line_of(markdown, "native")
-        assert cells[-2:] == ["10/7/10", "18 of 60 steering (refused)"]
+        table = table_of(Results(results.run, map(refused, results.rows)), STEERING)
+        native = line_of(table, "native")
+        assert (native["unscored"], native["n"]) == ("18 of 60 (refused)", "7")
+        assert line_of(table, "linear")["n"] == "10"
+        assert "30% of native is unscored, unlike other arms; compare with care." in table.remarks
 
     def test_an_arm_whose_every_value_overflowed_is_na_with_the_reason_in_every_format(self, results):
-        rows = tuple(
+        rows = [
             replace(row, value=None, reason="non_finite", ratings={}) if row.arm == "linear" else row
             for row in results.rows
-        )
+        ]
         board = build_board([Results(results.run, rows)])
         formats = [render.to_markdown(board), render.to_csv(board), render.to_latex(board), pages.to_html(board)]
-        cells = line_of(formats[0], "linear")
-        assert cells[3:5] == ["n/a", "n/a"]  # likelihood and what is recovered of it
-        assert "120 of 120 likelihood (non_finite)" in cells[-1]
-        entry = next(entry for entry in board.entries if entry.arm == "linear")
-        assert {cell.score.value for cell in entry.cells.values()} == {None}
-        assert entry.verdict == "no evidence"
+        line = line_of(table_of(Results(results.run, rows), LIKELIHOOD), "linear")
+        assert (line["dC"], line["effect"], line["unscored"]) == ("n/a", "-", "120 of 120 (non_finite)")
+        assert line["verdict"] not in ("transfers", "equivalent")
         lines = [line for line in csv.DictReader(io.StringIO(formats[1])) if line["arm"] == "linear"]
         assert {(line["value"], line["recovered"], line["scored"]) for line in lines} == {("", "", "0")}
         for text in formats:
@@ -264,17 +189,145 @@ class TestMarkdown:
             rows = [replace(row, value=unsteered) if row.arm == "unsteered" else row for row in rows]
             return to_markdown([Results(results.run, (*results.rows, *rows))])
 
-        told = "suppression: 1.00 of the unsteered replies do not obey although asked to"
+        told = "1.00 of the unsteered replies break the rule although asked to obey it"
         assert told in suppressed(1.0)
         assert told not in suppressed(0.5)
 
+    def test_another_lm_eval_task_has_a_table_without_verdicts(self, results):
+        rows = [replace(row, task="hellaswag", value=0.25) for row in results.rows if row.task == "rule_following"]
+        table = table_of(Results(results.run, (*results.rows, *rows)), "hellaswag at damage 1.3")
+        linear = line_of(table, "linear")
+        assert linear["value"].startswith("0.25")
+        assert "verdict" not in linear
+
+    def test_a_grid_says_where_its_factors_come_from(self):
+        results = make_results(grid=True, strengths={"native": 1.0, "linear": 0.9, "wrong-concept-0": 0.0})
+        table = table_of(results, "steering at the factor chosen on selection prompts")
+        assert line_of(table, "linear")["factor"] == "0.40"
+        assert line_of(table, "linear")["verdict"] == "transfers"
+        markdown = to_markdown([results])
+        assert "- grids of factors: concept_steering, rule_following: 0.2 0.4" in markdown
+        assert "Grids: a task on a grid of factors uses" in markdown
+
+    def test_an_arm_that_the_run_does_not_list_is_refused_and_never_guessed_by_its_name(self, results):
+        known = [info for info in results.run.arms if info.arm != "random"]
+        run = results.run.model_copy(update={"arms": tuple(known)})
+        with pytest.raises(ValueError, match=r"run 'toy' has rows of an arm 'random' that it does not list"):
+            entries(Results(run, results.rows))
+
+
+class TestFurtherTables:
+    def test_levels_have_effect_and_recovered_each_and_the_verdict_of_the_main_one(self, results):
+        table = table_of(results, "by level of damage")
+        found = [f"{what} at {level}" for level in (1.1, 1.3, 1.6) for what in ("effect", "recovered")]
+        assert table.columns == ("task", "arm", *found, "verdict at 1.3")
+        linear = line_of(table, "linear")
+        effects = [float(linear[f"effect at {level}"].split()[0]) for level in (1.1, 1.3, 1.6)]
+        assert effects == pytest.approx([0.9 * gain for gain in (0.15, 0.25, 0.35)], abs=0.02)
+        assert linear["verdict at 1.3"] == "transfers"
+        assert not any(t.title.endswith("by level of damage") for t in build_board([make_results(levels=[1.3])]).tables)
+
+    def test_methods_are_ranked_over_all_pairs_with_their_spread(self, results):
+        back = make_results("back", target="source-model", source="target-model", seed=2)
+        table = next(t for t in build_board([results, back]).tables if t.title == "Methods over all pairs")
+        linear = line_of(table, "linear")
+        parts = {
+            e.target: e.cells[HEADLINE].recovered.value
+            for r in (results, back)
+            for e in entries(r)
+            if e.arm == "linear"
+        }
+        assert linear["least to most"] == f"{min(parts.values()):.2f} to {max(parts.values()):.2f}"
+        assert min(parts.values()) <= table.lines[0].cells[2].sort <= max(parts.values())
+        assert (linear["pairs"], linear["transfers"]) == ("2", "2 of 2")
+        assert [line.cells[1].text for line in table.lines if line.cells[0].text == "likelihood"] == [
+            "linear",
+            "identity",
+        ]
+
+    def test_concepts_stand_one_by_one_worst_first_and_the_worst_is_named(self, results):
+        table = table_of(results, "likelihood, concept by concept")
+        assert table.columns == (
+            *("concept", "native", "linear", "wrong-concept", "effect of native", "effect of linear"),
+        )
+        cell = next(e for e in entries(results) if e.arm == "linear").cells[HEADLINE]
+        assert [line.cells[0].text for line in table.lines] == sorted(cell.effects, key=cell.effects.__getitem__)
+        first = table.lines[0].cells
+        assert first[5].sort == pytest.approx(first[2].sort - first[3].sort)
+        assert table.remarks[1] == f"Worst under linear: {first[0].text}, effect {first[5].text}."
+        both = build_board([results, make_results("b", target="t2")])
+        assert not any("concept by concept" in table.title for table in both.tables)
+
+    def test_concepts_and_samples_that_move_the_wrong_way_are_counted(self, results):
+        def turned(row):
+            back = (row.task, row.arm, row.level, row.concept) == ("rule_following", "linear", 1.3, "c04")
+            return replace(row, value=0.0) if back else row
+
+        rows = [replace(row, value=1.0) if row.arm.startswith("wrong") and row.concept == "c04" and row.task == "rule_following"
+                else turned(row) for row in results.rows]  # fmt: skip
+        table = table_of(Results(results.run, rows), "The wrong way")
+        linear = next(line for line in table.lines if [c.text for c in line.cells[1:3]] == ["rules", "linear"])
+        assert linear.cells[3].text.endswith("of 10")
+        assert int(linear.cells[3].text.split()[0]) >= 1
+        assert linear.cells[4].sort >= 0.1  # the six of c04, of 60
+        assert linear.cells[5].text == "c04 -1.00"
+
+
+class TestMarkdown:
+    def test_groups_stand_in_order_and_are_named_once(self, results):
+        groups = [line.cells[0].text for line in table_of(results, STEERING).lines]
+        assert groups == ["unsteered", "baseline", "transfer", "transfer", "control", "control"]
+        assert to_markdown([results]).count("| transfer ") == 3  # one for each task
+
+    def test_the_header_traces_the_numbers(self, results):
+        markdown = to_markdown([results])
+        tasks = "concept_likelihood, concept_steering, rule_following"
+        for fact in (
+            "- model: source-model: revision abc1234, layer 12, d_model 64, dtype float32",
+            "- positions: all",
+            "- judge: embedding (all-MiniLM-L6-v2): a proxy",
+            "- judge's check: none: how well it rates is not known",
+            "- concepts: fit 2 (f1, f2), select 1 (s1), test 10 (c00, c01, c02, c03, c04, c05, c06, c07, c08, c09)",
+            f"- levels of damage: {tasks}: 1.1 1.3 1.6; verdicts are about 1.3",
+            "- claims: all transfer arms; one-sided 0.025, Holm over 6 claims",  # 2 arms on 3 tasks
+            "- versions: steer_bench 0.1.0, torch 2.13.0",
+            "Damage: arms are compared where they do the same damage.",
+        ):
+            assert fact in markdown
+        assert "partial" not in markdown.lower()
+        assert "Grids:" not in markdown
+        assert "read them as such" in markdown  # the judge calls itself a proxy
+
+    def test_a_run_that_does_not_say_it_is_complete_is_partial(self):
+        run = make_run().model_dump(exclude={"complete"})
+        assert "(partial)" in to_markdown([Results(Provenance(**run), tuple(make_rows(n_concepts=2)))])
+
+    def test_rows_that_are_not_there_are_shown_whatever_the_run_says_of_itself(self, results):
+        kept = [
+            row for row in results.rows if (row.task, row.arm, row.concept) != ("concept_steering", "linear", "c03")
+        ]
+        markdown = to_markdown([Results(results.run, kept)])
+        assert "## Run toy (partial)" in markdown
+        assert "- partial: concept\\_steering" not in markdown
+        assert (
+            "- partial: concept_steering on target-model: 18 values of concepts x arms x items are missing" in markdown
+        )
+        assert "Partial: not all rows of toy are there; its numbers may change." in markdown
+
+    def test_nothing_is_bold_where_nothing_transfers(self):
+        strengths = {"native": 1.0, "linear": 0.0, "wrong-concept-0": 0.05}
+        assert "**" not in to_markdown([make_results(strengths=strengths)])
+
+    def test_geometry_has_its_table(self, results):
+        assert re.search(r"\| linear +\| 0\.970 +\| 0\.950 +\| 1\.000 +\| n/a", to_markdown([results]))
+
     def test_a_run_without_sources_or_with_one_concept_still_has_a_page(self):
-        alone = make_results(strengths={"native": 1.0, "random": 0.0}, n_concepts=1)
-        markdown = to_markdown([alone])
-        assert "## target-model, no transfer" in markdown
-        assert line_of(markdown, "native")[3].endswith("[n/a]")
-        assert line_of(markdown, "native")[-2] == "1"
-        assert "nan" not in markdown.lower().replace("nats", "")
+        alone = make_results(strengths={"native": 1.0, "wrong-concept-0": 0.0}, n_concepts=1)
+        table = table_of(alone, LIKELIHOOD)
+        assert table.title == f"target-model, no transfer: {LIKELIHOOD}"
+        assert line_of(table, "native")["dC"].endswith("[n/a]")
+        assert line_of(table, "native")["n"] == "1"
+        assert "nan" not in to_markdown([alone]).lower().replace("nats", "")
 
 
 class TestNumbers:
@@ -292,8 +345,13 @@ class TestNumbers:
     def test_number(self, value, text):
         assert number(value) == text
 
-    def test_interval_of_nothing(self):
+    def test_interval_of_nothing_and_without_an_end(self):
         assert interval(Estimate(None, None, None, 3)) == "n/a"
+        assert interval(Estimate(2.0, 0.1, float("inf"), 12)) == "2.00 [0.10, unbounded]"
+        assert render.escape_markdown(interval(Estimate(2.0, -float("inf"), float("inf"), 12))) == "2.00 [unbounded]"
+
+
+MODEL = {"revision": "abc1234", "layer": 12, "d_model": 64, "dtype": "float32", "scale": 35.0}
 
 
 class TestMerging:
@@ -301,14 +359,18 @@ class TestMerging:
         ("change", "key"),
         [
             ({"judge": {"name": "other"}}, "judge"),
-            ({"factors": {"concept_likelihood": [0.1]}}, "factors"),
+            ({"levels": {"concept_likelihood": [1.1, 1.3]}}, "levels of concept_likelihood"),
+            ({"headline": 1.6}, "headline level"),
             ({"splits": {"test": ["c00"]}}, "splits"),
-            ({"models": {"target-model": {"layer": 3}}}, "layer of the target"),
-            ({"damage_limit": 1.5}, "damage_limit"),
+            ({"hashes": {"concepts": "0a1b", "instructions": "ffff"}}, "hash of instructions"),
+            ({"hashes": {"concepts": "0a1b"}}, "hash of instructions"),
+            ({"positions": None}, "positions: all and not recorded"),
+            ({"models": {"target-model": {**MODEL, "layer": 3}}}, "layer of the target"),
+            ({"models": {"target-model": MODEL, "source-model": {**MODEL, "layer": 3}}}, "layer of source-model"),
         ],
     )
     def test_another_protocol_on_one_target_is_refused_naming_the_key(self, change, key):
-        with pytest.raises(ValueError, match=f"runs 'a' and 'b' measured target 'target-model' with different {key}:"):
+        with pytest.raises(ValueError, match=f"runs 'a' and 'b' measured target 'target-model' with different {key}"):
             to_markdown([make_results("a", n_concepts=2), make_results("b", run=change, n_concepts=2)])
 
     def test_the_judges_check_is_a_measurement_and_not_the_protocol(self):
@@ -354,7 +416,9 @@ class Elements(HTMLParser):
 @pytest.fixture(scope="module")
 def hostile() -> Results:
     """A run whose every name is hostile."""
-    rows = make_rows({"native": 1.0, "linear": 0.9, "random": 0.0}, target=HOSTILE, source="s" + HOSTILE, n_concepts=2)
+    rows = make_rows(
+        {"native": 1.0, "linear": 0.9, "wrong-concept-0": 0.0}, target=HOSTILE, source="s" + HOSTILE, n_concepts=2
+    )
     rows = [replace(row, arm="z" + HOSTILE) if row.arm == "linear" else row for row in rows]
     check = {"auroc": {HOSTILE: 0.5}, "n": 1, "unscored": 0.0}
     run = make_run(
@@ -445,7 +509,7 @@ class TestHostileText:
                 assert widths[-1] == widths[0]
 
     def test_latex_escapes_its_commands(self):
-        strengths = {"native": 1.0, "a_b&c": 0.9, "random": 0.0}
+        strengths = {"native": 1.0, "a_b&c": 0.9, "wrong-concept-0": 0.0}
         latex = to_latex([make_results("50%_$x$", strengths=strengths, n_concepts=8)])
         assert r"\textbf{a\_b\&c}" in latex
         code = "\n".join(line for line in latex.splitlines() if not line.startswith("%"))
@@ -481,7 +545,7 @@ class TestHtml:
         assert "4 runs" not in to_html(runs[:3])
 
     def test_numbers_carry_what_they_are_sorted_by(self, results):
-        value = next(e for e in entries(results) if e.arm == "linear").cells[HEADLINE].score.value
+        value = next(e for e in entries(results) if e.arm == "linear").cells[HEADLINE].value.value
         assert f'data-sort="{value}"' in to_html([results])
 
 
@@ -492,20 +556,27 @@ class TestWriting:
         second = write_leaderboard([tmp_path / "toy.json"], tmp_path / "two")
         names = [str(path.relative_to(tmp_path / "one")) for path in first]
         assert names[-4:] == ["leaderboard.md", "leaderboard.html", "leaderboard.csv", "leaderboard.tex"]
-        assert "figures/frontier.svg" in names
+        assert "figures/levels-likelihood.svg" in names
         for a, b in zip(first, second, strict=True):
             assert a.read_bytes() == b.read_bytes()
-        assert "![frontier](figures/frontier.svg)" in (tmp_path / "one" / "leaderboard.md").read_text()
-        assert (tmp_path / "one" / "leaderboard.html").read_text().count("data:image/svg+xml;base64,") == 9
+        assert (
+            "![levels-likelihood](figures/levels-likelihood.svg)" in (tmp_path / "one" / "leaderboard.md").read_text()
+        )
+        assert (tmp_path / "one" / "leaderboard.html").read_text().count("data:image/svg+xml;base64,") == 10
 
-    def test_csv_has_the_numbers_in_full(self, results):
+    def test_csv_has_the_numbers_of_every_level_in_full(self, results):
         lines = list(csv.DictReader(io.StringIO(to_csv([results]))))
-        line = next(line for line in lines if (line["arm"], line["task"]) == ("linear", HEADLINE))
+        mine = [line for line in lines if (line["arm"], line["task"]) == ("linear", HEADLINE)]
+        assert [line["level"] for line in mine] == ["1.1", "1.3", "1.6"]
+        assert [line["verdict"] for line in mine] == ["", "transfers", ""]
         cell = next(e for e in entries(results) if e.arm == "linear").cells[HEADLINE]
-        assert float(line["value"]) == pytest.approx(cell.score.value, rel=1e-5)
-        assert (line["concepts"], line["scored"], line["verdict"]) == ("10", "120", "transfers")
+        for name, estimate in (("value", cell.value), ("effect", cell.effect), ("recovered", cell.recovered)):
+            assert float(mine[1][name]) == pytest.approx(estimate.value, rel=1e-5)
+            assert float(mine[1][f"{name}_low"]) == pytest.approx(estimate.low, rel=1e-5)
+        assert float(mine[1]["dN"]) == pytest.approx(-math.log(1.3), rel=1e-5)
+        assert (mine[1]["value_concepts"], mine[1]["scored"], mine[1]["exploratory"]) == ("10", "120", "False")
         unsteered = next(line for line in lines if line["arm"] == "unsteered")
-        assert unsteered["low"] == unsteered["verdict"] == ""
+        assert unsteered["effect"] == unsteered["verdict"] == ""
 
     def test_a_wrong_file_writes_nothing(self, tmp_path):
         (tmp_path / "bad.json").write_text(json.dumps({"schema": "x"}))

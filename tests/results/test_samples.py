@@ -32,7 +32,7 @@ def test_a_round_trip_changes_nothing_and_writes_the_same_bytes(tmp_path):
 
 def test_texts_that_repeat_are_written_once(tmp_path):
     document = to_document(make_samples(n_concepts=3, n_prompts=4))
-    assert document["keys"]["arm"] == ["unsteered", "native", "linear", "identity", "random", "mean"]
+    assert document["keys"]["arm"] == ["unsteered", "native", "linear", "identity", "random", "wrong-concept-0"]
     assert len(document["keys"]["prompt"]) == 4
     assert len(document["codes"]["prompt"]) == len(document["reply"]) == 3 * 4 * (1 + 5 * 3)
 
@@ -134,7 +134,7 @@ def test_samples_lie_beside_their_results(tmp_path):
     ("change", "message"),
     [
         ({"schema": "x"}, "has schema 'x'"),
-        ({"version": 2}, "version 2"),
+        ({"version": 3}, "version 3"),
         ({"reply": []}, "not whole"),
         ({"codes": {}}, "not whole"),
         ({"concepts": {"c00": {}}}, "not whole"),

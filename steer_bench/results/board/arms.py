@@ -1,24 +1,31 @@
-"""The main tables: one a target, a row an arm, columns for each task.
+"""The main tables: every verdict at a glance, then one table per target and task, with a row per arm.
 
-entries -> [arm tables]
+entries -> [overview, arm tables]
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
-from steer_bench.results.board.entries import ArmEntry, ArmResult
-from steer_bench.results.board.table import MISSING, Line, Table, Text, interval, interval_cell, number
-from steer_bench.results.measures import LIKELIHOOD, REPLIES, SUPPRESSION, in_order, measure_of
-from steer_bench.results.provenance import KINDS
+from steer_bench.results.board.entries import ArmEntry, ArmResult, best
+from steer_bench.results.board.table import MISSING, Line, Table, Text, interval_cell, number, number_cell
+from steer_bench.results.measures import LIKELIHOOD, SUPPRESSION, in_order, measure_of
+from steer_bench.results.provenance import KINDS, Provenance
 from steer_bench.vectors.arms import UNSTEERED
 
-CLAIMS = ("transfers", "equivalent to native")
+NATIVE = "native"
+DEAD = "native itself does not steer"
+SHORT = {"equivalent to native": "equivalent", DEAD: "native does not steer"}
+"""Verdicts whose words are too long for a cell."""
+OFF = 0.1
+"""An arm whose measured damage lies farther than this from the level, as a share of it, is marked."""
 UNSCORED_GAP = 0.05
 """Arms whose unscored shares differ by more than this are not comparable without a word."""
 NOT_OBEYED = 0.9
 """Share of unsteered replies that break a rule they were asked to obey, from which suppressing it shows nothing."""
 NOTHING = Text("-")
+
+Runs = Mapping[str, Provenance]
+"""Provenance by the name of the run."""
 
 
 def natural(name: str) -> list[str | int]:
@@ -30,135 +37,207 @@ def natural(name: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
-def arm_tables(found: Sequence[ArmEntry], *, several: bool) -> list[Table]:
-    """Return one table per target (and run, where there are several), sorted by target."""
-    places = {id(entry): place for place, entry in enumerate(found)}
-    tables = []
-    for run, target in sorted({(entry.run, entry.target) for entry in found}, key=lambda pair: (pair[1], pair[0])):
-        here = [entry for entry in found if (entry.run, entry.target) == (run, target)]
+def in_rows(entries: Sequence[ArmEntry]) -> list[ArmEntry]:
+    """Return entries in the order of a table's rows."""
+    return sorted(entries, key=lambda entry: (KINDS.index(entry.kind), natural(entry.arm), entry.source))
+
+
+def by_target(entries: Sequence[ArmEntry]) -> list[tuple[str, list[ArmEntry]]]:
+    """Return the title and entries of each target (and run, where there are several), sorted by target."""
+    several = len({entry.run for entry in entries}) > 1
+    found = []
+    for target, run in sorted({(entry.target, entry.run) for entry in entries}):
+        here = [entry for entry in entries if (entry.run, entry.target) == (run, target)]
         sources = sorted({entry.source for entry in here} - {""})
         title = f"To {target}" if sources else f"{target}, no transfer"
         title = f"{sources[0]} to {target}" if len(sources) == 1 else title
-        tables.append(_arm_table(title + (f" (run {run})" if several else ""), here, len(sources) > 1, places))
+        found.append((title + (f" (run {run})" if several else ""), here))
+    return found
+
+
+def name_of(entry: ArmEntry, among: Sequence[ArmEntry]) -> str:
+    """Return the arm's name, with its source where there are several."""
+    several = len({other.source for other in among} - {""}) > 1
+    return f"{entry.arm} from {entry.source}" if several and entry.source else entry.arm
+
+
+def recovered_cell(cell: ArmResult, arm: str) -> Text:
+    """Return a recovered fraction; native's is 1 by definition, and none has one where native does not steer."""
+    if cell.recovered.value is None or (cell.verdict is not None and cell.verdict.word == DEAD):
+        return NOTHING
+    return Text("1", 1.0) if arm == NATIVE else interval_cell(cell.recovered)
+
+
+def verdict_cell(cell: ArmResult, arm: str) -> Text:
+    """Return an arm's verdict on a task in a few words; "-" for an arm that claims nothing."""
+    if cell.verdict is None:
+        return Text("steers") if arm == NATIVE and cell.effect.value is not None else NOTHING
+    if _is_unreached(cell):
+        return Text("not reached")
+    word = SHORT.get(cell.verdict.word, cell.verdict.word)
+    return Text(word + (" (exploratory)" if cell.verdict.exploratory else ""))
+
+
+def overview(entries: Sequence[ArmEntry]) -> Table | None:
+    """Return the verdict and recovered fraction of every transfer arm on every task."""
+    claims = [entry for entry in entries if entry.kind == "transfer"]
+    tasks = in_order(task for entry in claims for task, cell in entry.cells.items() if cell.verdict is not None)
+    if not tasks:
+        return None
+    several = len({entry.run for entry in entries}) > 1
+
+    def words(entry: ArmEntry, task: str) -> Text:
+        cell = entry.cells.get(task)
+        if cell is None or cell.verdict is None:
+            return NOTHING
+        recovered, said = recovered_cell(cell, entry.arm), verdict_cell(cell, entry.arm).text
+        return Text(said if recovered == NOTHING else f"{said}; {recovered.text}", cell.recovered.value)
+
+    lines = []
+    for entry in sorted(claims, key=lambda e: (e.target, e.run, e.source, natural(e.arm))):
+        keys = [entry.target, entry.source or "-", *([entry.run] if several else []), entry.arm]
+        lines.append(Line((*map(Text, keys), *(words(entry, task) for task in tasks)), group=entry.target))
+    columns = ("target", "source", *(("run",) if several else ()), "arm", *(measure_of(task).title for task in tasks))
+    remark = (
+        "Each cell: the verdict on that task; then the recovered fraction of native's effect, with its 95 % interval."
+    )
+    return Table("Verdicts", columns, tuple(lines), (remark,))
+
+
+def arm_tables(entries: Sequence[ArmEntry], runs: Runs) -> list[Table]:
+    """Return one table per target and task: what each arm does, over wrong-concept, and of native's effect."""
+    places = {id(entry): place for place, entry in enumerate(entries)}
+    tables = []
+    for title, here in by_target(entries):
+        for task in in_order(task for entry in here for task in entry.cells):
+            lines = [entry for entry in in_rows(here) if task in entry.cells]
+            if task == LIKELIHOOD:  # what unsteered changes is 0 by definition
+                lines = [entry for entry in lines if entry.arm != UNSTEERED]
+            if lines:
+                tables.append(_arm_table(f"{title}: {measure_of(task).title}", task, lines, runs[lines[0].run], places))
     return tables
 
 
-def recovered_text(entry: ArmEntry, task: str) -> Text:
-    """Return an arm's recovered fraction on a task."""
-    cell = _steered(entry, task)
-    if cell is None:
+def _arm_table(title: str, task: str, lines: Sequence[ArmEntry], run: Provenance, places: Mapping[int, int]) -> Table:
+    level = max(entry.cells[task].level for entry in lines)
+    cells = [entry.cells[task] for entry in lines]
+    measure = measure_of(task)
+    columns: dict[str, Callable[[ArmResult, str], Text]] = {
+        measure.value: lambda cell, _: Text("not reached") if _is_unreached(cell) else interval_cell(cell.value),
+        "effect": lambda cell, _: NOTHING if cell.effect.value is None else interval_cell(cell.effect),
+        "recovered": recovered_cell,
+        "verdict": verdict_cell,
+        "damage": _damage,
+        "factor": lambda cell, _: _number(cell.factor or None),
+    }
+    if task == LIKELIHOOD:
+        columns |= {"dN": lambda cell, _: _number(cell.neutral.value), "lift": _lift}
+    columns |= {"n": _counts, "unscored": _unscored}
+    shown = {name: [column(entry.cells[task], entry.arm) for entry in lines] for name, column in columns.items()}
+    shown = {name: found for name, found in shown.items() if any(cell.text not in ("-", MISSING) for cell in found)}
+    if any(cell.verdict is not None and cell.verdict.word == DEAD for cell in cells):
+        shown.pop("recovered", None)
+    if all(cell.verdict is None for cell in cells):
+        shown.pop("verdict", None)
+    names = {"group": [Text(entry.kind) for entry in lines], "arm": [Text(entry.arm) for entry in lines]}
+    if len({entry.source for entry in lines} - {""}) > 1:
+        names["source"] = [Text(entry.source or "-") for entry in lines]
+    leader, ahead = best(lines, task)
+    rows = tuple(
+        Line(line, strong=ahead and entry is leader, group=entry.kind, entry=places[id(entry)])
+        for entry, line in zip(lines, zip(*(names | shown).values(), strict=True), strict=True)
+    )
+    remarks = [f"{measure.value}: {measure.meaning}."] if measure.meaning else []
+    if leader is not None and not ahead:
+        remarks.append(
+            f"No arm is in bold: {name_of(leader, lines)} has the largest effect, but the interval of its difference to the "
+            "next arm holds 0."
+        )
+    remarks += _remarks(task, lines, cells, run)
+    where = (
+        f" at damage {level:g}" if level else " at the factor chosen on selection prompts" if measure.replies else ""
+    )
+    return Table(title + where, tuple(names | shown), rows, tuple(remarks))
+
+
+def _is_unreached(cell: ArmResult) -> bool:
+    return bool(cell.unreached) and cell.value.value is None
+
+
+def _number(value: float | None) -> Text:
+    return NOTHING if value is None else number_cell(value, 2)
+
+
+def _damage(cell: ArmResult, _: str) -> Text:
+    """Return the damage really done, marked where it is far from the level."""
+    if cell.damage is None or not cell.factor:
         return NOTHING
-    if entry.arm == "native":
-        return Text("1" if cell.recovered.value is not None else MISSING, cell.recovered.value)
-    return interval_cell(cell.recovered)
+    off = cell.damage / cell.level - 1 if cell.level else 0.0
+    mark = f", {'above' if off > 0 else 'below'} by {abs(off):.0%}" if abs(off) > OFF else ""
+    return Text(number(cell.damage, 2) + mark, cell.damage)
 
 
-def _arm_table(title: str, lines: Sequence[ArmEntry], with_source: bool, places: Mapping[int, int]) -> Table:
-    tasks = in_order(task for entry in lines for task in entry.cells)
-    recovered = [task for task in tasks if any(_has_recovered(entry, task) for entry in lines)]
-    judged = next((task for task in REPLIES if task in tasks), None)
-    headline = lines[0].headline
-    columns: list[tuple[str, Callable[[ArmEntry], Text]]] = [("group", lambda entry: Text(entry.kind))]
-    columns.append(("arm", lambda entry: Text(entry.arm)))
-    if with_source:
-        columns.append(("source", lambda entry: Text(entry.source)))
-    if headline:
-        columns.append(("verdict", lambda entry: Text(entry.verdict or "-")))
-    for task in tasks:
-        columns.append((measure_of(task).title, partial(_score, task=task)))
-        if task in recovered:
-            columns.append(("recovered", partial(recovered_text, task=task)))
-        if task in (LIKELIHOOD, judged):
-            columns.append(("cost", partial(_cost, task=task)))
-        if any(_has_matched(entry, task) for entry in lines):
-            columns.append(("matched", partial(_matched, task=task)))
-    columns += [("n", partial(_counts, tasks=tasks)), ("unscored", partial(_unscored, tasks=tasks))]
-    # The best arm: the largest effect on the headline task, of the transfer arms that may claim to transfer.
-    claims = [entry for entry in lines if entry.kind == "transfer" and entry.verdict in CLAIMS]
-    best = max(claims, key=lambda entry: (entry.cells[headline].score.value or 0.0, entry.arm), default=None)
-    rows = []
-    for entry in sorted(lines, key=lambda e: (KINDS.index(e.kind), natural(e.arm), e.source)):
-        cells = tuple(cell_of(entry) for _, cell_of in columns)
-        rows.append(Line(cells, strong=entry is best, group=entry.kind, entry=places[id(entry)]))
-    return Table(title, tuple(name for name, _ in columns), tuple(rows), tuple(_remarks(lines, tasks, recovered)))
+def _lift(cell: ArmResult, _: str) -> Text:
+    gain, lost = cell.value.value, cell.neutral.value
+    return _number(None if gain is None or lost is None else gain - lost)
 
 
-def _steered(entry: ArmEntry, task: str) -> ArmResult | None:
-    """Return what a steered arm did on a task; None where it was not measured, and for the unsteered arm."""
-    return None if entry.arm == UNSTEERED else entry.cells.get(task)
+def _counts(cell: ArmResult, _: str) -> Text:
+    """Return the concepts behind the value, and behind the effect where those are fewer."""
+    n, paired = cell.value.n, cell.effect.n
+    return Text(f"{n}, effect {paired}" if cell.effect.value is not None and paired != n else str(n), float(n))
 
 
-def _has_recovered(entry: ArmEntry, task: str) -> bool:
-    cell = entry.cells.get(task)
-    return bool(measure_of(task).heading) and cell is not None and cell.recovered.value is not None
+def _unscored(cell: ArmResult, _: str) -> Text:
+    missing = cell.total - cell.scored
+    reasons = f" ({', '.join(cell.reasons)})" if cell.reasons else ""
+    return Text(f"{missing} of {cell.total}{reasons}" if missing else "0", float(missing))
 
 
-def _has_matched(entry: ArmEntry, task: str) -> bool:
-    cell = _steered(entry, task)
-    return cell is not None and cell.matched is not None and cell.matched.value is not None
-
-
-def _score(entry: ArmEntry, task: str) -> Text:
-    return interval_cell(entry.cells[task].score) if task in entry.cells else NOTHING
-
-
-def _cost(entry: ArmEntry, task: str) -> Text:
-    cell = _steered(entry, task)
-    return Text(f"{number(cell.ratio, 2)} at {number(cell.factor, 2)}", cell.ratio) if cell else NOTHING
-
-
-def _matched(entry: ArmEntry, task: str) -> Text:
-    """Return the score at matched damage, and the factor it was reached with."""
-    cell = _steered(entry, task)
-    if cell is None or cell.matched is None:
-        return NOTHING
-    if cell.matched.value is None:
-        return Text(MISSING)
-    return Text(f"{interval(cell.matched)} at {number(cell.matched_factor, 2)}", cell.matched.value)
-
-
-def _counts(entry: ArmEntry, tasks: Sequence[str]) -> Text:
-    """Return the concepts behind each task's number, once where they agree."""
-    counts = [entry.cells[task].score.n for task in tasks if task in entry.cells]
-    return Text("/".join(map(str, counts if len(set(counts)) > 1 else counts[:1])), float(min(counts)))
-
-
-def _unscored(entry: ArmEntry, tasks: Sequence[str]) -> Text:
-    """Say how many values are unscored, on which task where there are several, and why."""
-    cells = [(task, entry.cells[task]) for task in tasks if task in entry.cells]
-    texts = [
-        f"{cell.unscored} of {cell.total}"
-        + (f" {measure_of(t).title}" if len(tasks) > 1 else "")
-        + (f" ({', '.join(cell.reasons)})" if cell.reasons else "")
-        for t, cell in cells
-        if cell.unscored
-    ]
-    return Text(", ".join(texts) or "0", float(sum(cell.unscored for _, cell in cells)))
-
-
-def _remarks(lines: Sequence[ArmEntry], tasks: Sequence[str], recovered: Sequence[str]) -> list[str]:
+def _remarks(task: str, lines: Sequence[ArmEntry], cells: Sequence[ArmResult], run: Provenance) -> list[str]:
     remarks = []
-    several = len({entry.source for entry in lines} - {""}) > 1
-    for entry in lines:
-        cell = entry.cells.get(entry.headline)
-        name = f"{entry.arm} from {entry.source}" if several and entry.source else entry.arm
-        if cell is not None and cell.verdict is not None:
-            remarks.append(f"{name}: {cell.verdict.word}; {cell.verdict.why}.")
-        if cell is not None and entry.kind == "transfer" and cell.recovered.low is not None and cell.recovered.low > 1:
-            remarks.append(f"{name} recovers more than all of native's effect: native may be tuned too little.")
-    native = {task for entry in lines if entry.arm == "native" for task in entry.cells}
-    for task in tasks:
-        plain = next((e.cells[task].score.value for e in lines if e.arm == UNSTEERED and task in e.cells), None)
-        if task == SUPPRESSION and plain is not None and plain >= NOT_OBEYED:
-            told = f"{number(plain, 2)} of the unsteered replies do not obey although asked to"
+    said: dict[str, list[str]] = {}
+    for entry, cell in zip(lines, cells, strict=True):
+        if cell.verdict is not None and not _is_unreached(cell):
+            words = f"{cell.verdict.word}; {cell.verdict.why}."
+            said.setdefault(words, []).append(name_of(entry, lines))
+    remarks += [f"{', '.join(names)}: {words}" for words, names in said.items()]
+    for entry, cell in zip(lines, cells, strict=True):
+        name = name_of(entry, lines)
+        if entry.kind == "transfer" and cell.recovered.low is not None and cell.recovered.low > 1:
             remarks.append(
-                f"{measure_of(task).title}: {told}, so there is next to nothing to suppress; take rules the model follows."
+                f"{name} recovers more than all of native's effect: native's vector or layer may be a poor one."
             )
-        elif measure_of(task).heading and task not in recovered and task in native:
-            remarks.append(f"{measure_of(task).title}: native itself does not steer, so there is nothing to recover.")
-        cells = {entry.arm: entry.cells[task] for entry in lines if task in entry.cells}
-        shares = {arm: cell.unscored / cell.total for arm, cell in cells.items() if cell.total}
-        if shares and max(shares.values()) - min(shares.values()) > UNSCORED_GAP:
-            worst = max(sorted(shares), key=lambda arm: shares[arm])
-            remarks.append(f"{task}: {shares[worst]:.0%} of {worst} is unscored, unlike other arms; compare with care.")
+        if cell.unreached:
+            why = sorted(
+                {
+                    dose.reason or "no reason recorded"
+                    for dose in run.unreached
+                    if (run.pooled.get(dose.arm, dose.arm), dose.source, dose.level)
+                    == (entry.arm, entry.source, cell.level)
+                    and dose.concept in cell.unreached
+                }
+            )
+            concepts = listed(cell.unreached)
+            remarks.append(
+                f"{name} does not reach damage {cell.level:g} on {concepts}: {'; '.join(why) or 'no reason recorded'}."
+            )
+    plain = next((cell.value.value for entry, cell in zip(lines, cells, strict=True) if entry.arm == UNSTEERED), None)
+    if task == SUPPRESSION and plain is not None and plain >= NOT_OBEYED:
+        told = f"{number(plain, 2)} of the unsteered replies break the rule although asked to obey it"
+        remarks.append(f"{told}, so there is next to nothing to suppress; take rules that the model follows.")
+    shares = {entry.arm: 1 - cell.scored / cell.total for entry, cell in zip(lines, cells, strict=True) if cell.total}
+    if shares and max(shares.values()) - min(shares.values()) > UNSCORED_GAP:
+        worst = max(sorted(shares), key=lambda arm: shares[arm])
+        remarks.append(f"{shares[worst]:.0%} of {worst} is unscored, unlike other arms; compare with care.")
     return remarks
+
+
+def listed(concepts: Sequence[str], at_most: int = 6) -> str:
+    """Return how many concepts, and which where they are few.
+
+    >>> listed(["sea", "law"]), listed(["sea"]), listed([f"c{i}" for i in range(60)])
+    ('2 concepts (sea, law)', '1 concept (sea)', '60 concepts')
+    """
+    names = f" ({', '.join(concepts)})" if len(concepts) <= at_most else ""
+    return f"{len(concepts)} concept{'s' if len(concepts) != 1 else ''}{names}"

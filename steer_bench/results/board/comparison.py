@@ -1,23 +1,21 @@
-"""Comparison: what two runs measured differently, paired over the concepts and items both have.
+"""Comparison: what two runs measured differently, paired by concept.
 
 results, results -> [paired differences with intervals] -> table
 """
 
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from steer_bench.results.board.merging import differing, protocol_of, shorten
-from steer_bench.results.board.table import MISSING, Line, Table, Text, interval_cell, number
+from steer_bench.results.board.merging import differing
+from steer_bench.results.board.table import Line, Table, Text, interval_cell, number_cell
 from steer_bench.results.file import Results
-from steer_bench.results.measures import LIKELIHOOD, in_order, measure_of
-from steer_bench.results.provenance import Provenance
-from steer_bench.results.rows import Rows
-from steer_bench.results.stats.bootstrap import Estimate, hierarchical_bootstrap
-from steer_bench.results.stats.effects import TaskEffects, likelihood_curves, measure_generation, measure_likelihood
-from steer_bench.results.stats.grid import ArmKey, value_grid
-from steer_bench.results.stats.verdict import holm, sign_flip_p
+from steer_bench.results.measures import in_order, measure_of
+from steer_bench.results.recount import missing_rows
+from steer_bench.results.stats.estimate import Estimate, mean_estimate
+from steer_bench.results.stats.grid import nan_mean
+from steer_bench.results.stats.tests import holm, sign_flip_p
+from steer_bench.results.stats.values import task_levels, task_values
 
 
 class Difference(NamedTuple):
@@ -27,41 +25,48 @@ class Difference(NamedTuple):
     source: str
     arm: str
     task: str
+    level: float
+    """Of damage; 0 on a grid of factors."""
     first: Estimate
     """Mean over the shared concepts in the first run."""
     second: Estimate
     difference: Estimate
-    """Second minus first, paired by concept and item."""
-    p: float | None
-    """Two-sided sign-flip p over concepts, after Holm over all lines; None with fewer than 2 concepts."""
+    """Second minus first, paired by concept; a concept's value is its mean over the items both runs have."""
+    p: float
+    """Two-sided sign-flip p over concepts, after Holm over all lines."""
 
 
 def compare(first: Results, second: Results) -> tuple[list[Difference], list[str]]:
     """Return paired differences, second minus first, of every arm and task both runs measured; and remarks on what is not equal.
 
-    Only concepts and items that both measured count. Each run keeps its own factors: likelihood at matched damage, other
-    tasks at the selected factor. Raises ValueError where the runs share no measurement.
+    Only concepts and items that both measured count, at the first run's headline level of damage, or on a grid at the factor that
+    each run chose. Raises ValueError where the runs share no measurement.
     """
     sides = [set(result.rows.texts["target"].present()) for result in (first, second)]
-    targets = sorted(sides[0] & sides[1])
     remarks: list[str] = []
     found: list[Difference] = []
-    for target in targets:
-        one, two = protocol_of(first, target), protocol_of(second, target)
-        keys = differing(one, two)
-        remarks += [f"{target}: different {key}: {shorten(one[key])} and {shorten(two[key])}." for key in keys]
+    for target in sorted(sides[0] & sides[1]):
+        told = differing(first, second, target)
+        remarks += [f"{target}: {one}." for one in told]
         for task in _shared_tasks(first, second, target):
-            if measure_of(task).judged and "judge" in keys:
-                remarks.append(f"{target}: {task} is left out, for ratings of different judges are not comparable.")
+            title = f"{target}: {measure_of(task).title}"
+            if measure_of(task).judged and any(one.startswith("different judge") for one in told):
+                remarks.append(f"{title} is left out, for ratings of different judges are not comparable.")
                 continue
-            found += _differences(first, second, target, task, remarks)
+            levels = [task_levels(result.rows, task, target) for result in (first, second)]
+            both = sorted(set(levels[0]) & set(levels[1]), key=lambda level: abs(level - first.run.headline))
+            if not both:
+                remarks.append(f"{title} is left out, for the runs measured it at no common level of damage.")
+                continue
+            found += _differences(first, second, target, task, both[0], remarks)
     if not found:
         why = f" ({'; '.join(remarks)})" if remarks else ""
         raise ValueError(
             f"runs {first.run.name!r} and {second.run.name!r} share no target, arm and task with a common "
             f"concept and item{why}; give two runs of one target on the same prompts"
         )
-    return _holm(found), remarks
+    adjusted = holm([line.p for line in found])
+    return [line._replace(p=p) for line, p in zip(found, adjusted, strict=True)], remarks
 
 
 def comparison_table(first: Results, second: Results) -> Table:
@@ -69,16 +74,16 @@ def comparison_table(first: Results, second: Results) -> Table:
     found, remarks = compare(first, second)
     names = [result.run.name for result in (first, second)]
     names = names if names[0] != names[1] else ["first", "second"]
-    columns = ("target", "task", "arm", "source", *names, "difference", "p", "n")
+    columns = ("target", "task", "damage", "arm", "source", *names, "difference", "p", "n")
     lines = [
         Line(
             (
-                Text(d.target),
-                Text(measure_of(d.task).title),
-                Text(d.arm),
-                Text(d.source or "-"),
+                *map(
+                    Text,
+                    (d.target, measure_of(d.task).title, f"{d.level:g}" if d.level else "-", d.arm, d.source or "-"),
+                ),
                 *map(interval_cell, (d.first, d.second, d.difference)),
-                Text(MISSING if d.p is None else number(d.p), d.p),
+                number_cell(d.p),
                 Text(str(d.difference.n), float(d.difference.n)),
             ),
             group=d.target,
@@ -86,12 +91,12 @@ def comparison_table(first: Results, second: Results) -> Table:
         for d in found
     ]
     told = [
-        f"Difference: {names[1]} minus {names[0]}, over the concepts and items both measured; 95 % interval by paired "
-        "bootstrap over concepts, then items; p by sign flips over concepts, Holm over all lines.",
+        f"Difference: {names[1]} minus {names[0]}, over the concepts and items both measured; 95 % interval over concepts; p by "
+        "sign flips over concepts, two-sided, Holm over all lines.",
         *remarks,
     ]
-    partial = [name for name, result in zip(names, (first, second), strict=True) if not result.run.complete]
-    told += [f"Partial: {name} did not finish; its numbers may change." for name in partial]
+    for name, result in zip(names, (first, second), strict=True):
+        told += [f"Partial: {name}: {missing}." for missing in missing_rows(result)]
     return Table(f"{names[1]} against {names[0]}", columns, tuple(lines), tuple(told))
 
 
@@ -100,7 +105,9 @@ def _shared_tasks(first: Results, second: Results, target: str) -> list[str]:
     return in_order(task for task in tasks[0] & tasks[1] if measure_of(task).scores_arms)
 
 
-def _differences(first: Results, second: Results, target: str, task: str, remarks: list[str]) -> list[Difference]:
+def _differences(
+    first: Results, second: Results, target: str, task: str, level: float, remarks: list[str]
+) -> list[Difference]:
     sides = [result.rows.where(target=target, task=task) for result in (first, second)]
     columns = ("concept", "item", "role")
     places = [list(zip(*(rows.texts[name].tolist() for name in columns), strict=True)) for rows in sides]
@@ -113,35 +120,16 @@ def _differences(first: Results, second: Results, target: str, task: str, remark
             f"{target}: {measure_of(task).title}: {dropped} concept-item pairs that only one run measured are left out."
         )
     kept = [rows.take(np.array([place in shared for place in own])) for rows, own in zip(sides, places, strict=True)]
-    one, two = (_measured(rows, task, target, result.run) for rows, result in zip(kept, (first, second), strict=True))
+    one, two = (
+        task_values(rows, task, target, level=level, pooled=result.run.pooled)
+        for rows, result in zip(kept, (first, second), strict=True)
+    )
     found = []
-    for arm in sorted(one.effects.keys() & two.effects.keys()) if one.concepts == two.concepts else ():
-        values = {ArmKey("1", arm.name): one, ArmKey("2", arm.name): two}
-        scores = {key: side.scores[arm] for key, side in values.items()}
-        neutral = {key: side.neutral[arm] for key, side in values.items()} if task == LIKELIHOOD else None
-        bootstrap = hierarchical_bootstrap(scores, neutral, seed=0)
-        mine, theirs = values
-        difference = bootstrap.difference(theirs, mine)
-        if difference.value is None:
-            continue
-        p = sign_flip_p(bootstrap.differences(theirs, mine))
-        found.append(
-            Difference(
-                target, arm.source, arm.name, task, bootstrap.effect(mine), bootstrap.effect(theirs), difference, p
-            )
-        )
+    for arm in sorted(one.items.keys() & two.items.keys()) if one.concepts == two.concepts else ():
+        both = np.isfinite(one.items[arm]) & np.isfinite(two.items[arm])
+        if both.any():
+            mine, theirs = (nan_mean(np.where(both, side.items[arm], np.nan)) for side in (one, two))
+            sides = (mean_estimate(value, bounds=measure_of(task).bounds) for value in (mine, theirs))
+            p = min(1.0, 2 * min(sign_flip_p(theirs - mine), sign_flip_p(mine - theirs)))
+            found.append(Difference(target, arm.source, arm.name, task, level, *sides, mean_estimate(theirs - mine), p))
     return found
-
-
-def _measured(rows: Rows, task: str, target: str, run: Provenance) -> TaskEffects:
-    if task == LIKELIHOOD:
-        curves = likelihood_curves(rows, target, pooled=run.pooled)
-        return measure_likelihood(curves, run.damage_limit)
-    return measure_generation(value_grid(rows, task, target, run.pooled))
-
-
-def _holm(found: Sequence[Difference]) -> list[Difference]:
-    """Return the same with p values after Holm over all lines."""
-    known: Mapping[int, float] = {place: d.p for place, d in enumerate(found) if d.p is not None}
-    adjusted = dict(zip(known, holm(list(known.values())), strict=True)) if known else {}
-    return [d._replace(p=adjusted.get(place)) for place, d in enumerate(found)]

@@ -1,10 +1,11 @@
-"""What arms cost at every factor: the effect-cost curve's other axis, in numbers.
+"""What arms cost at every dose, besides the score.
 
-rows -> mean cost of every target, arm and factor -> table
+rows -> mean cost of every target, arm and level of damage (or factor, on a grid) -> table
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -27,35 +28,41 @@ GEOMETRIC = ("ratio", "perplexity")
 
 
 def costs_table(results: Sequence[Results]) -> Table | None:
-    """Return costs of every target, arm and factor, means over concepts and items; None where nothing but the score was measured."""
+    """Return costs of every target, arm and dose, means over concepts and items; None where nothing but the score was measured."""
     capability = tuple(dict.fromkeys(task for result in results for task in result.run.capability))
     several, lines, invalid = len(results) > 1, [], 0
     for result in results:
-        found: dict[tuple[str, str, str, float], dict[str, float]] = {}
+        found: dict[tuple[str, str, str, float, float], dict[str, list[float]]] = {}
         for cost, rows, values in _costs(result.rows, capability):
-            for target, source, arm, factor, mean in rows.means(values, ("target", "source", "arm", "factor")):
-                found.setdefault((target, source, arm, factor), {})[cost] = mean
+            by_level = rows.numbers["level"] > 0  # there each concept has a factor of its own
+            for chosen, dose in ((by_level, "level"), (~by_level, "factor")):
+                some = rows.take(chosen)
+                for target, source, arm, number, mean in some.means(values[chosen], ("target", "source", "arm", dose)):
+                    doses = (number, 0.0) if dose == "level" else (0.0, number)
+                    key = (target, source, result.run.pooled.get(arm, arm), *doses)
+                    found.setdefault(key, {}).setdefault(cost, []).append(mean)
         for task in capability:
             invalid += int(np.isnan(result.rows.where(task=task).numbers["value"]).sum())
-        for (target, source, arm, factor), means in sorted(found.items()):
+        for (target, source, arm, level, factor), costs in sorted(found.items()):
+            means = {cost: fmean(values) for cost, values in costs.items()}
             if not means.keys() & {"ratio", "kl", "perplexity", *capability}:
                 continue
             means |= {name: math.exp(means[name]) for name in GEOMETRIC if name in means}
-            keys = [Text(target), Text(source or "-"), Text(arm), number_cell(factor, 2)]
-            keys += [Text(result.run.name)] if several else []
+            dose = Text(f"damage {level:g}", level) if level else Text(f"factor {factor:g}" if factor else "-", factor)
+            keys = [Text(target), Text(source or "-"), Text(arm), dose, *([Text(result.run.name)] if several else [])]
             digits = {**{name: digits for name, (_, digits) in COLUMNS.items()}, **dict.fromkeys(capability, 2)}
             lines.append(Line((*keys, *(number_cell(means.get(name), d) for name, d in digits.items()))))
     if not lines:
         return None
-    columns = ("target", "source", "arm", "factor", *(("run",) if several else ()))
+    columns = ("target", "source", "arm", "dose", *(("run",) if several else ()))
     columns += (*(heading for heading, _ in COLUMNS.values()), *capability)
     remark = (
-        "Means over concepts and items at every factor. Perplexity ratio and KL (unsteered to steered, nats a token): on neutral text. "
-        "Reply perplexity: of the generated tokens only, under the unsteered model; beside it distinct-2 and length, for a loop has a low "
-        "perplexity."
+        "Means over concepts and items. Perplexity ratio and KL (unsteered to steered, nats a token): on the neutral text of "
+        "steered_perplexity, every text counted once. Reply perplexity: of the generated tokens only, under the unsteered model; beside "
+        "it distinct-2 and length, for a loop has a low perplexity."
     )
     bad = f"{invalid} capability samples had log-likelihoods that are not finite: invalid, neither right nor wrong."
-    return Table("Costs at every factor", columns, tuple(lines), (remark, bad) if invalid else (remark,))
+    return Table("Costs at every dose", columns, tuple(lines), (remark, bad) if invalid else (remark,))
 
 
 def _costs(rows: Rows, capability: Sequence[str]) -> Iterator[tuple[str, Rows, Array]]:

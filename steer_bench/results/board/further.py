@@ -1,47 +1,170 @@
-"""Tables beside the main ones: behind the scores, specificity, geometry, refused arms, agreement of judges.
+"""Tables beside the main ones: levels of damage, methods over all pairs, concepts, specificity, geometry, judges, refused arms.
 
 entries, results -> [tables]
 """
 
 from collections.abc import Sequence
 
-from steer_bench.results.board.entries import ArmEntry
-from steer_bench.results.board.table import Line, Table, Text, interval, number_cell
+from steer_bench.results.board.arms import (
+    NATIVE,
+    NOTHING,
+    by_target,
+    in_rows,
+    name_of,
+    recovered_cell,
+    verdict_cell,
+)
+from steer_bench.results.board.entries import CLAIMS, ArmEntry, pooled
+from steer_bench.results.board.table import MISSING, Line, Table, Text, interval, interval_cell, number, number_cell
 from steer_bench.results.file import Results
-from steer_bench.results.measures import SPECIFICITY
+from steer_bench.results.measures import DRAWN, SPECIFICITY, in_order, measure_of
 from steer_bench.results.stats.specificity import specificity
+from steer_bench.results.stats.values import REFERENCE
 
 
-def behind_scores_table(entries: Sequence[ArmEntry]) -> Table | None:
-    """Return specific recovered fraction, anti-steered share and few-shot equivalent of every arm on the headline task."""
-    lines = []
-    for entry in entries:
-        cell = entry.cells.get(entry.headline)
-        if cell is None or cell.behind is None:
+def levels_tables(entries: Sequence[ArmEntry]) -> list[Table]:
+    """Return one table per target measured at several levels: effect and recovered fraction of each arm at each of them."""
+    tables = []
+    for title, here in by_target(entries):
+        levels = sorted({level for entry in here for by in entry.levels.values() for level in by if level})
+        if len(levels) < 2:
             continue
-        found, wrong = cell.behind, cell.behind.anti_steered
-        cells = [Text(name) for name in (entry.target, entry.source or "-", entry.arm)]
-        cells.append(Text(f"{interval(found.specific)} n={found.specific.n}", found.specific.value))
-        cells.append(Text("n/a" if wrong.share is None else f"{wrong.share:.0%} of {wrong.n}", wrong.share))
-        cells += [Text(str(found.few_shot), found.few_shot.n), Text(str(cell.gated_out), cell.gated_out)]
-        lines.append(Line(tuple(cells)))
+        several = len({entry.source for entry in here} - {""}) > 1
+        lines = []
+        for task in in_order(task for entry in here for task in entry.levels):
+            for entry in in_rows(here):
+                found = entry.levels.get(task, {})
+                if not any(cell.effect.value is not None and cell.factor for cell in found.values()):
+                    continue
+                cells = [
+                    Text(measure_of(task).title),
+                    Text(entry.arm),
+                    *([Text(entry.source or "-")] if several else []),
+                ]
+                for level in levels:
+                    cell = found.get(level)
+                    known = cell is not None and cell.effect.value is not None
+                    cells += [interval_cell(cell.effect), recovered_cell(cell, entry.arm)] if known else [NOTHING] * 2
+                at_headline = entry.cells.get(task)
+                cells.append(
+                    verdict_cell(at_headline, entry.arm) if at_headline and measure_of(task).heading else NOTHING
+                )
+                lines.append(Line(tuple(cells), group=measure_of(task).title))
+        headline = next((cell.level for entry in here for cell in entry.cells.values() if cell.level), 0.0)
+        columns = ["task", "arm", *(["source"] if several else [])]
+        columns += [f"{what} at {level:g}" for level in levels for what in ("effect", "recovered")]
+        remark = f"The verdict is about damage {headline:g}; at other levels nothing is tested. -: not reached, or not measured."
+        if lines:
+            columns.append(f"verdict at {headline:g}")
+            tables.append(Table(f"{title}: by level of damage", tuple(columns), tuple(lines), (remark,)))
+    return tables
+
+
+def pooled_table(entries: Sequence[ArmEntry]) -> Table | None:
+    """Return the methods of transfer, ranked by what they recover over all pairs of source and target."""
+    found = [line for line in pooled(entries) if line.kind == "transfer" and line.recovered.value is not None]
+    if not found:
+        return None
+    lines = []
+    for task in in_order(line.task for line in found):
+        for line in (line for line in found if line.task == task):
+            verdicts = [e.cells[task].verdict for e in entries if e.arm == line.arm and task in e.cells]
+            claims = sum(verdict is not None and verdict.word in CLAIMS for verdict in verdicts)
+            spread = f"{number(line.least, 2)} to {number(line.most, 2)}" if line.least is not None else MISSING
+            cells = [
+                Text(measure_of(task).title),
+                Text(line.arm),
+                interval_cell(line.recovered),
+                Text(spread, line.least),
+            ]
+            cells += [Text(str(line.pairs), float(line.pairs)), Text(f"{claims} of {len(verdicts)}", float(claims))]
+            lines.append(Line(tuple(cells), group=measure_of(task).title))
+    columns = ("task", "arm", "recovered", "least to most", "pairs", "transfers")
+    remark = (
+        "Recovered: sum of the arm's effects over sum of native's, over concepts and pairs of source and target; the interval is "
+        "over concepts, each the mean of its pairs. Least to most: over the pairs that reach the level. Transfers: pairs with the "
+        "verdict transfers or equivalent, of all."
+    )
+    return Table("Methods over all pairs", columns, tuple(lines), (remark,))
+
+
+def leading(entries: Sequence[ArmEntry], task: str) -> ArmEntry | None:
+    """Return the transfer arm with the largest effect on a task."""
+    found = [entry for entry in entries if entry.kind == "transfer" and task in entry.cells]
+    found = [entry for entry in found if entry.cells[task].effects]
+    return max(found, key=lambda entry: (entry.cells[task].effect.value or 0.0, entry.arm), default=None)
+
+
+def trio(entries: Sequence[ArmEntry], task: str) -> list[ArmEntry]:
+    """Return native, the transfer arm with the largest effect and wrong-concept, those that the task has."""
+    of = {entry.arm: entry for entry in entries if task in entry.cells}
+    found = (of.get(NATIVE), leading(entries, task), of.get(REFERENCE.name))
+    return [entry for entry in found if entry is not None and entry.cells[task].values]
+
+
+def concept_tables(entries: Sequence[ArmEntry]) -> list[Table]:
+    """Return one table per target and task: every concept under native, the best transfer arm and wrong-concept, worst first."""
+    tables = []
+    for title, here in by_target(entries):
+        for task in DRAWN:
+            shown, best = trio(here, task), leading(here, task)
+            if best is None:
+                continue
+            effects = best.cells[task].effects
+            concepts = sorted(effects, key=lambda concept: (effects[concept], concept))
+            lines = []
+            for concept in concepts:
+                values = [number_cell(entry.cells[task].values.get(concept), 2) for entry in shown]
+                over = [
+                    number_cell(entry.cells[task].effects.get(concept), 2)
+                    for entry in shown
+                    if entry.arm != REFERENCE.name
+                ]
+                lines.append(Line((Text(concept), *values, *over)))
+            names = [name_of(entry, here) for entry in shown]
+            columns = ("concept", *names, *(f"effect of {name}" for name in names if name != REFERENCE.name))
+            worst = f"Worst under {name_of(best, here)}: {concepts[0]}, effect {number(effects[concepts[0]], 2)}."
+            told = f"{measure_of(task).value} of every concept, worst first; the effect is its difference to wrong-concept."
+            tables.append(
+                Table(f"{title}: {measure_of(task).title}, concept by concept", columns, tuple(lines), (told, worst))
+            )
+    return tables
+
+
+def wrong_way_table(entries: Sequence[ArmEntry]) -> Table | None:
+    """Return how many concepts and samples each arm moves the wrong way, its worst concept, and its few-shot equivalent."""
+    lines = []
+    for title, here in by_target(entries):
+        for task in in_order(task for entry in here for task in entry.cells):
+            for entry in in_rows(here):
+                cell = entry.cells.get(task)
+                if cell is None or cell.anti_concepts is None or not cell.factor:
+                    continue
+                worst = min(cell.effects, key=lambda concept: (cell.effects[concept], concept))
+                n, samples, few = len(cell.effects), cell.anti_samples, cell.few_shot
+                cells = [Text(title), Text(measure_of(task).title), Text(name_of(entry, here))]
+                cells.append(Text(f"{round(cell.anti_concepts * n)} of {n}", cell.anti_concepts))
+                share = MISSING if samples.share is None else f"{samples.share:.0%} of {samples.n}"
+                cells += [
+                    Text(share, samples.share),
+                    Text(f"{worst} {number(cell.effects[worst], 2)}", cell.effects[worst]),
+                ]
+                cells.append(Text(str(few), few.n) if few else Text(MISSING))
+                lines.append(Line(tuple(cells), group=title))
     if not lines:
         return None
-    columns = (
-        "target",
-        "source",
-        "arm",
-        "specific recovered fraction",
-        "anti-steered samples",
-        "few-shot n",
-        "gated out",
+    columns = ("pair", "task", "arm", "concepts the wrong way", "samples the wrong way", "worst concept", "few-shot n")
+    if all(line.cells[-1].text == MISSING for line in lines):
+        columns, lines = columns[:-1], [Line(line.cells[:-1], group=line.group) for line in lines]
+    remark = (
+        "The wrong way: an effect below 0, that is below wrong-concept on the same concept or the same text or prompt."
+        + (
+            " Few-shot n: texts a side with which a vector of the target's own does as much."
+            if len(columns) == 7
+            else ""
+        )
     )
-    remarks = (
-        "Specific recovered fraction: what the arm has over wrong-concept, over what native has over it (n/a without that arm). "
-        "Anti-steered: single samples whose score fell. Few-shot n: texts a side with which a vector of the target's own does as "
-        "much. Gated out: concepts that native does not move on the selection prompts, left out of recovered fractions.",
-    )
-    return Table("Behind the scores", columns, tuple(lines), remarks)
+    return Table("The wrong way", columns, tuple(lines), (remark,))
 
 
 def specificity_table(results: Sequence[Results]) -> Table | None:
@@ -58,7 +181,7 @@ def specificity_table(results: Sequence[Results]) -> Table | None:
         return None
     columns = ("target", "source", "arm", "own concept", "other concepts", "difference", "own concept first")
     remark = (
-        "Change of log-likelihood, nats a token, of held-out texts under every concept's vector, all at one factor. A vector that "
+        "Change of log-likelihood, nats a token, of held-out texts under every concept's vector. A vector that "
         "is about its concept raises that concept's texts more than the others'."
     )
     return Table("Specificity: every vector on every concept's texts", columns, tuple(lines), (remark,))

@@ -5,69 +5,99 @@ provenance of every run -> [facts, notes]
 
 from collections.abc import Mapping, Sequence
 
+from steer_bench.results.board.entries import ArmEntry
 from steer_bench.results.board.table import inline
 from steer_bench.results.file import Results
-from steer_bench.results.measures import MEASURES
+from steer_bench.results.measures import measure_of
 from steer_bench.results.provenance import JudgeCheck
+from steer_bench.results.recount import missing_rows
+from steer_bench.results.stats.tests import ALPHA
 
 Facts = tuple[tuple[str, str], ...]
 
 COLUMNS = {
-    **{measure.heading: measure.meaning for measure in MEASURES.values() if measure.heading},
-    "recovered": "the arm's effect over native's, sums over concepts, not clipped; native is 1 by definition",
-    "cost": "perplexity of neutral text, steered over unsteered (geometric mean over concepts), at the factor that was used "
-    "(median over concepts): the matched one for likelihood, the selected one for other tasks",
-    "matched": "the score at matched damage, and the factor (median over concepts): that of the factors within the damage limit "
-    "which was best on selection prompts; at factor 0 where no factor is within it",
-    "n": "test concepts behind the numbers, in the order of the tasks where they differ",
-    "unscored": "values that could not be had, of those there should be",
-    "verdict": "about the first of likelihood, rules and steering that was measured",
+    "effect": "the arm's value minus that of wrong-concept at the same level of damage, paired text by text or prompt by prompt; "
+    "wrong-concept is the target's own vectors of other concepts",
+    "recovered": "sum over concepts of the arm's effects, over the sum of native's; native is 1 by definition",
+    "verdict": "what the test of this task says, explained below",
+    "damage": "perplexity of held-out neutral text, steered over unsteered, as measured (geometric mean over concepts); marked where "
+    "it is more than 10 % away from the level",
+    "factor": "the steering factor that does this damage, in multiples of the residual stream's norm (median over concepts)",
+    "dN": "change of log-likelihood on neutral text, nats a token: the damage again, and no part of the value",
+    "lift": "dC minus dN",
+    "n": "test concepts behind the value, and behind the effect where those are fewer",
+    "unscored": "values without a score, of those there should be; they are left out, never taken as 0",
 }
-"""Short headings of the arm tables, and what they mean."""
+"""Headings of the arm tables, and what they mean."""
 
 
-def facts_of(result: Results) -> Facts:
-    """Return (label, text): what a run measured, with what, and when."""
+def facts_of(result: Results, entries: Sequence[ArmEntry]) -> Facts:
+    """Return (label, text): what a run measured, with what, and when; `entries`: those of the run."""
     run = result.run
     facts = [("created", run.created)] if run.created else []
-    if not run.complete:
-        facts.append(("partial", f"{len(result.rows)} of {run.expected_rows or 'an unknown number of'} rows"))
+    facts += [("partial", told) for told in missing_rows(result)]
     for name, model in sorted(run.models.items()):
         facts.append(("model", f"{name}: {inline(model.model_dump(exclude_none=True))}"))
+    if run.positions:
+        facts.append(("positions", run.positions))
     facts.append(("judge", run.judge.name if run.judge else "none"))
     if run.judge:
         facts.append(("judge's check", _check(run.judge.check)))
     splits = run.splits.model_dump() if run.splits else {}
     concepts = ", ".join(f"{split} {_split(ids)}" for split, ids in splits.items())
     facts.append(("concepts", concepts or "no splits recorded"))
-    facts.append(("factors", _factors(run.factors)))
+    if run.levels:
+        facts.append(("levels of damage", f"{_by_task(run.levels)}; verdicts are about {run.headline:g}"))
+    if grids := {task: grid for task, grid in run.factors.items() if grid and not run.levels.get(task)}:
+        facts.append(("grids of factors", _by_task(grids)))
+    if n_claims := claims_of(entries):
+        names = "all transfer arms" if run.claims is None else ", ".join(run.claims) or "none"
+        facts.append(
+            ("claims", f"{names}; one-sided {ALPHA:g}, Holm over {n_claims} claims (arms x sources x targets x tasks)")
+        )
     facts.append(("seeds", inline(run.seeds.model_dump())))
     facts.append(("versions", inline(run.versions or "none recorded")))
     return tuple(facts)
 
 
-def notes_of(results: Sequence[Results]) -> tuple[str, ...]:
-    """Say how to read the board, one paragraph each."""
-    limits = sorted({result.run.damage_limit for result in results})
-    limit = " or ".join(f"{value:g}" for value in limits)
-    notes = [
-        "Numbers are means over test concepts with a 95 % interval (paired bootstrap over concepts, then items). "
-        "n/a: it can not be had (fewer than 2 concepts, no variance, or native itself does not steer). "
-        "Unscored values are counted and left out, never taken as 0.",
-        "Matched damage: at one factor arms do very different damage, so concept_likelihood compares them at the largest "
-        f"factor at which the perplexity of neutral text is at most {limit} times the unsteered one, interpolated on the "
-        "grid. A ratio below that limit means that the grid ended first. Other tasks use the factor that was best on "
-        "selection prompts and are scored on other prompts; beside it stands the same with the factors up to that limit alone.",
-        "Transfers: native steers, the arm steers, and it beats every control of the table (p from sign flips, Holm over "
-        "arms). Equivalent to native: also within the margin of native. The best arm that transfers is in bold; where none "
-        "does, none is.",
+def claims_of(entries: Sequence[ArmEntry]) -> int:
+    """Return the number of claims that the correction runs over: verdicts of transfer arms that are not exploratory."""
+    cells = [cell for entry in entries if entry.kind == "transfer" for cell in entry.cells.values()]
+    return sum(cell.verdict is not None and not cell.verdict.exploratory for cell in cells)
+
+
+def notes_of(results: Sequence[Results], partial: Sequence[str] = ()) -> tuple[str, ...]:
+    """Say how to read the board, one paragraph each; `partial`: runs whose rows are not all there."""
+    runs = [result.run for result in results]
+    notes = []
+    if any(run.levels for run in runs):
+        notes.append(
+            "Damage: arms are compared where they do the same damage. For every arm and concept the factor is sought at which the "
+            "perplexity of calibration texts rises to the level; these are neutral texts of the kind that is scored, and none of "
+            "them is scored. Where an arm does not reach a level its cell says so, and nothing else takes its place."
+        )
+    if any(grid for run in runs for task, grid in run.factors.items() if measure_of(task).replies):
+        notes.append(
+            "Grids: a task on a grid of factors uses, for each arm and concept, the factor with the best mean on its selection "
+            "prompts; its numbers are from other prompts."
+        )
+    notes += [
+        "Numbers: every concept has texts and prompts of its own, the same for all arms, and counts once, with the mean over them. "
+        "Intervals are 95 % intervals over concepts, exact bounds where all concepts have one score; below 5 concepts there are none. "
+        "n/a: it cannot be computed. Unbounded: the interval of a fraction has no end, because native's effect may be 0.",
+        f"Transfers: native steers, and the arm beats wrong-concept and every other control of the table by a sign-flip test over "
+        f"concepts, one-sided at {ALPHA:g} after Holm's correction over the claims of the run. Equivalent: it also lies between 0.9 and "
+        "1.1 times native's effect (two one-sided tests at 0.05). No evidence is not evidence of no transfer. Too few concepts: no "
+        "result could have passed. Native does not steer: native's own effect is not above 0, so there is nothing to recover. "
+        "Exploratory: an arm that the run does not claim, with the Benjamini-Hochberg correction among such arms.",
+        "Bold: the transfer arm with the largest effect, where it transfers and the interval of its difference to the next one lies "
+        "above 0.",
     ]
-    proxies = sorted({run.judge.name for run in (r.run for r in results) if run.judge and "proxy" in run.judge.name})
+    proxies = sorted({run.judge.name for run in runs if run.judge and "proxy" in run.judge.name})
     if proxies:
         notes.append(f"Ratings come from {', '.join(proxies)} for a language-model judge: read them as such.")
-    partial = [result.run.name for result in results if not result.run.complete]
     if partial:
-        notes.append(f"Partial: {', '.join(partial)} did not finish; its numbers may change.")
+        notes.append(f"Partial: not all rows of {', '.join(partial)} are there; its numbers may change.")
     return tuple(notes)
 
 
@@ -80,14 +110,14 @@ def _split(split: Sequence[str]) -> str:
     return f"{len(split)} ({', '.join(map(inline, split))})" if 0 < len(split) <= 12 else str(len(split))
 
 
-def _factors(factors: Mapping[str, Sequence[float]]) -> str:
-    """Return the factor grids, tasks with the same grid named together.
+def _by_task(numbers: Mapping[str, Sequence[float]]) -> str:
+    """Return levels or factors by task, tasks with the same ones named together.
 
-    >>> _factors({"a": [0.1, 0.2], "b": [0.4], "c": [0.1, 0.2]})
+    >>> _by_task({"a": [0.1, 0.2], "b": [0.4], "c": [0.1, 0.2]})
     'a, c: 0.1 0.2; b: 0.4'
     """
     tasks: dict[str, list[str]] = {}
-    for task, grid in factors.items():
+    for task, grid in numbers.items():
         tasks.setdefault(inline(grid), []).append(inline(task))
     return "; ".join(f"{', '.join(names)}: {grid}" for grid, names in tasks.items()) or "none recorded"
 

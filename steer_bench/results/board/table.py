@@ -11,6 +11,7 @@ from typing import NamedTuple
 from steer_bench.results.stats.estimate import Estimate
 
 MISSING = "n/a"
+UNBOUNDED = "unbounded"
 
 
 class Text(NamedTuple):
@@ -30,7 +31,7 @@ class Line:
     group: str = ""
     """Lines of one group stand together; a format may name it once."""
     entry: int | None = None
-    """Place of its entry in `Board.entries`, which has its factor curves."""
+    """Place of its entry in `Board.entries`, which has its curves over levels of damage."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,14 @@ def interval(estimate: Estimate, digits: int = 2) -> str:
 
     >>> interval(Estimate(0.245, 0.2, 0.29, 12)), interval(Estimate(0.5, None, None, 1))
     ('0.24 [0.20, 0.29]', '0.50 [n/a]')
+    >>> interval(Estimate(0.5, 0.2, math.inf, 12)), interval(Estimate(0.5, -math.inf, math.inf, 12))
+    ('0.50 [0.20, unbounded]', '0.50 [unbounded]')
     """
-    if estimate.value is None:
+    value, low, high, _ = estimate
+    if value is None:
         return MISSING
-    if estimate.low is None:
-        return f"{number(estimate.value, digits)} [{MISSING}]"
-    return f"{number(estimate.value, digits)} [{number(estimate.low, digits)}, {number(estimate.high, digits)}]"
+    ends = [UNBOUNDED if end is not None and math.isinf(end) else number(end, digits) for end in (low, high)]
+    return f"{number(value, digits)} [{ends[0] if ends[0] == ends[1] in (MISSING, UNBOUNDED) else ', '.join(ends)}]"
 
 
 def number_cell(value: float | None, digits: int = 3) -> Text:

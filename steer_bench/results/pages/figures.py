@@ -4,28 +4,29 @@ results, entries -> [panels] -> plots -> SVG and PNG
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from steer_bench.results.board.entries import ArmEntry, Points
+from steer_bench.results.board.entries import ArmEntry
+from steer_bench.results.board.further import trio
 from steer_bench.results.file import Results
-from steer_bench.results.measures import DRAWN, HEADLINES, LIKELIHOOD, SPECIFICITY, measure_of
+from steer_bench.results.measures import DRAWN, SPECIFICITY, measure_of
 from steer_bench.results.pages import canvas, plots
-from steer_bench.results.stats.grid import nan_mean
 from steer_bench.results.stats.specificity import specificity
+from steer_bench.results.stats.values import REFERENCE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Lines = tuple[tuple[float, ...], tuple[float, ...]]
-
 MAX_PANELS = 9
 """Pictures of pairs in one figure; a board of more shows the first, and each run's own pages show its own."""
-MAX_CONCEPTS = 24
-"""Concepts with a picture of their own; the HTML page has the curves of all."""
+MAX_CONCEPTS = 48
+"""Concepts of a pair that are drawn one by one; its table has all."""
+Pairs = Sequence[tuple[str, list[ArmEntry]]]
+"""Title and entries of each picture: a source and a target."""
 
 
 class Drawn(NamedTuple):
@@ -42,31 +43,32 @@ def draw_figures(results: Sequence[Results], entries: Sequence[ArmEntry], png: b
     pairs = _pairs(entries, several)
     figures: dict[str, tuple[str, Figure]] = {}
     shown = f" (the first {MAX_PANELS} of {len(pairs)} pairs)" if len(pairs) > MAX_PANELS else ""
-    limit = max(result.run.damage_limit for result in results)
+    arms = [(entry.arm, entry.kind) for entry in entries if entry.kind != "unsteered"]
+    headline = max((result.run.headline for result in results if result.run.levels), default=0.0)
     for task in DRAWN:
-        if frontier := _panels(pairs, task, _frontier):
-            name = "frontier" if task == LIKELIHOOD else f"frontier-{measure_of(task).heading}"
-            title = "Effect against cost" + ("" if task == LIKELIHOOD else f": {task} (selection prompts)")
-            figures[name] = (title + shown, plots.draw_frontier(frontier, limit, measure_of(task).axis, title))
-    for task in DRAWN:
-        if panels := _panels(pairs, task, _means):
-            subject = (
-                "Likelihood lift over the factor"
-                if task == LIKELIHOOD
-                else f"{task} over the factor (selection prompts)"
+        heading, axis = measure_of(task).heading, measure_of(task).axis
+        if panels := _panels(pairs, lambda here, task=task: _levels(here, task)):
+            title = f"{heading}: effect over wrong-concept at each level of damage"
+            figures[f"levels-{heading}"] = (
+                title + shown,
+                plots.draw_levels(panels, headline, f"effect: {axis}", title),
             )
-            title = subject + shown
-            drawn = plots.draw_factor_curves(panels, measure_of(task).axis, title)
-            figures[f"factors-{measure_of(task).heading}"] = (title, drawn)
-    if not several:
-        figures |= _concept_figures(pairs)
-    if dots := _dots(pairs):
-        title = "Recovered fraction with 95 % intervals" + shown
-        figures["recovered"] = (title, plots.draw_recovered(dots, title))
+        if not several and (dots := _panels(pairs, lambda here, task=task: _concepts(here, task))):
+            title = f"{heading}, concept by concept" + (f" at damage {headline:g}" if headline else "")
+            figures[f"concepts-{heading}"] = (title + shown, plots.draw_concepts(dots, axis, title, arms))
+        if dots := _panels(pairs, lambda here, task=task: _recovered(here, task)):
+            title = f"{heading}: recovered fraction with 95 % intervals"
+            figures[f"recovered-{heading}"] = (title + shown, plots.draw_recovered(dots, title))
     if matrices := _matrices(entries):
-        title, value = "Recovered fraction, source by target", "recovered fraction"
+        tasks = " or ".join(sorted({measure_of(entry.headline).title for entry in entries}))
+        title, value = f"Recovered fraction, source by target: {tasks}", "recovered fraction"
         figures["matrix"] = (title, plots.draw_matrices(matrices, title, "target", "source", value, (0.0, 1.0)))
-    if geometry := _geometry(results, pairs):
+    cosines = {
+        (result.run.name, line.target, line.source, line.arm): line.centred_cosine
+        for result in results
+        for line in result.run.geometry
+    }
+    if geometry := _panels(pairs, lambda here: _geometry(here, cosines)):
         title = "Geometry against behaviour" + shown
         figures["geometry"] = (title, plots.draw_scatter(geometry, title, *GEOMETRY_AXES))
     if matrices := _specificity(results, several):
@@ -82,7 +84,7 @@ def draw_figures(results: Sequence[Results], entries: Sequence[ArmEntry], png: b
 GEOMETRY_AXES = ("centred cosine to native (mean over concepts)", "recovered fraction of native's effect")
 
 
-def _pairs(entries: Sequence[ArmEntry], several: bool) -> list[tuple[str, list[ArmEntry]]]:
+def _pairs(entries: Sequence[ArmEntry], several: bool) -> Pairs:
     """Return title and entries of each picture: those of a target, one source at a time; arms without a source stand in each."""
     pairs = []
     for run, target in dict.fromkeys((entry.run, entry.target) for entry in entries):
@@ -93,75 +95,42 @@ def _pairs(entries: Sequence[ArmEntry], several: bool) -> list[tuple[str, list[A
     return pairs
 
 
-def _panels(
-    pairs: Sequence[tuple[str, list[ArmEntry]]], task: str, line: Callable[[Mapping[str, Points]], Lines]
-) -> list[plots.Panel[plots.Series]]:
-    """Return one picture per pair with one line per arm; pictures without a line are left out."""
-    panels: list[plots.Panel[plots.Series]] = []
-    for title, here in pairs:
-        if len(panels) == MAX_PANELS:
-            break
-        series = _series((entry, line(entry.curves[task])) for entry in here if task in entry.curves)
-        if series:
-            panels.append(plots.Panel(title, series))
-    return panels
+def _panels(pairs: Pairs, draw: Callable[[list[ArmEntry]], tuple[plots.Mark, ...]]) -> list[plots.Panel[plots.Mark]]:
+    """Return one picture per pair that has anything to draw."""
+    return [plots.Panel(title, marks) for title, here in pairs if (marks := draw(here))][:MAX_PANELS]
 
 
-def _series(drawn: Iterable[tuple[ArmEntry, Lines]]) -> tuple[plots.Series, ...]:
-    return tuple(plots.Series(entry.arm, entry.kind, *points) for entry, points in drawn if points[0])
+def _levels(here: Sequence[ArmEntry], task: str) -> tuple[plots.Series, ...]:
+    """Return each arm's effect over the damage it really did, a point per level; none where there is one level alone."""
+    found = []
+    for entry in here:
+        by_level = sorted(entry.levels.get(task, {}).items())
+        cells = [cell for level, cell in by_level if level and cell.factor and cell.effect.value is not None]
+        if len(cells) > 1:
+            x = tuple(cell.damage or cell.level for cell in cells)
+            found.append(plots.Series(entry.arm, entry.kind, x, tuple(cell.effect.value or 0.0 for cell in cells)))
+    return tuple(found)
 
 
-def _frontier(by_concept: Mapping[str, Points]) -> Lines:
-    """Return the mean value over the geometric mean of the perplexity ratio, at every factor."""
-    _factors, values, logs = _over_concepts(by_concept)
-    known = np.isfinite(values) & np.isfinite(logs)
-    if not known[1:].any():
-        return (), ()
-    return tuple(np.exp(logs[known]).tolist()), tuple(values[known].tolist())
+def _concepts(here: Sequence[ArmEntry], task: str) -> tuple[plots.Dot, ...]:
+    """Return the value of every concept under native, the best transfer arm and wrong-concept."""
+    entries = trio(here, task)
+    if not any(entry.kind == "transfer" for entry in entries):
+        return ()
+    return tuple(
+        plots.Dot(entry.arm, entry.kind, value, None, None, row=concept)
+        for entry in entries
+        for concept, value in list(entry.cells[task].values.items())[:MAX_CONCEPTS]
+    )
 
 
-def _means(by_concept: Mapping[str, Points]) -> Lines:
-    """Return the mean over concepts at every factor."""
-    factors, values, _ = _over_concepts(by_concept)
-    known = np.isfinite(values)
-    if known.sum() < 2:
-        return (), ()
-    return tuple(np.array(factors)[known].tolist()), tuple(values[known].tolist())
-
-
-def _over_concepts(by_concept: Mapping[str, Points]) -> tuple[list[float], np.ndarray, np.ndarray]:
-    """Return factors, mean value and mean log ratio over concepts; NaN where nothing was measured."""
-    factors = sorted({factor for points in by_concept.values() for factor in points.factors})
-    values, logs = np.full((2, len(by_concept), len(factors)), np.nan)
-    for index, points in enumerate(by_concept.values()):
-        places = np.searchsorted(factors, points.factors)
-        values[index, places] = np.array(points.values, dtype=float)
-        if points.ratios:
-            logs[index, places] = np.log(np.array(points.ratios, dtype=float))
-    return factors, nan_mean(values, axis=0), nan_mean(logs, axis=0)
-
-
-def _concept_figures(pairs: Sequence[tuple[str, list[ArmEntry]]]) -> dict[str, tuple[str, "Figure"]]:
-    """Draw small multiples, one picture per concept: for every pair its headline task, else the first there is."""
-    figures = {}
-    for place, (title, here) in enumerate(pairs[:MAX_PANELS], 1):
-        tasks = [here[0].headline, *HEADLINES]
-        task = next((task for task in tasks if any(task in entry.curves for entry in here)), None)
-        if task is None:
-            continue
-        concepts = sorted({concept for entry in here for concept in entry.curves.get(task, {})})
-        panels = []
-        for concept in concepts[:MAX_CONCEPTS]:
-            measured = [entry for entry in here if concept in entry.curves.get(task, {})]
-            series = _series((entry, _means({concept: entry.curves[task][concept]})) for entry in measured)
-            if series:
-                panels.append(plots.Panel(concept, series))
-        if panels:
-            cut = f", the first {MAX_CONCEPTS} of {len(concepts)}" if len(concepts) > MAX_CONCEPTS else ""
-            caption = f"{title}: factor curves of each concept{cut}"
-            name = f"concepts-{measure_of(task).heading}" + (f"-{place}" if len(pairs) > 1 else "")
-            figures[name] = (caption, plots.draw_small_multiples(panels, measure_of(task).axis, caption))
-    return figures
+def _recovered(here: Sequence[ArmEntry], task: str) -> tuple[plots.Dot, ...]:
+    """Return recovered fractions: all arms but native and unsteered, of a source and target where native steers."""
+    if not any(entry.source for entry in here):
+        return ()
+    shown = [e for e in here if e.kind in ("transfer", "control") and task in e.cells and e.arm != REFERENCE.name]
+    known = [entry for entry in shown if entry.cells[task].recovered.value is not None]
+    return tuple(plots.Dot(e.arm, e.kind, *e.cells[task].recovered[:3]) for e in known)
 
 
 def _matrices(entries: Sequence[ArmEntry]) -> list[plots.Matrix]:
@@ -187,26 +156,15 @@ def _matrices(entries: Sequence[ArmEntry]) -> list[plots.Matrix]:
     ][:MAX_PANELS]
 
 
-def _geometry(results: Sequence[Results], pairs: Sequence[tuple[str, list[ArmEntry]]]) -> list[plots.Panel[plots.Dot]]:
+def _geometry(here: Sequence[ArmEntry], cosines: Mapping[tuple[str, str, str, str], float]) -> tuple[plots.Dot, ...]:
     """Return closeness to native over recovered fraction, one dot per arm; native itself is 1 and 1 by definition."""
-    cosines = {
-        (result.run.name, line.target, line.source, line.arm): line.centred_cosine
-        for result in results
-        for line in result.run.geometry
-    }
-    panels = []
-    for title, here in pairs:
-        dots = []
-        for entry in here:
-            cosine = cosines.get((entry.run, entry.target, entry.source, entry.arm))
-            cell = entry.cells.get(entry.headline)
-            if cosine is None or cell is None or cell.recovered.value is None or entry.kind == "baseline":
-                continue
-            value, low, high, _ = cell.recovered
-            dots.append(plots.Dot(entry.arm, entry.kind, value, low, high, cosine))
-        if dots:
-            panels.append(plots.Panel(title, tuple(dots)))
-    return panels[:MAX_PANELS]
+    dots = []
+    for entry in here:
+        cosine = cosines.get((entry.run, entry.target, entry.source, entry.arm))
+        cell = entry.cells.get(entry.headline)
+        if cosine is not None and cell is not None and cell.recovered.value is not None and entry.kind != "baseline":
+            dots.append(plots.Dot(entry.arm, entry.kind, *cell.recovered[:3], x=cosine))
+    return tuple(dots)
 
 
 def _specificity(results: Sequence[Results], several: bool) -> list[plots.Matrix]:
@@ -223,14 +181,3 @@ def _specificity(results: Sequence[Results], several: bool) -> list[plots.Matrix
                 cells = tuple(tuple(v if np.isfinite(v) else None for v in line) for line in found[arm].matrix.tolist())
                 matrices.append(plots.Matrix(title, names, names, cells))
     return matrices[:MAX_PANELS]
-
-
-def _dots(pairs: Sequence[tuple[str, list[ArmEntry]]]) -> list[plots.Panel[plots.Dot]]:
-    """Return recovered fractions of the headline task: all arms but native and unsteered, one panel per source and target."""
-    panels = []
-    for title, here in pairs:
-        shown = [e for e in here if e.kind not in ("unsteered", "baseline") and e.headline in e.cells]
-        dots = tuple(plots.Dot(e.arm, e.kind, *e.cells[e.headline].recovered[:3]) for e in shown)
-        if dots and any(entry.source for entry in here):
-            panels.append(plots.Panel(title, dots))
-    return panels[:MAX_PANELS]

@@ -1,4 +1,4 @@
-"""The page: one HTML file of a board, its figures, factor curves and samples, that needs nothing else.
+"""The page: one HTML file of a board, its figures and samples, that needs nothing else.
 
     board, figures, samples -> [HTML]
 
@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from steer_bench.results.board.board import Board
-from steer_bench.results.board.entries import ArmEntry, Points
+from steer_bench.results.board.entries import ArmEntry
 from steer_bench.results.board.table import Table
 from steer_bench.results.pages.text import TITLE, plain
 from steer_bench.results.samples import Samples, to_document
@@ -51,20 +51,11 @@ def to_html(board: Board, figures: Mapping[str, bytes] | None = None, samples: S
 
 def _data(entries: Sequence[ArmEntry], samples: Sequence[Samples]) -> str:
     """Return the data block: JSON that cannot end its script element nor open a comment in it."""
-    document = {"entries": [_entry(entry) for entry in entries], "runs": [to_document(one) for one in samples]}
+    keys = ("run", "target", "source", "arm", "kind")
+    lines = [{key: getattr(entry, key) for key in keys} for entry in entries]
+    document = {"entries": lines, "runs": [to_document(one) for one in samples]}
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _entry(entry: ArmEntry) -> dict[str, object]:
-    curves = {task: {c: _points(points) for c, points in by.items()} for task, by in entry.curves.items()}
-    keys = ("run", "target", "source", "arm", "kind", "verdict")
-    return {**{key: getattr(entry, key) for key in keys}, "curves": curves}
-
-
-def _points(points: Points) -> list[list[float | None]]:
-    sides = [points.factors, points.values, *([points.ratios] if points.ratios else [])]
-    return [[None if value is None else float(f"{value:.4g}") for value in side] for side in sides]
 
 
 def _number_columns(table: Table) -> list[bool]:

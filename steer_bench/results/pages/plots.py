@@ -1,4 +1,4 @@
-"""Plots: effect against cost, factor curves, recovered fractions, geometry and matrices.
+"""Plots: effects over levels of damage, concepts, recovered fractions, geometry and matrices.
 
 series, dots and matrices -> [figures] -> canvas -> SVG or PNG
 """
@@ -21,14 +21,10 @@ from steer_bench.results.pages.canvas import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RATIO_TICKS, CLOSE_RATIO_TICKS = (1, 1.3, 2, 3, 5, 10), (1, 1.1, 1.2, 1.3, 1.5, 1.7)
-RATIO_CUT = 10.0
-"""Perplexity ratios beyond this are off the picture: the text is destroyed."""
-SMALL_COLUMNS = 4
-"""Small multiples beside each other."""
+FAR = 3.0
+"""Recovered fractions beyond this, and intervals without an end, run out of the picture."""
 NUMBERED = 10
 """Matrices up to this many columns have their numbers in the cells."""
 
@@ -53,6 +49,8 @@ class Dot(NamedTuple):
     high: float | None
     x: float = 0.0
     """What it is drawn over, in scatter plots."""
+    row: str = ""
+    """The concept whose line it stands on, in plots of concepts."""
 
 
 Mark = TypeVar("Mark", Series, Dot)
@@ -75,67 +73,47 @@ class Matrix(NamedTuple):
     """(n_rows, n_columns)"""
 
 
-def draw_frontier(
-    panels: Sequence[Panel[Series]],
-    limit: float,
-    y_label: str = "likelihood lift (nats/token)",
-    title: str = "Effect against cost",
-) -> "Figure":
-    """Draw effect against cost: a task's value over the perplexity ratio, one line per arm along its factors.
-
-    The dotted line is the ratio at which arms are compared.
-    """
+def draw_levels(panels: Sequence[Panel[Series]], headline: float, y_label: str, title: str) -> "Figure":
+    """Draw the effect over the damage really done, one line per arm along its levels; the dotted line is the headline level."""
     with matplotlib_style():
-        from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
         figure, axes = panel_axes(len(panels))
         styles = _styles(panels)
         for axis, panel in zip(axes, panels, strict=True):
-            ratios = [x for series in panel.marks for x in series.x if math.isfinite(x)]
-            high = min(max([*ratios, 1.5]) * 1.08, RATIO_CUT)
-            axis.set_xscale("log")
-            axis.set_xlim(min([*ratios, 1.0]) / 1.03, high)
-            axis.xaxis.set_major_locator(
-                FixedLocator([tick for tick in (CLOSE_RATIO_TICKS if high < 2 else RATIO_TICKS) if tick <= high])
-            )
-            axis.xaxis.set_minor_locator(NullLocator())
-            axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-            axis.axvline(limit, color="#555555", linewidth=1, linestyle=":")
-            _lines(axis, panel, styles, high)
-        label(axes, "perplexity of neutral text, steered / unsteered", y_label)
-        finish(figure, axes, f"{title}, over the factor grid", list(styles))
-        return figure
-
-
-def draw_factor_curves(panels: Sequence[Panel[Series]], y_label: str, title: str) -> "Figure":
-    """Draw a task's mean value over the steering factor, one line per arm."""
-    with matplotlib_style():
-        figure, axes = panel_axes(len(panels), share_x=True)
-        styles = _styles(panels)
-        for axis, panel in zip(axes, panels, strict=True):
-            _lines(axis, panel, styles)
-        label(axes, "steering factor (multiples of the target's residual scale)", y_label)
+            axis.axhline(0, color="#555555", linewidth=0.8, zorder=0)
+            axis.axvline(headline, color="#555555", linewidth=1, linestyle=":")
+            for series in sorted(panel.marks, key=lambda s: (-ORDER.index(s.kind), s.arm)):
+                colour, marker, line = styles[series.arm]
+                axis.plot(
+                    series.x, series.y, label=series.arm, markersize=5, color=colour, marker=marker, linestyle=line
+                )
+            axis.set_title(shorten(panel.title), loc="left")
+        label(axes, "damage: perplexity of neutral text, steered / unsteered", y_label)
         finish(figure, axes, title, list(styles))
         return figure
 
 
-def draw_small_multiples(panels: Sequence[Panel[Series]], y_label: str, title: str) -> "Figure":
-    """Draw one small picture per concept, all on the same axes: value over the steering factor, one line per arm."""
+def draw_concepts(
+    panels: Sequence[Panel[Dot]], x_label: str, title: str, arms: Sequence[tuple[str, str]] = ()
+) -> "Figure":
+    """Draw one line per concept with the values of the arms on it, by the first one's; `arms`: name and kind of all, for the colours."""
     with matplotlib_style():
-        figure, axes = panel_axes(len(panels), height=1.75, width=2.6, columns=SMALL_COLUMNS)
-        styles = _styles(panels)
-        heights = [y for panel in panels for series in panel.marks for y in series.y]
-        for place, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
-            _lines(axis, panel, styles, size=3.2)
-            _make_room(axis, heights)
-            axis.set_title(shorten(panel.title, 34), loc="left", fontsize=9)
-            if place % SMALL_COLUMNS:
-                axis.tick_params(labelleft=False)
-            if place + SMALL_COLUMNS < len(panels):
-                axis.tick_params(labelbottom=False)
-            else:
-                axis.set_xlabel("steering factor", fontsize=8)
-        figure.supylabel(y_label, fontsize=9)
+        tallest = max(len({dot.row for dot in panel.marks}) for panel in panels)
+        figure, axes = panel_axes(len(panels), height=1.0 + 0.19 * tallest)
+        styles = _styles(panels) | styles_of(arms)
+        for axis, panel in zip(axes, panels, strict=True):
+            first = panel.marks[0].arm
+            order = {dot.row: dot.value or 0.0 for dot in reversed(panel.marks) if dot.arm == first}
+            rows = sorted({dot.row for dot in panel.marks}, key=lambda row: (-order.get(row, 0.0), row))
+            for arm in dict.fromkeys(dot.arm for dot in panel.marks):
+                colour, marker, _ = styles[arm]
+                mine = [(dot.value, rows.index(dot.row)) for dot in panel.marks if dot.arm == arm]
+                x, y = zip(*mine, strict=True)
+                axis.plot(x, y, color=colour, marker=marker, markersize=5, linestyle="", label=arm, alpha=0.85)
+            axis.axvline(0, color="#555555", linewidth=0.8, zorder=0)
+            axis.set_yticks(range(len(rows)), [shorten(row, 24) for row in rows], fontsize=8)
+            axis.set_ylim(len(rows) - 0.4, -0.6)
+            axis.set_title(shorten(panel.title), loc="left")
+        label(axes, x_label)
         finish(figure, axes, title, list(styles))
         return figure
 
@@ -152,12 +130,13 @@ def draw_scatter(panels: Sequence[Panel[Dot]], title: str, x_label: str, y_label
                 if dot.value is None:
                     continue
                 colour, marker, _ = styles[dot.arm]
-                if dot.low is not None and dot.high is not None:
-                    axis.plot([dot.x] * 2, [dot.low, dot.high], color=colour, linewidth=1.2, solid_capstyle="butt")
+                if ends := _ends(dot):
+                    axis.plot([dot.x] * 2, ends, color=colour, linewidth=1.2, solid_capstyle="butt")
                 axis.plot(
                     [dot.x], [dot.value], color=colour, marker=marker, markersize=6.5, linestyle="", label=dot.arm
                 )
             axis.set_xlim(min([dot.x for dot in panel.marks] + [0.0]) - 0.08, 1.05)
+            axis.set_ylim(*_reach(panel.marks))
             axis.set_title(shorten(panel.title), loc="left")
         label(axes, x_label, y_label)
         finish(figure, axes, title, list(styles))
@@ -230,7 +209,7 @@ def draw_matrices(
 
 
 def draw_recovered(panels: Sequence[Panel[Dot]], title: str) -> "Figure":
-    """Draw the recovered fraction with its 95 % interval, one dot per arm; 0 is unsteered, 1 is native."""
+    """Draw the recovered fraction with its 95 % interval, one dot per arm; 0 is wrong-concept, 1 is native."""
     with matplotlib_style():
         tallest = max((len(panel.marks) for panel in panels), default=1)
         figure, axes = panel_axes(len(panels), height=1.3 + 0.27 * tallest)
@@ -242,15 +221,14 @@ def draw_recovered(panels: Sequence[Panel[Dot]], title: str) -> "Figure":
                 if dot.value is None:
                     axis.text(0.5, place, "n/a", ha="center", va="center", color="#555555")
                     continue
-                if dot.low is not None and dot.high is not None:
-                    axis.plot([dot.low, dot.high], [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
+                if ends := _ends(dot):
+                    axis.plot(ends, [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
                 axis.plot([dot.value], [place], color=colour, marker=marker, markersize=6, linestyle="")
             axis.set_yticks(range(len(dots)), [dot.arm for dot in dots])
             axis.set_ylim(len(dots) - 0.4, -0.6)
             for x, line in ((0.0, "-"), (1.0, "--")):
                 axis.axvline(x, color="#555555", linewidth=1, linestyle=line, zorder=0)
-            ends = [end for dot in dots for end in (dot.value, dot.low, dot.high) if end is not None]
-            axis.set_xlim(min([*ends, 0.0]) - 0.08, max([*ends, 1.0]) + 0.08)
+            axis.set_xlim(*_reach(dots))
             axis.grid(False, axis="y")
             axis.set_title(shorten(panel.title), loc="left")
         label(axes, "recovered fraction of native's effect")
@@ -262,26 +240,14 @@ def _styles(panels: Sequence[Panel[Mark]]) -> dict[str, tuple[str, str, str]]:
     return styles_of((mark.arm, mark.kind) for panel in panels for mark in panel.marks)
 
 
-def _make_room(axis: "Axes", heights: Sequence[float]) -> None:
-    """Fit the y axis to the heights and 0, with a margin."""
-    low, high = min([*heights, 0.0]), max([*heights, 0.0])
-    room = 0.06 * (high - low or 1.0)
-    axis.set_ylim(low - room, high + room)
+def _ends(dot: Dot) -> tuple[float, float] | None:
+    """Return where a dot's interval is drawn; None without one."""
+    if dot.low is None or dot.high is None:
+        return None
+    return max(dot.low, -10 * FAR), min(dot.high, 10 * FAR)
 
 
-def _lines(
-    axis: "Axes", panel: Panel[Series], styles: dict[str, tuple[str, str, str]], cut: float = math.inf, size: float = 5
-) -> None:
-    """Draw every arm of a panel from where it starts to the first point beyond `cut`."""
-    axis.axhline(0, color="#555555", linewidth=0.8, zorder=0)
-    heights = []
-    for series in sorted(panel.marks, key=lambda s: (-ORDER.index(s.kind), s.arm)):
-        colour, marker, line = styles[series.arm]
-        axis.plot(
-            series.x, series.y, label=series.arm, markersize=size, color=colour, marker=marker, linestyle=line,
-            linewidth=1.5 if size >= 5 else 1.1,
-        )  # fmt: skip
-        heights += [y for x, y in zip(series.x, series.y, strict=True) if x <= cut and math.isfinite(y)]
-    if heights:
-        _make_room(axis, heights)
-    axis.set_title(shorten(panel.title), loc="left")
+def _reach(dots: Sequence[Dot]) -> tuple[float, float]:
+    """Return the limits of an axis of recovered fractions: 0, 1 and all that is not too far."""
+    ends = [end for dot in dots for end in (dot.value, dot.low, dot.high) if end is not None and abs(end) < FAR]
+    return min([*ends, 0.0]) - 0.08, max([*ends, 1.0]) + 0.08

@@ -50,7 +50,7 @@ def escape_markdown(text: str) -> str:
     '0.245 [0.200, 0.290] n=12'
     """
     escaped = "".join(_MARKDOWN.get(c, c) for c in plain(text))
-    return re.sub(r"\\\[(-?[\d.]+, -?[\d.]+|n/a)\\\](?![(\[:])", r"[\1]", escaped)
+    return re.sub(r"\\\[((?:-?[\d.]+|unbounded)(?:, (?:-?[\d.]+|unbounded))?|n/a)\\\](?![(\[:])", r"[\1]", escaped)
 
 
 def escape_latex(text: str) -> str:
@@ -108,21 +108,25 @@ def to_latex(board: Board) -> str:
 
 
 def to_csv(board: Board) -> str:
-    """Return one line per run, target, source, arm and task, with numbers at 6 significant digits; empty where there is none."""
+    """Return one line per run, target, source, arm, task and level, with numbers at 6 significant digits; empty where there is none."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = ["run", "target", "source", "arm", "kind", "task"]
-    names += ["value", "low", "high", "concepts", "scored", "total"]
-    names += ["recovered", "recovered_low", "recovered_high", "factor", "perplexity_ratio"]
-    names += ["matched", "matched_low", "matched_high", "matched_factor", "verdict", "why"]
-    writer.writerow(names)
+    names = ["run", "target", "source", "arm", "kind", "task", "level"]
+    for number in ("value", "effect", "recovered", "dN"):
+        names += [number, f"{number}_low", f"{number}_high", f"{number}_concepts"]
+    writer.writerow([*names, "damage", "factor", "scored", "total", "unreached", "verdict", "why", "exploratory"])
     for entry in board.entries:
-        for task, cell in entry.cells.items():
-            keys = (entry.run, entry.target, entry.source, entry.arm, entry.kind, task)
-            numbers = [*cell.score, cell.scored, cell.total, *cell.recovered[:3], cell.factor, cell.ratio]
-            numbers += [*(cell.matched[:3] if cell.matched else (None, None, None)), cell.matched_factor]
-            words = cell.verdict or ("", "")
-            writer.writerow([*map(_csv_text, keys), *map(_csv_number, numbers), *map(_csv_text, words)])
+        for task, by_level in entry.levels.items():
+            for level, cell in by_level.items():
+                keys = (entry.run, entry.target, entry.source, entry.arm, entry.kind, task)
+                numbers = [level, *cell.value, *cell.effect, *cell.recovered, *cell.neutral, cell.damage, cell.factor]
+                numbers += [cell.scored, cell.total, len(cell.unreached)]
+                words = (
+                    (cell.verdict.word, cell.verdict.why, str(cell.verdict.exploratory))
+                    if cell.verdict
+                    else ("", "", "")
+                )
+                writer.writerow([*map(_csv_text, keys), *map(_csv_number, numbers), *map(_csv_text, words)])
     return out.getvalue()
 
 

@@ -92,54 +92,64 @@ def until(browser, condition) -> None:
     WebDriverWait(browser, 10, poll_frequency=0.05).until(lambda _: condition())
 
 
-ARMS = "#tables section:first-of-type tbody tr:not([hidden]) td.name"
+STEERING = "//section[contains(@data-title, 'steering at damage 1.3')]"
+
+
+def arms(browser) -> list[str]:
+    """The arms that the table of steering shows, from above."""
+    return [found.text for found in browser.find_elements("xpath", f"{STEERING}//tbody/tr[not(@hidden)]/td[2]")]
 
 
 def test_a_heading_sorts_by_number_with_what_is_missing_last(browser, visit):
     visit()
-    heading = "#tables section:first-of-type thead th:nth-child(4)"
-    assert text(browser, heading) == "likelihood"
-    click(browser, f"{heading} button")
-    down = texts(browser, ARMS)
-    assert down == ["native", "linear", "mean", "random", "identity", "unsteered"]
-    click(browser, f"{heading} button")
-    assert texts(browser, ARMS) == [*down[:-1][::-1], "unsteered"]
-    assert browser.find_element("css selector", heading).get_attribute("aria-sort") == "ascending"
+    table = f"{STEERING}//thead/tr/th[4]"
+    heading = browser.find_element("xpath", table)
+    assert heading.text == "effect"
+    heading.find_element("css selector", "button").click()
+    down = arms(browser)
+    assert down[:2] == ["native", "linear"]
+    assert set(down[-2:]) == {"unsteered", "wrong-concept"}  # which have no effect over it
+    heading.find_element("css selector", "button").click()
+    assert arms(browser)[:4] == down[:4][::-1]
+    assert browser.find_element("xpath", table).get_attribute("aria-sort") == "ascending"
 
 
 def test_the_filter_leaves_the_rows_with_all_words(browser, visit):
     visit()
-    browser.find_element("id", "filter").send_keys("transfer linear")
-    assert texts(browser, ARMS) == ["linear"]
+    browser.find_element("id", "filter").send_keys("steering damage 1.3 transfer linear")
+    assert arms(browser) == ["linear"]
     assert text(browser, "#count") == "1 rows"
 
 
-def test_an_arm_opens_its_factor_curves_and_escape_goes_back_to_it(browser, visit):
+def test_a_click_on_an_arm_shows_its_replies_and_those_of_its_seeds(browser, visit):
     visit()
-    button = browser.find_element("xpath", "//td[contains(@class, 'name')]/button[text()='linear']")
-    button.click()
-    until(browser, lambda: text(browser, "#curves-title") == "linear from source-model, on target-model")
-    assert len(browser.find_elements("css selector", "#curves svg")) == 3
-    likelihood = texts(browser, "#curves figure:first-of-type tbody tr")
-    assert likelihood[0].split() == ["0", "0.00", "0.00", "1.00"]
-    assert likelihood[2].split()[::3] == ["0.4", "1.22"]  # exp(0.5 * 0.4): the cost of every arm
-    press(browser, "\ue00c")
-    until(browser, lambda: not browser.find_element("id", "curves").is_displayed())
-    assert browser.switch_to.active_element == button
-    assert "view" not in browser.current_url
+    for arm, marked in (("linear", "linear"), ("wrong-concept", "wrong-concept-0")):
+        button = browser.find_element("xpath", f"{STEERING}//td[2]/button[text()='{arm}']")
+        browser.execute_script("arguments[0].click()", button)  # the bar above may lie over it
+        assert [card.get_attribute("data-arm") for card in browser.find_elements("css selector", ".card.chosen")] == [
+            marked
+        ]
+    assert text(browser, "#pages") == "page 1 of 2: 36 prompts, 576 replies"
 
 
 def test_a_deep_link_opens_the_replies_of_all_arms_and_marks_its_arm(browser, visit):
-    visit("#concept=c01&arm=linear&factor=0.8")
+    visit("#concept=c01&arm=linear&dose=damage 1.6")
     assert text(browser, "#prompt-title") == "c01: concept number 1"
-    arms = ["unsteered", "native", "identity from source-model", "linear from source-model", "mean", "random"]
+    arms = [
+        "unsteered",
+        "native",
+        "identity from source-model",
+        "linear from source-model",
+        "random",
+        "wrong-concept-0",
+    ]
     assert texts(browser, ".card h3") == arms
     assert [card.get_attribute("data-arm") for card in browser.find_elements("css selector", ".card.chosen")] == [
         "linear"
     ]
     replies = texts(browser, ".card .reply")
     assert replies[0].startswith("unsteered at 0 of c01")
-    assert replies[3].startswith("linear at 0.8 of c01")
+    assert replies[3].startswith("linear at 1.6 of c01")
     assert set(texts(browser, "#groups td:first-child")) == {"c01"}
 
 
@@ -155,12 +165,12 @@ def test_a_sample_is_opened_from_the_list_with_its_words_and_origin_and_the_addr
     assert texts(browser, "#origin .quote") == ["A text that shows it.", "Not."]
     click(browser, ".card:nth-child(2) summary")
     assert texts(browser, ".card:nth-child(2) details .text") == ["It speaks of c00.", "Reads well."]
-    click(browser, '[data-factor="0.8"]')
-    assert text(browser, ".card:nth-child(2) .reply").startswith("native at 0.8 of c00")
+    click(browser, '[data-dose="damage 1.6"]')
+    assert text(browser, ".card:nth-child(2) .reply").startswith("native at 1.6 of c00")
     address = browser.current_url
     visit(address[address.index("#") :])
     assert text(browser, "#prompt-text") == "Tell me about number 2."
-    assert text(browser, ".card:nth-child(2) .reply").startswith("native at 0.8 of c00")
+    assert text(browser, ".card:nth-child(2) .reply").startswith("native at 1.6 of c00")
 
 
 def test_unscored_replies_are_found_and_say_why(browser, visit):
@@ -195,7 +205,7 @@ def test_keys_alone_reach_search_next_and_close(browser, visit):
     visit()
     browser.execute_script("document.querySelector('button[data-entry]').focus()")
     press(browser, "\ue007")
-    until(browser, lambda: browser.find_element("id", "curves").is_displayed())
+    until(browser, lambda: browser.find_element("id", "prompt").is_displayed())
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -245,7 +255,6 @@ def test_hostile_text_is_shown_as_text_and_runs_nothing(browser, visit, tmp_path
     )
     assert counts == [2, 0, 0, 0, 0, 0]  # the data block and our script
     browser.execute_script("document.querySelector('button[data-entry]').click()")
-    until(browser, lambda: browser.find_element("id", "curves").is_displayed())
     assert browser.execute_script("return typeof window.hacked") == "undefined"
 
 

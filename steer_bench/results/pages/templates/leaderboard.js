@@ -2,7 +2,6 @@
 // Text that others wrote enters the page through textContent only; there is no markup in a string anywhere.
 const data = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 25;
-const TASKS = {concept_likelihood: "likelihood lift (nats/token)", concept_steering: "concept score", rule_following: "share that obeys the rule"};
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
 const visible = text => String(text).replace(HIDDEN, c => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
 const line = text => visible(text).replace(/\s+/g, " ");
@@ -17,12 +16,6 @@ function el(tag, attributes = {}, ...children) {
     else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
   }
   made.append(...children.filter(child => child !== null));
-  return made;
-}
-function shape(tag, attributes, text) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  if (text !== undefined) made.textContent = visible(text);
   return made;
 }
 const show = value => value === null || value === undefined ? "n/a" : Math.abs(value) < 10 ? value.toFixed(2) : value.toFixed(1);
@@ -77,96 +70,13 @@ function go(changes, quiet = false) {
   render();
 }
 
-// Factor curves of one arm.
-const dialog = byId("curves");
-let opener = null;
+// A click on an arm shows its replies.
 for (const button of document.querySelectorAll("button[data-entry]")) {
   button.addEventListener("click", () => {
     const entry = data.entries[button.dataset.entry];
-    opener = button;
-    go({view: "curve", run: entry.run, target: entry.target, source: entry.source, arm: entry.arm, prompt: null});
-  });
-}
-dialog.addEventListener("close", () => {
-  if (read().get("view") === "curve") go({view: null, run: null, target: null, source: null, arm: null}, true);
-  opener?.focus();
-});
-function meanOf(byConcept, side) {
-  const sums = new Map();
-  for (const points of Object.values(byConcept)) {
-    (points[side] ?? []).forEach((value, i) => {
-      if (value === null) return;
-      const factor = points[0][i], [sum, n] = sums.get(factor) ?? [0, 0];
-      sums.set(factor, [sum + (side === 2 ? Math.log(value) : value), n + 1]);
-    });
-  }
-  const factors = [...sums.keys()].sort((a, b) => a - b);
-  return [factors, factors.map(f => { const m = sums.get(f)[0] / sums.get(f)[1]; return side === 2 ? Math.exp(m) : m; })];
-}
-function ticks(low, high, count) {
-  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map(m => m * power).find(s => s >= rough);
-  const found = [];
-  for (let i = Math.ceil(low / step); i * step <= high * (1 + 1e-9); i++) found.push(Number((i * step).toPrecision(6)));
-  return found;
-}
-function chart(curves, label) {
-  const W = 340, H = 230, left = 44, right = 10, top = 10, bottom = 36;
-  const xs = curves.flatMap(c => c.x), ys = curves.flatMap(c => c.y).filter(y => y !== null);
-  const x1 = Math.max(...xs, 0.1), y0 = Math.min(0, ...ys), y1 = Math.max(...ys, y0 + 0.01);
-  const X = x => left + (W - left - right) * x / x1, Y = y => H - bottom - (H - top - bottom) * (y - y0) / (y1 - y0);
-  const svg = shape("svg", {viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": label + " over the steering factor"});
-  for (const y of ticks(y0, y1, 5)) {
-    svg.append(shape("line", {x1: left, x2: W - right, y1: Y(y), y2: Y(y), class: y === 0 ? "axis" : "grid"}));
-    svg.append(shape("text", {x: left - 6, y: Y(y) + 4, "text-anchor": "end"}, y));
-  }
-  for (const x of ticks(0, x1, 5)) svg.append(shape("text", {x: X(x), y: H - bottom + 15, "text-anchor": "middle"}, x));
-  svg.append(shape("text", {x: (left + W - right) / 2, y: H - 5, "text-anchor": "middle"}, "steering factor"));
-  for (const c of curves) {
-    const places = c.x.map((x, i) => c.y[i] === null ? null : X(x).toFixed(1) + "," + Y(c.y[i]).toFixed(1)).filter(Boolean);
-    const drawn = shape("polyline", {points: places.join(" "), class: "curve " + c.kind});
-    drawn.append(shape("title", {}, c.name));
-    svg.append(drawn);
-  }
-  return svg;
-}
-function drawCurves(entry, chosen) {
-  const native = data.entries.find(e => e.run === entry.run && e.target === entry.target && e.arm === "native");
-  const tasks = Object.keys(entry.curves);
-  const concepts = [...new Set(tasks.flatMap(task => Object.keys(entry.curves[task])))].sort();
-  const pick = el("select", {}, el("option", {value: "", text: "all"}), ...concepts.map(c => el("option", {value: c, text: c})));
-  pick.value = concepts.includes(chosen) ? chosen : "";
-  pick.addEventListener("change", () => drawCurves(entry, pick.value));
-  const charts = tasks.map(task => {
-    const mine = entry.curves[task], [x, y] = meanOf(mine, 1);
-    const curves = Object.entries(mine).map(([name, p]) => ({name, x: p[0], y: p[1], kind: name === pick.value ? "chosen" : ""}));
-    curves.sort((a, b) => a.kind.length - b.kind.length);
-    curves.push({name: entry.arm + ", mean", x, y, kind: "mean"});
-    const other = native && native !== entry && native.curves[task] ? meanOf(native.curves[task], 1) : null;
-    if (other) curves.push({name: "native, mean", x: other[0], y: other[1], kind: "native"});
-    const costs = Object.values(mine)[0]?.length > 2 ? meanOf(mine, 2) : null;
-    const rows = x.map((factor, i) => el("tr", {}, el("td", {text: factor}), el("td", {text: show(y[i])}),
-      other ? el("td", {text: show(other[1][other[0].indexOf(factor)])}) : null, costs ? el("td", {text: show(costs[1][i])}) : null));
-    const heads = ["factor", "mean", ...(other ? ["native"] : []), ...(costs ? ["cost"] : [])];
-    return el("figure", {}, el("figcaption", {text: TASKS[task] ?? task}), chart(curves, TASKS[task] ?? task),
-      el("table", {}, el("thead", {}, el("tr", {}, ...heads.map(h => el("th", {scope: "col", text: h})))), el("tbody", {}, ...rows)));
-  });
-  const from = entry.source ? ` from ${entry.source}` : "";
-  const close = el("button", {type: "button", class: "plain", text: "Close", click: () => dialog.close()});
-  const replies = groups.length ? el("button", {type: "button", class: "plain", text: "Read its replies", click: () => {
-    opener = null;
-    go({view: null, run: entry.run, target: entry.target, source: entry.source, arm: entry.arm, concept: pick.value || null});
-    dialog.close();
+    go({run: entry.run, target: entry.target, source: entry.source, arm: entry.arm, at: null, prompt: null, page: null});
     byId("samples").scrollIntoView();
-  }}) : null;
-  dialog.replaceChildren(
-    el("h2", {id: "curves-title", text: `${entry.arm}${from}, on ${entry.target}`}),
-    el("p", {class: "soft", text: (tasks.length
-      ? "Blue: mean over concepts. Dashed: native's mean. Thin: each concept; judged tasks on selection prompts."
-      : "This arm has no factors to draw; its replies can be read.") + (entry.verdict ? ` Verdict: ${entry.verdict}.` : "")}),
-    el("div", {class: "fields"}, el("label", {}, "concept", pick), replies, close),
-    el("div", {class: "charts"}, ...charts));
-  if (!dialog.open) dialog.showModal();
+  });
 }
 
 // Samples: replies of all arms to one prompt stand side by side.
@@ -187,9 +97,15 @@ data.runs.forEach((run, place) => {
   }
 });
 const text = (run, name, i) => run.keys[name][run.codes[name][i]];
+// Arms stand side by side where they do the same damage, or on a grid where they have the same factor; "" is at every dose.
+const dose = (run, i) => run.level[i] ? `damage ${run.level[i]}` : run.factor[i] ? `factor ${run.factor[i]}` : "";
+const byNumber = (a, b) => a.localeCompare(b, undefined, {numeric: true});
 const kinds = new Map(data.entries.map(e => [e.arm, e.kind]));
+// Repeats with other seeds (random-0, random-1) are one arm in the tables.
+const shownAs = arm => kinds.has(arm) ? arm : arm.replace(/-\d+$/, "");
+const isArm = (arm, name) => arm === name || shownAs(arm) === name;
 const RANK = ["unsteered", "baseline", "transfer", "control", "ceiling"];
-const FIELDS = ["run", "target", "task", "concept", "arm", "source", "factor", "role"];
+const FIELDS = ["run", "target", "task", "concept", "arm", "source", "dose", "role"];
 const fields = Object.fromEntries(FIELDS.map(name => [name, byId("by-" + name)]));
 
 function options() {
@@ -197,11 +113,12 @@ function options() {
   for (const run of data.runs) {
     found.run.add(run.run);
     for (const name of ["target", "task", "concept", "arm", "source", "role"]) run.keys[name].forEach(value => found[name].add(value));
-    new Set(run.factor).forEach(value => found.factor.add(value));
+    run.factor.forEach((_, i) => found.dose.add(dose(run, i)));
   }
   found.source.delete("");
+  found.dose.delete("");
   for (const name of FIELDS) {
-    const values = [...found[name]].sort((a, b) => name === "factor" ? a - b : String(a).localeCompare(b));
+    const values = [...found[name]].sort(byNumber);
     fields[name].append(el("option", {value: "", text: "all"}), ...values.map(v => el("option", {value: v, text: line(v)})));
     fields[name].parentElement.hidden = values.length < 2;
     fields[name].addEventListener("change", () => go({[name]: fields[name].value, page: null}));
@@ -210,18 +127,18 @@ function options() {
 function matching(state) {
   const want = name => state.get(name) || "";
   const find = want("find").toLowerCase(), unscored = want("unscored") === "1";
-  const arm = want("arm"), source = want("source"), factor = want("factor") === "" ? null : Number(want("factor"));
+  const arm = want("arm"), source = want("source"), wanted = want("dose");
   return groups.filter(group => {
     for (const name of ["target", "task", "concept", "role"]) if (want(name) && group[name] !== want(name)) return false;
     if (want("run") && group.run.run !== want("run")) return false;
-    if (!find && !unscored && !arm && !source && factor === null) return true;
+    if (!find && !unscored && !arm && !source && !wanted) return true;
     const asked = find && group.prompt.toLowerCase().includes(find);
     return group.members.some(i => {
       const {run} = group;
       if (unscored && run.value[i] !== null) return false;
-      if (arm && text(run, "arm", i) !== arm) return false;
+      if (arm && !isArm(text(run, "arm", i), arm)) return false;
       if (source && !["", source].includes(text(run, "source", i))) return false;
-      if (factor !== null && ![0, factor].includes(run.factor[i])) return false;
+      if (wanted && !["", wanted].includes(dose(run, i))) return false;
       return !find || asked || run.reply[i].toLowerCase().includes(find);
     });
   });
@@ -263,10 +180,10 @@ function card(group, i, state) {
   const value = run.value[i] === null ? el("span", {class: "unscored", text: "unscored: " + (reason || "no reason given")}) : el("span", {class: "value", text: "score " + show(run.value[i])});
   const chips = Object.entries(run.ratings).filter(([, values]) => values[i] !== null).map(([aspect, values]) => el("span", {text: `${aspect} ${show(values[i])}`}));
   const said = Object.entries(run.words).filter(([, values]) => values[i]);
-  const chosen = arm === state.get("arm") && (!state.get("source") || ["", state.get("source")].includes(source));
+  const chosen = isArm(arm, state.get("arm")) && (!state.get("source") || ["", state.get("source")].includes(source));
   return el("article", {class: "card" + (chosen ? " chosen" : ""), "data-arm": arm},
     el("header", {}, el("h3", {text: line(arm) + (source ? " from " + line(source) : "")}), value),
-    el("div", {class: "chips"}, run.factor[i] ? el("span", {text: `${kinds.get(arm) ?? "arm"}, factor ${run.factor[i]}`}) : null, ...chips),
+    el("div", {class: "chips"}, run.factor[i] ? el("span", {text: `${kinds.get(shownAs(arm)) ?? "arm"}, factor ${run.factor[i]}`}) : null, ...chips),
     el("p", {class: "text reply", text: run.reply[i] || "(an empty reply)"}),
     said.length ? el("details", {open: run.value[i] === null}, el("summary", {text: "The judge's own words"}), ...said.flatMap(([aspect, values]) => [el("h4", {text: aspect}), el("p", {class: "text", text: values[i]})])) : null);
 }
@@ -276,16 +193,16 @@ function drawPrompt(state) {
   place.hidden = current === null;
   if (current === null) return place.replaceChildren();
   const group = current, {run} = group, origin = run.concepts[group.concept];
-  const factors = [...new Set(group.members.map(i => run.factor[i]))].filter(Boolean).sort((a, b) => a - b);
-  const wanted = state.get("unscored") === "1" ? group.members.find(i => run.value[i] === null && run.factor[i]) : undefined;
-  const factor = factors.includes(Number(state.get("factor"))) ? Number(state.get("factor")) : wanted !== undefined ? run.factor[wanted] : factors[0];
-  const rank = i => RANK.indexOf(kinds.get(text(run, "arm", i)) ?? "transfer");
-  const cards = group.members.filter(i => !run.factor[i] || run.factor[i] === factor).sort((a, b) => rank(a) - rank(b) || text(run, "arm", a).localeCompare(text(run, "arm", b)) || a - b);
+  const doses = [...new Set(group.members.map(i => dose(run, i)))].filter(Boolean).sort(byNumber);
+  const wanted = state.get("unscored") === "1" ? group.members.find(i => run.value[i] === null && dose(run, i)) : undefined;
+  const shown = doses.includes(state.get("dose")) ? state.get("dose") : wanted !== undefined ? dose(run, wanted) : doses[0];
+  const rank = i => RANK.indexOf(kinds.get(shownAs(text(run, "arm", i))) ?? "transfer");
+  const cards = group.members.filter(i => ["", shown].includes(dose(run, i))).sort((a, b) => rank(a) - rank(b) || text(run, "arm", a).localeCompare(text(run, "arm", b)) || a - b);
   const at = listed.indexOf(group);
   const step = (name, next) => el("button", {type: "button", class: "plain", text: name, disabled: listed[next] === undefined, click: () => turn(next - at)});
-  const steps = factors.map(f => el("button", {type: "button", class: "step", "aria-pressed": String(f === factor), "data-factor": f, text: f, click: () => {
-    go({at: pointer(group), factor: f});
-    place.querySelector(`[data-factor="${f}"]`)?.focus();
+  const steps = doses.map(d => el("button", {type: "button", class: "step", "aria-pressed": String(d === shown), "data-dose": d, text: d, click: () => {
+    go({at: pointer(group), dose: d});
+    place.querySelector(`[data-dose="${d}"]`)?.focus();
   }}));
   const side = (title, texts) => texts.length ? [el("h4", {text: title}), ...texts.map(t => el("p", {class: "text quote", text: t}))] : [];
   place.replaceChildren(
@@ -293,7 +210,7 @@ function drawPrompt(state) {
     el("p", {class: "soft", text: `${group.task} on ${group.target}${group.role ? `, ${group.role === "select" ? "selection" : "scored"} prompt ${group.item}` : ""}${data.runs.length > 1 ? `, run ${run.run}` : ""}`}),
     el("p", {class: "text quote", id: "prompt-text", text: group.prompt}),
     origin ? el("details", {id: "origin"}, el("summary", {text: "The texts the concept came from"}), ...side("texts that show it", origin.texts), ...side("texts of the same genre that do not", origin.negatives)) : null,
-    el("div", {class: "steps"}, factors.length ? el("span", {class: "soft", text: "factor"}) : null, ...steps, step("Previous", at - 1), step("Next", at + 1), el("button", {type: "button", class: "plain", text: "Close", click: close})),
+    el("div", {class: "steps"}, ...steps, step("Previous", at - 1), step("Next", at + 1), el("button", {type: "button", class: "plain", text: "Close", click: close})),
     el("div", {class: "cards"}, ...cards.map(i => card(group, i, state))));
 }
 function turn(by) {
@@ -310,15 +227,9 @@ function render() {
     for (const name of FIELDS) fields[name].value = state.get(name) ?? "";
     if (byId("find") !== document.activeElement) byId("find").value = state.get("find") ?? "";
     byId("unscored").checked = state.get("unscored") === "1";
-    const samples = state.get("view") === "curve" ? new URLSearchParams() : state;
-    drawList(samples);
-    drawPrompt(samples);
+    drawList(state);
+    drawPrompt(state);
   }
-  if (state.get("view") === "curve") {
-    const same = name => entry => state.get(name) === null || entry[name] === state.get(name);
-    const entry = data.entries.filter(same("run")).filter(same("target")).filter(same("source")).find(e => e.arm === state.get("arm"));
-    if (entry) drawCurves(entry, state.get("concept") ?? "");
-  } else if (dialog.open) dialog.close();
 }
 if (groups.length) {
   options();
@@ -331,7 +242,7 @@ if (groups.length) {
   for (const name of ["back", "forth"]) byId(name).addEventListener("click", () => go({page: byId(name).dataset.page}));
 }
 document.addEventListener("keydown", event => {
-  if (event.ctrlKey || event.metaKey || event.altKey || dialog.open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.closest("input, select, textarea")) { if (event.key === "Escape") event.target.blur(); return; }
   if (event.key === "/") { event.preventDefault(); (groups.length ? byId("find") : filter).focus(); }
   else if (event.key === "Escape" && current) close();
