@@ -95,6 +95,12 @@ class Seeds(Options):
     seeds: Count = 1
 
 
+class WrongConcept(Options):
+    """wrong-concept"""
+
+    n: Count = 2
+
+
 class FewShot(Options):
     """few-shot"""
 
@@ -119,7 +125,7 @@ TRANSFERS = {**_TRANSFERS, **{f"shuffled-{name}": _TRANSFERS[name] for name in L
 """Methods that make a target's vectors from a source's."""
 CONTROLS: Mapping[str, type[Options]] = {
     "native": Options, "mean": Options, "genre-mean": Options, "random": Seeds, "random-covariance": Seeds,
-    "wrong-concept": Options, "few-shot": FewShot, "prompt": Prompt,
+    "wrong-concept": WrongConcept, "few-shot": FewShot, "prompt": Prompt,
 }  # fmt: skip
 """Methods that need the target alone."""
 METHODS = {**TRANSFERS, **CONTROLS}
@@ -149,17 +155,20 @@ class Adapter(BaseModel):
         return tuple(sorted(set(settings.n))) if isinstance(settings, FewShot) else ()
 
     @property
-    def seeds(self) -> int:
-        """How many random directions it draws for a concept, each an arm."""
+    def _variants(self) -> list[str]:
+        """Its arms: a seed, a wrong concept or a few-shot size each; one without a name where there is one."""
         settings = METHODS[self.method].model_validate(self.options)
-        return settings.seeds if isinstance(settings, Seeds) else 1
+        if isinstance(settings, Seeds):
+            return [""] if settings.seeds == 1 else [str(i) for i in range(1, settings.seeds + 1)]
+        if isinstance(settings, WrongConcept):
+            return [""] if settings.n == 1 else [str(i) for i in range(settings.n)]
+        return [str(n) for n in self.sizes] if isinstance(settings, FewShot) else [""]
 
     def arms(self, sources: Iterable[str], sizes: Iterable[int] | None = None) -> list[Arm]:
         """Return the arms of a target that has these sources; `sizes`: few-shot sizes that there are texts for (default all)."""
-        if self.method == "few-shot":
-            variants = [str(n) for n in self.sizes if sizes is None or n in sizes]
-        else:
-            variants = [""] if self.seeds == 1 else [str(i) for i in range(1, self.seeds + 1)]
+        variants = self._variants
+        if sizes is not None and self.method == "few-shot":
+            variants = [variant for variant in variants if int(variant) in sizes]
         of = sources if self.needs_source else [""]
         return [Arm(self.name, variant, source) for variant in variants for source in of]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from steer_bench.transfer.adapters import Adapter
 from steer_bench.transfer.pairs import ModelSide
 from steer_bench.vectors.arms import Arm
+from steer_bench.vectors.store import ALIKE
 
 Vectors = Mapping[str, Tensor]
 """Concept -> (d_model,) float64"""
@@ -55,17 +56,30 @@ def random_covariance(target: ModelSide, concepts: Sequence[str], seed: int) -> 
     return {concept: root @ _gaussian(target, concept, seed) for concept in concepts}
 
 
-def wrong_concept(target: ModelSide, concepts: Sequence[str], seed: int) -> Vectors:
-    """Return the target's vector of the next test concept of the genre (of any, where there is none): native's strength, off topic."""
-    if len(concepts) < 2:
-        raise ValueError("the control 'wrong-concept' needs at least 2 test concepts")
-    wrong = {}
-    for concept in concepts:
-        genre = target.genres.get(concept, "")
-        others = [other for other in concepts if target.genres.get(other, "") == genre]
-        others = others if len(others) > 1 else list(concepts)
-        wrong[concept] = target.vectors[others[(others.index(concept) + 1) % len(others)]]
-    return wrong
+def wrong_concepts(target: ModelSide, concepts: Sequence[str], n: int) -> list[Vectors]:
+    """Return n times the target's vector of another test concept: native's strength, off topic.
+
+    The next concepts of the genre come first, then the next of any; never the concept itself, one whose vector is alike
+    (cosine above `ALIKE`), or one twice. Raises ValueError where a concept has fewer than n others.
+    """
+    units = {concept: torch.nn.functional.normalize(target.vectors[concept], dim=0) for concept in concepts}
+    found: list[dict[str, Tensor]] = [{} for _ in range(n)]
+    for place, concept in enumerate(concepts):
+        genre, taken = target.genres.get(concept, ""), [concept]
+        following = [*concepts[place + 1 :], *concepts[:place]]
+        for other in sorted(
+            following, key=lambda key: target.genres.get(key, "") != genre
+        ):  # stable: the genre's first
+            if len(taken) <= n and all(float(units[other] @ units[one]) <= ALIKE for one in taken):
+                taken.append(other)
+        if len(taken) <= n:
+            raise ValueError(
+                f"the control 'wrong-concept' needs {n} other test concepts whose vectors are not alike, and {concept!r} has "
+                f"{len(taken) - 1}; give more test concepts, or {{wrong-concept: {{n: {max(1, len(taken) - 1)}}}}}"
+            )
+        for vectors, other in zip(found, taken[1:], strict=True):
+            vectors[concept] = target.vectors[other]
+    return list(found)
 
 
 def prompt(target: ModelSide, concepts: Sequence[str], seed: int) -> Vectors:
@@ -86,7 +100,6 @@ CONTROL_VECTORS: Mapping[str, Callable[[ModelSide, Sequence[str], int], Vectors]
     "genre-mean": genre_mean,
     "random": random,
     "random-covariance": random_covariance,
-    "wrong-concept": wrong_concept,
     "prompt": prompt,
 }
 
@@ -94,8 +107,8 @@ CONTROL_VECTORS: Mapping[str, Callable[[ModelSide, Sequence[str], int], Vectors]
 def control_arms(adapter: Adapter, target: ModelSide, concepts: Sequence[str], seed: int) -> dict[Arm, Vectors]:
     """Make the arms of one adapter without a source: {arm: {concept: vector}}.
 
-    Several seeds make an arm each, random-1 and so on (statistics pool them); `few-shot` makes one for each n. Raises
-    ValueError where the target lacks what the method needs.
+    Several seeds make an arm each, random-1 and so on, and so does each wrong concept (statistics pool them); `few-shot` makes
+    one for each n. Raises ValueError where the target lacks what the method needs.
     """
     arms = adapter.arms([], target.few_shot)
     if adapter.method == "few-shot":
@@ -104,5 +117,7 @@ def control_arms(adapter: Adapter, target: ModelSide, concepts: Sequence[str], s
                 "few-shot: no vectors from so few texts; every concept has fewer texts than the smallest n"
             )
         return {arm: {concept: target.few_shot[int(arm.variant)][concept] for concept in concepts} for arm in arms}
+    if adapter.method == "wrong-concept":
+        return dict(zip(arms, wrong_concepts(target, concepts, len(arms)), strict=True))
     make = CONTROL_VECTORS[adapter.method]
     return {arm: make(target, concepts, seed + 7919 * int(arm.variant or 0)) for arm in arms}

@@ -49,7 +49,7 @@ def small_experiment(folder: Path, models: Sequence[str] | None = None, **change
         "rules": ["question"],
         "rule_texts": 10,
         "neutral": {"map": "neutral_map.jsonl", "map_limit": 20, "perplexity": "neutral.jsonl"},
-        "adapters": ["native", "identity", "linear", "wrong-concept", {"random": {"seeds": 1}}],
+        "adapters": ["native", "identity", "linear", {"wrong-concept": {"n": 1}}, {"random": {"seeds": 1}}],
         "damage": [1.005, 1.01],
         "dose": {"texts": 8, "max_words": 8},
         "tasks": {

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -219,14 +220,58 @@ def test_genre_mean_is_the_mean_over_fit_concepts_of_the_genre():
         CONTROL_VECTORS["genre-mean"](side(genres={"c10": "math"}), ["c10"], 0)
 
 
-def test_wrong_concept_is_a_derangement_within_the_genre():
-    one = side()
-    got = CONTROL_VECTORS["wrong-concept"](one, list(TEST), 0)
-    assert {key: next(o for o in TEST if torch.equal(got[key], one.vectors[o])) for key in TEST} == {
-        "c10": "c12", "c12": "c10", "c11": "c13", "c13": "c11",
+def whose(one: ModelSide, arms: Mapping[Arm, Mapping[str, torch.Tensor]]) -> dict[str, list[str]]:
+    """Concept -> the concepts whose vectors its arms have. Raises AssertionError for the right one's, and for one twice."""
+    found = {}
+    for key in next(iter(arms.values())):
+        cosines = [
+            {other: float(torch.cosine_similarity(made[key], one.vectors[other], dim=0)) for other in CONCEPTS}
+            for made in arms.values()
+        ]
+        assert all(of[key] < 0.999 for of in cosines), f"the right concept's vector as that of a wrong one: {key}"
+        found[key] = [max(of, key=lambda other: of[other]) for of in cosines]
+        assert len(set(found[key])) == len(found[key]), f"one wrong concept twice: {key}"
+    return found
+
+
+def test_wrong_concepts_are_the_next_of_the_genre_and_then_of_any():
+    adapter = load_adapter("wrong-concept")
+    one, ids = (
+        side(genres={key: "code" if key in ("c10", "c12") else "text" for key in CONCEPTS}),
+        ["c10", "c11", "c12", "c13"],
+    )
+    assert list(control_arms(adapter, one, ids, 0)) == [Arm("wrong-concept", "0"), Arm("wrong-concept", "1")]
+    assert whose(one, control_arms(adapter, one, ids, 0)) == {
+        "c10": ["c12", "c11"], "c11": ["c13", "c12"], "c12": ["c10", "c13"], "c13": ["c11", "c10"],
     }  # fmt: skip
-    alone = CONTROL_VECTORS["wrong-concept"](side(genres={"c10": "code"}), ["c10", "c11"], 0)
-    assert torch.equal(alone["c10"], one.vectors["c11"])
+    alone = control_arms(load_adapter("wrong-concept", options={"n": 1}), one, ids[:2], 0)
+    assert list(alone) == [Arm("wrong-concept")]
+    assert whose(one, alone) == {"c10": ["c11"], "c11": ["c10"]}
+
+
+def test_a_concept_that_is_alike_is_no_wrong_concept():
+    vectors = {key: normal(WIDTH, seed=i) for i, key in enumerate(CONCEPTS)}
+    vectors["c11"] = 3 * vectors["c10"] + 1e-3 * vectors["c12"]  # the same under another name
+    one = ModelSide("b", vectors, FIT, WIDTH)
+    arms = control_arms(load_adapter("wrong-concept"), one, ["c10", "c11", "c12", "c13"], 0)
+    assert whose(one, arms)["c10"] == ["c12", "c13"]
+    assert whose(one, arms)["c12"] in (["c13", "c10"], ["c13", "c11"])  # of the two that are one, once
+    with pytest.raises(
+        ValueError, match=r"needs 2 other test concepts whose vectors are not alike, and 'c10' has 1; .*n: 1"
+    ):
+        control_arms(load_adapter("wrong-concept"), one, ["c10", "c11", "c12"], 0)
+
+
+def test_the_right_concepts_vector_as_a_wrong_one_is_seen():
+    one = side()
+    arms = control_arms(load_adapter("wrong-concept"), one, list(TEST), 0)
+    whose(one, arms)
+    leaked = {
+        arm: {key: vector if key != "c11" else 0.5 * one.vectors["c11"] for key, vector in made.items()}
+        for arm, made in arms.items()
+    }
+    with pytest.raises(AssertionError, match="the right concept's vector as that of a wrong one: c11"):
+        whose(one, leaked)
 
 
 def test_five_seeds_make_five_arms_of_independent_directions():
@@ -268,7 +313,7 @@ def test_the_options_of_a_method_and_their_defaults_are_those_of_its_function():
             default = tuple(field.default) if isinstance(field.default, list) else field.default
             assert default == given[name], (method, name)
     assert set(TRANSFERS) == {*FITS, "text-relay"}
-    assert set(CONTROLS) == {*CONTROL_VECTORS, "few-shot"}
+    assert set(CONTROLS) == {*CONTROL_VECTORS, "few-shot", "wrong-concept"}
 
 
 @pytest.mark.parametrize(
