@@ -51,7 +51,7 @@ def fake() -> Iterator[JudgeServer]:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment on two tiny models: two concepts, two arms, two levels, two prompts each."""
+    """An experiment on two tiny models: two concepts, two arms, two factors, one prompt of each role."""
     folder = tmp_path_factory.mktemp("models")
     builds = {"m0": (tiny_llama, 48, False), "m1": (tiny_gemma3, 40, True)}
     names = small_models(folder, builds, blank=259)  # replies of whole pieces of words, none empty
@@ -64,14 +64,15 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rule_texts=8,
         neutral={"map": "neutral_map.jsonl", "map_limit": 12, "perplexity": "neutral.jsonl"},
         adapters=["native", {"random": {"seeds": 1}}, "prompt"],
+        factors=[0.2, 0.4],
         tasks={
-            "concept_steering": {"max_prompts": 2, "max_new_tokens": 5},
+            "concept_steering": {"max_prompts": 1, "max_new_tokens": 5},
             "rule_following": {"max_prompts": 1, "max_new_tokens": 4},
         },
     )
 
 
-# rows of concept_steering: 2 concepts x 2 prompts x (unsteered + prompt + 2 arms x 2 levels)
+# rows of concept_steering: 2 concepts x 2 prompts x (unsteered + prompt + 2 arms x 2 factors)
 ROWS = 2 * 2 * (1 + 1 + 2 * 2)
 
 
@@ -201,7 +202,7 @@ def test_judging_within_plain_lm_eval_gives_what_stage_judge_gives(copy: runs.Ru
     run = with_judge(copy.folder.path, {"kind": "embedding"})
     [target], [file] = run.targets, judge.judge(run)
     run.data.protocol.save(run.folder.protocol)  # with this judge
-    limits = {"concept_steering": {"max_prompts": 2, "max_new_tokens": 5}}
+    limits = {"concept_steering": {"max_prompts": 1, "max_new_tokens": 5}}
     metadata = {"arms": str(run.folder.arms(target)), "records": str(run.folder.records), "limits": limits}
     manager = TaskManager(include_path=str(shipped("tasks")), include_defaults=False, metadata=metadata)
     lm = open_lm(run, target)
@@ -249,7 +250,7 @@ def test_the_embedding_judges_thresholds_are_in_the_run(copy: runs.Run) -> None:
     scored = {one.instruction for one in replies_of(run, run.targets[0])}
     assert len(marks) >= 20
     assert not scored & {instruction for instruction, _, _ in marks}
-    assert calibration.unsteered_perplexity == pytest.approx(median(mark[2] for mark in marks), abs=1e-5)
+    assert calibration.unsteered_perplexity == pytest.approx(median(mark[2] for mark in marks if mark[1].strip()), rel=1e-5)
     assert all(scale["zero"] < scale["two"] for scale in calibration.concepts.values())
 
 
