@@ -52,7 +52,7 @@ def mean_estimate(values: Array, *, level: float = 0.95, bounds: tuple[float, fl
     mean = math.fsum(known) / n
     if n < FEWEST:
         return Estimate(mean, None, None, n)
-    if np.ptp(known) == 0:
+    if np.ptp(known) <= 1e-12 * np.abs(known).max():  # equal but for rounding
         return _all_equal(float(known[0]), n, level, bounds)
     sd = math.sqrt(math.fsum((known - mean) ** 2) / (n - 1))
     skewness = math.fsum(((known - mean) / sd) ** 3) * n / (n - 1) / (n - 2)

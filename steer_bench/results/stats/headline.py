@@ -6,14 +6,11 @@ rows of one arm, with the unsteered ones -> float
 import math
 from collections.abc import Sequence
 
-from steer_bench.results.measures import PERPLEXITY, SPECIFICITY
+from steer_bench.results.measures import PERPLEXITY, SPECIFICITY, headline_level
 from steer_bench.results.rows import Row, Rows
 from steer_bench.results.stats.grid import PLAIN, nan_mean
 from steer_bench.results.stats.specificity import specificity
 from steer_bench.results.stats.values import task_levels, task_values
-
-LEVEL = 1.3
-"""The level that the number is about; where it was not measured, the nearest."""
 
 
 def headline(rows: Sequence[Row], *, measure: str, target: str) -> float:
@@ -27,7 +24,7 @@ def headline(rows: Sequence[Row], *, measure: str, target: str) -> float:
         differences = [matrix.difference.value for matrix in specificity(rows, target).values()]
         return next((value for value in differences if value is not None), math.nan)
     table = Rows.of(rows)
-    level = min(task_levels(table, measure, target), key=lambda one: abs(one - LEVEL))
+    level = headline_level(task_levels(table, measure, target))
     if level == 0 and "select" not in table.texts["role"].present():
         factor = table.numbers["factor"]
         table = table.take((factor == factor.max(initial=0.0)) | table.texts["arm"].equal_to(PLAIN.name))

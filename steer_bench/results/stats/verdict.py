@@ -40,8 +40,8 @@ class Case:
     claimed: bool = True
 
 
-class Hardest(NamedTuple):
-    """The comparison that an arm passes least."""
+class Comparison(NamedTuple):
+    """An arm against one control."""
 
     control: ArmKey
     p: float
@@ -53,7 +53,7 @@ def verdicts(cases: Sequence[Case]) -> list[Verdict]:
     """Return the verdict of every case of a run: Holm over all that are claimed, Benjamini-Hochberg over the others."""
     claims = [case for case in cases if case.claimed]
     draws = max(DRAWS, round(2 * len(claims) / ALPHA))  # so many that the smallest p passes after correction
-    hardest = [_hardest(case, draws) for case in cases]
+    compared = [_compare(case, draws) for case in cases]
     adjusted = [1.0] * len(cases)
     for claimed, correct in ((True, holm), (False, benjamini_hochberg)):
         mine = [place for place, case in enumerate(cases) if case.claimed == claimed]
@@ -62,8 +62,8 @@ def verdicts(cases: Sequence[Case]) -> list[Verdict]:
         ):
             adjusted[place] = p
     found = []
-    for case, worst, p in zip(cases, hardest, adjusted, strict=True):
-        word, why = _verdict(case, worst, p, len(claims) if case.claimed else 1)
+    for case, comparisons, p in zip(cases, compared, adjusted, strict=True):
+        word, why = _verdict(case, comparisons, p, len(claims) if case.claimed else 1)
         found.append(Verdict(word, why, not case.claimed))
     return found
 
@@ -87,47 +87,35 @@ def native_verdict(values: TaskValues) -> Verdict | None:
     return None
 
 
-def _hardest(case: Case, draws: int) -> Hardest | None:
-    """Return the comparison with the largest p; None without a control. A control that shares no concept has p 1."""
-    found = []
-    for control in case.controls:
-        differences = case.values.differences(case.arm, control)
-        n = int(np.isfinite(differences).sum())
-        found.append(Hardest(control, sign_flip_p(differences, draws=draws) if n else 1.0, n))
-    return max(found, key=lambda one: (one.p, -one.n), default=None)
+def _compare(case: Case, draws: int) -> list[Comparison]:
+    """Return the comparison with every control; one that shares no concept with the arm has p 1: it is not beaten."""
+    differences = [case.values.differences(case.arm, control) for control in case.controls]
+    counts = [int(np.isfinite(one).sum()) for one in differences]
+    return [
+        Comparison(control, sign_flip_p(values, draws=draws), n)
+        for control, values, n in zip(case.controls, differences, counts, strict=True)
+    ]
 
 
-def _verdict(case: Case, worst: Hardest | None, p: float, n_claims: int) -> tuple[Word, str]:
+def _verdict(case: Case, comparisons: Sequence[Comparison], p: float, n_claims: int) -> tuple[Word, str]:
     barred = native_verdict(case.values)
     if barred is not None:
         return barred.word, barred.why
-    if worst is None:
+    if not comparisons:
         return "no evidence", "the run has no control to compare with"
-    n, fewest = int(np.isfinite(case.values.differences(case.arm)).sum()), fewest_concepts(n_claims)
+    n, fewest = int(np.isfinite(case.values.value(case.arm)).sum()), fewest_concepts(n_claims)
+    worst = max(comparisons, key=lambda one: (one.p, -one.n))
     correction = f"after {'Holm' if case.claimed else 'Benjamini-Hochberg'}"
     if p <= ALPHA:
-        missed = _missed(case)
-        beaten = f"it beats every control (p = {p:.2g} {correction}, {n} concepts{missed})"
-        return ("equivalent to native" if equivalent(case.values, case.arm) else "transfers"), beaten
+        missed = "".join(f"; {one.control.name} without {n - one.n}" for one in comparisons if one.n < n)
+        word: Word = "equivalent to native" if equivalent(case.values, case.arm) else "transfers"
+        return word, f"it beats every control (p = {p:.2g} {correction}, {n} concepts{missed})"
     if n < fewest:
         return "too few concepts", f"{n} concepts; with {n_claims} claims {fewest} are the fewest that can pass"
     if worst.n < fewest:
-        return (
-            "no evidence",
-            f"it cannot beat {worst.control.name}: both reach the level on {worst.n} concepts, {fewest} needed",
-        )
+        shared = f"both reach the level on {worst.n} concepts, {fewest} needed"
+        return "no evidence", f"it cannot beat {worst.control.name}: {shared}"
     return "no evidence", f"against {worst.control.name}, p = {p:.2g} {correction} ({worst.n} concepts)"
-
-
-def _missed(case: Case) -> str:
-    """Say which controls were compared on fewer concepts than the arm has."""
-    has = np.isfinite(case.values.value(case.arm))
-    parts = []
-    for control in case.controls:
-        n = int((has & ~np.isfinite(case.values.differences(case.arm, control))).sum())
-        if n:
-            parts.append(f"; {control.name} without {n}")
-    return "".join(parts)
 
 
 def equivalent(values: TaskValues, arm: ArmKey) -> bool:

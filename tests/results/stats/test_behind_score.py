@@ -2,9 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from steer_bench.results.stats.behind_score import FewShot, few_shot_equal
+from steer_bench.results.stats.behind_score import FewShot, anti_steered, few_shot_equal
+from steer_bench.results.stats.grid import NATIVE
+from steer_bench.results.stats.simulate import values_of
+from steer_bench.results.stats.values import REFERENCE
 
 
 class TestFewShot:
@@ -23,3 +27,16 @@ class TestFewShot:
     def test_without_few_shot_arms_or_an_effect_it_cannot_be_said(self):
         assert str(few_shot_equal({}, 0.3)) == "n/a"
         assert few_shot_equal({1: 0.1}, None) == FewShot(None)
+
+
+class TestAntiSteered:
+    def test_a_sample_goes_the_wrong_way_where_its_effect_is_below_zero(self):
+        # Effects over wrong-concept: 0.2, -0.1; 0.0, unmeasured: 1 of 3, though every value is above 0.
+        values = values_of(
+            {NATIVE: np.array([[0.5, 0.2], [0.4, math.nan]]), REFERENCE: np.array([[0.3, 0.3], [0.4, 0.1]])}
+        )
+        assert anti_steered(values, NATIVE) == (pytest.approx(1 / 3), 3)
+
+    def test_of_nothing_there_is_no_share(self):
+        values = values_of({NATIVE: np.full((1, 2), math.nan), REFERENCE: np.zeros((1, 2))})
+        assert anti_steered(values, NATIVE) == (None, 0)
