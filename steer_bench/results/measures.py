@@ -1,6 +1,6 @@
 """Measures: what each task measures and how its values are read, in one table.
 
-    name of a task -> [measure] -> heading, unit, whether replies, whether judged, which way is better
+    name of a task -> [measure] -> heading, whether replies, whether judged, which way is better
 
 Tasks of lm-eval that are not ours have the measure of the default: a score of their own, higher is better.
 """
@@ -16,8 +16,6 @@ RULES = "rule_following"
 SPECIFICITY = "specificity"
 SUPPRESSION = "rule_suppression"
 
-GRID = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
-"""Steering factors of a task on a grid, where an experiment names none."""
 RATED = {"concept": (0.0, 2.0), "instruction": (0.0, 2.0), "fluency": (0.0, 2.0), "distinct_2": (0.0, 1.0)}
 """Rating of a reply -> the least and the most it can be."""
 
@@ -28,7 +26,6 @@ class Measure:
 
     name: str
     """Name of the lm-eval task."""
-    unit: str = "score"
     heading: str = ""
     """Its name in the tables; the task's name where there is none."""
     value: str = "value"
@@ -50,7 +47,6 @@ class Measure:
     """The least and the most a value can be; None where there is no limit."""
     default: bool = False
     """Whether an experiment that names no tasks measures it."""
-    factors: tuple[float, ...] = GRID
 
     @property
     def title(self) -> str:
@@ -63,7 +59,6 @@ MEASURES = {
     for measure in (
         Measure(
             LIKELIHOOD,
-            unit="nats/token",
             heading="likelihood",
             value="dC",
             meaning="change of log-likelihood on held-out texts of the concept, steered minus unsteered, nats a token",
@@ -71,10 +66,9 @@ MEASURES = {
             subject="topic",
             default=True,
         ),
-        Measure(PERPLEXITY, unit="perplexity ratio", scores_arms=False, higher_is_better=False, default=True),
+        Measure(PERPLEXITY, scores_arms=False, higher_is_better=False, default=True),
         Measure(
             STEERING,
-            unit="0 to 2",
             heading="steering",
             value="score",
             meaning="harmonic mean of the judge's three ratings of a reply (concept, instruction, fluency), 0 to 2",
@@ -87,7 +81,6 @@ MEASURES = {
         ),
         Measure(
             RULES,
-            unit="share of replies",
             heading="rules",
             value="share",
             meaning="share of replies that obey the rule without being asked to",
@@ -97,10 +90,9 @@ MEASURES = {
             replies=True,
             default=True,
         ),
-        Measure(SPECIFICITY, unit="nats/token", subject="topic", scores_arms=False, factors=(0.3,)),
+        Measure(SPECIFICITY, subject="topic", scores_arms=False),
         Measure(
             SUPPRESSION,
-            unit="share of replies",
             heading="suppression",
             value="share",
             meaning="share of replies that break a rule that the instruction asks for, its vector subtracted",

@@ -74,13 +74,13 @@ class TestArmTables:
     def test_a_task_has_value_effect_recovered_and_its_own_verdict(self, results):
         linear = line_of(table_of(results, LIKELIHOOD), "linear")
         assert list(linear) == [
-            *("group", "arm", "dC", "effect", "recovered", "verdict", "damage", "factor", "dN", "lift", "n", "unscored")
+            *("group", "arm", "dC", "effect", "recovered", "verdict", "damage", "dN", "wrong way", "n", "unscored")
         ]
         for name in ("dC", "effect", "recovered"):
             assert re.fullmatch(VALUE, linear[name])
         assert float(linear["recovered"].split()[0]) == pytest.approx(0.9, abs=0.03)
-        assert (linear["verdict"], linear["damage"], linear["dN"], linear["n"]) == ("transfers", "1.30", "-0.26", "10")
-        assert float(linear["lift"]) == pytest.approx(float(linear["dC"].split()[0]) + 0.26, abs=0.011)
+        assert (linear["verdict"], linear["damage"], linear["dN"]) == ("transfers", "1.30 at 0.34", "-0.26")
+        assert (linear["n"], linear["unscored"]) == ("10", "0")
 
     def test_native_is_1_by_definition_and_wrong_concept_is_what_effects_are_over(self, results):
         table = table_of(results, STEERING)
@@ -94,7 +94,7 @@ class TestArmTables:
         table = table_of(results, STEERING)
         for arm in ("unsteered", "prompt"):
             line = line_of(table, arm)
-            assert (line["damage"], line["factor"], line["verdict"]) == ("-", "-", "-")
+            assert (line["damage"], line["wrong way"], line["verdict"]) == ("-", "-", "-")
             assert re.fullmatch(VALUE, line["score"])
         assert "unsteered" not in [line.cells[1].text for line in table_of(results, LIKELIHOOD).lines]
 
@@ -103,7 +103,7 @@ class TestArmTables:
         table = table_of(results, STEERING)
         line = line_of(table, "identity")
         assert (line["score"], line["verdict"], line["n"]) == ("not reached", "not reached", "0")
-        assert {line[name] for name in ("effect", "recovered", "damage", "factor")} == {"-"}
+        assert {line[name] for name in ("effect", "recovered", "damage", "wrong way")} == {"-"}
         assert f"identity does not reach damage 1.3 on 10 concepts: {UNREACHED}." in table.remarks
         overview = table_of(results, "Verdicts")
         assert line_of(overview, "identity")["steering"] == "not reached"
@@ -116,8 +116,8 @@ class TestArmTables:
             return replace(row, value=row.value - 0.15) if more else row
 
         table = table_of(Results(results.run, map(hurt, results.rows)), LIKELIHOOD)
-        assert line_of(table, "linear")["damage"] == "1.51, above by 16%"  # exp(0.15) of 1.3
-        assert line_of(table, "native")["damage"] == "1.30"
+        assert line_of(table, "linear")["damage"] == "1.51, above by 16% at 0.34"  # exp(0.15) of 1.3
+        assert line_of(table, "native")["damage"] == "1.30 at 0.31"
 
     def test_every_task_has_its_verdict_in_the_overview_beside_what_is_recovered(self, results):
         overview = table_of(results, "Verdicts")
@@ -203,7 +203,8 @@ class TestArmTables:
     def test_a_grid_says_where_its_factors_come_from(self):
         results = make_results(grid=True, strengths={"native": 1.0, "linear": 0.9, "wrong-concept-0": 0.0})
         table = table_of(results, "steering at the factor chosen on selection prompts")
-        assert line_of(table, "linear")["factor"] == "0.40"
+        cell = next(e for e in entries(results) if e.arm == "linear").cells["concept_steering"]
+        assert cell.factor == pytest.approx(0.4)
         assert line_of(table, "linear")["verdict"] == "transfers"
         markdown = to_markdown([results])
         assert "- grids of factors: concept_steering, rule_following: 0.2 0.4" in markdown
@@ -265,12 +266,14 @@ class TestFurtherTables:
 
         rows = [replace(row, value=1.0) if row.arm.startswith("wrong") and row.concept == "c04" and row.task == "rule_following"
                 else turned(row) for row in results.rows]  # fmt: skip
-        table = table_of(Results(results.run, rows), "The wrong way")
-        linear = next(line for line in table.lines if [c.text for c in line.cells[1:3]] == ["rules", "linear"])
-        assert linear.cells[3].text.endswith("of 10")
-        assert int(linear.cells[3].text.split()[0]) >= 1
-        assert linear.cells[4].sort >= 0.1  # the six of c04, of 60
-        assert linear.cells[5].text == "c04 -1.00"
+        changed = Results(results.run, rows)
+        linear = next(e for e in entries(changed) if e.arm == "linear").cells["rule_following"]
+        concepts, samples = linear.anti_concepts, linear.anti_samples.share
+        assert concepts >= 0.1
+        assert samples >= 0.1  # the six of c04, of 60
+        table = table_of(changed, "rules at damage 1.3")
+        assert line_of(table, "linear")["wrong way"] == f"{concepts:.0%} / {samples:.0%}"
+        assert "Worst under linear: c04, effect -1.00." in table_of(changed, "rules, concept by concept").remarks
 
 
 class TestMarkdown:

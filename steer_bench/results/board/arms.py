@@ -128,11 +128,12 @@ def _arm_table(title: str, task: str, lines: Sequence[ArmEntry], run: Provenance
         "recovered": recovered_cell,
         "verdict": verdict_cell,
         "damage": _damage,
-        "factor": lambda cell, _: _number(cell.factor or None),
+        "dN": lambda cell, _: NOTHING if cell.neutral.value is None else number_cell(cell.neutral.value, 2),
+        "wrong way": _wrong_way,
+        "few-shot n": lambda cell, _: Text(str(cell.few_shot), cell.few_shot.n) if cell.few_shot else NOTHING,
+        "n": _counts,
+        "unscored": _unscored,
     }
-    if task == LIKELIHOOD:
-        columns |= {"dN": lambda cell, _: _number(cell.neutral.value), "lift": _lift}
-    columns |= {"n": _counts, "unscored": _unscored}
     shown = {name: [column(entry.cells[task], entry.arm) for entry in lines] for name, column in columns.items()}
     shown = {name: found for name, found in shown.items() if any(cell.text not in ("-", MISSING) for cell in found)}
     if any(cell.verdict is not None and cell.verdict.word == DEAD for cell in cells):
@@ -164,22 +165,20 @@ def _is_unreached(cell: ArmResult) -> bool:
     return bool(cell.unreached) and cell.value.value is None
 
 
-def _number(value: float | None) -> Text:
-    return NOTHING if value is None else number_cell(value, 2)
-
-
 def _damage(cell: ArmResult, _: str) -> Text:
-    """Return the damage really done, marked where it is far from the level."""
+    """Return the damage really done, marked where it is far from the level, and the factor."""
     if cell.damage is None or not cell.factor:
         return NOTHING
     off = cell.damage / cell.level - 1 if cell.level else 0.0
     mark = f", {'above' if off > 0 else 'below'} by {abs(off):.0%}" if abs(off) > OFF else ""
-    return Text(number(cell.damage, 2) + mark, cell.damage)
+    return Text(f"{number(cell.damage, 2)}{mark} at {number(cell.factor, 2)}", cell.damage)
 
 
-def _lift(cell: ArmResult, _: str) -> Text:
-    gain, lost = cell.value.value, cell.neutral.value
-    return _number(None if gain is None or lost is None else gain - lost)
+def _wrong_way(cell: ArmResult, _: str) -> Text:
+    """Return the share of concepts, and of single samples, whose effect is below 0."""
+    if cell.anti_concepts is None or not cell.factor:
+        return NOTHING
+    return Text(f"{cell.anti_concepts:.0%} / {cell.anti_samples.share or 0:.0%}", cell.anti_concepts)
 
 
 def _counts(cell: ArmResult, _: str) -> Text:
@@ -204,10 +203,6 @@ def _remarks(task: str, lines: Sequence[ArmEntry], cells: Sequence[ArmResult], r
     remarks += [f"{', '.join(names)}: {words}" for words, names in said.items()]
     for entry, cell in zip(lines, cells, strict=True):
         name = name_of(entry, lines)
-        if entry.kind == "transfer" and cell.recovered.low is not None and cell.recovered.low > 1:
-            remarks.append(
-                f"{name} recovers more than all of native's effect: native's vector or layer may be a poor one."
-            )
         if cell.unreached:
             why = sorted(
                 {

@@ -53,7 +53,6 @@ def build_board(results: Iterable[Results]) -> Board:
         further.pooled_table(found),
         *further.levels_tables(found),
         *(further.concept_tables(found) if alone else ()),
-        further.wrong_way_table(found),
         costs_table(results),
         further.specificity_table(results),
         further.refused_table(results),

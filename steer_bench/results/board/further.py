@@ -15,7 +15,7 @@ from steer_bench.results.board.arms import (
     verdict_cell,
 )
 from steer_bench.results.board.entries import CLAIMS, ArmEntry, pooled
-from steer_bench.results.board.table import MISSING, Line, Table, Text, interval, interval_cell, number, number_cell
+from steer_bench.results.board.table import Line, Table, Text, interval, interval_cell, number, number_cell
 from steer_bench.results.file import Results
 from steer_bench.results.measures import DRAWN, SPECIFICITY, in_order, measure_of
 from steer_bench.results.stats.specificity import specificity
@@ -70,13 +70,8 @@ def pooled_table(entries: Sequence[ArmEntry]) -> Table | None:
         for line in (line for line in found if line.task == task):
             verdicts = [e.cells[task].verdict for e in entries if e.arm == line.arm and task in e.cells]
             claims = sum(verdict is not None and verdict.word in CLAIMS for verdict in verdicts)
-            spread = f"{number(line.least, 2)} to {number(line.most, 2)}" if line.least is not None else MISSING
-            cells = [
-                Text(measure_of(task).title),
-                Text(line.arm),
-                interval_cell(line.recovered),
-                Text(spread, line.least),
-            ]
+            spread = Text(f"{number(line.least, 2)} to {number(line.most, 2)}", line.least)
+            cells = [Text(measure_of(task).title), Text(line.arm), interval_cell(line.recovered), spread]
             cells += [Text(str(line.pairs), float(line.pairs)), Text(f"{claims} of {len(verdicts)}", float(claims))]
             lines.append(Line(tuple(cells), group=measure_of(task).title))
     columns = ("task", "arm", "recovered", "least to most", "pairs", "transfers")
@@ -129,42 +124,6 @@ def concept_tables(entries: Sequence[ArmEntry]) -> list[Table]:
                 Table(f"{title}: {measure_of(task).title}, concept by concept", columns, tuple(lines), (told, worst))
             )
     return tables
-
-
-def wrong_way_table(entries: Sequence[ArmEntry]) -> Table | None:
-    """Return how many concepts and samples each arm moves the wrong way, its worst concept, and its few-shot equivalent."""
-    lines = []
-    for title, here in by_target(entries):
-        for task in in_order(task for entry in here for task in entry.cells):
-            for entry in in_rows(here):
-                cell = entry.cells.get(task)
-                if cell is None or cell.anti_concepts is None or not cell.factor:
-                    continue
-                worst = min(cell.effects, key=lambda concept: (cell.effects[concept], concept))
-                n, samples, few = len(cell.effects), cell.anti_samples, cell.few_shot
-                cells = [Text(title), Text(measure_of(task).title), Text(name_of(entry, here))]
-                cells.append(Text(f"{round(cell.anti_concepts * n)} of {n}", cell.anti_concepts))
-                share = MISSING if samples.share is None else f"{samples.share:.0%} of {samples.n}"
-                cells += [
-                    Text(share, samples.share),
-                    Text(f"{worst} {number(cell.effects[worst], 2)}", cell.effects[worst]),
-                ]
-                cells.append(Text(str(few), few.n) if few else Text(MISSING))
-                lines.append(Line(tuple(cells), group=title))
-    if not lines:
-        return None
-    columns = ("pair", "task", "arm", "concepts the wrong way", "samples the wrong way", "worst concept", "few-shot n")
-    if all(line.cells[-1].text == MISSING for line in lines):
-        columns, lines = columns[:-1], [Line(line.cells[:-1], group=line.group) for line in lines]
-    remark = (
-        "The wrong way: an effect below 0, that is below wrong-concept on the same concept or the same text or prompt."
-        + (
-            " Few-shot n: texts a side with which a vector of the target's own does as much."
-            if len(columns) == 7
-            else ""
-        )
-    )
-    return Table("The wrong way", columns, tuple(lines), (remark,))
 
 
 def specificity_table(results: Sequence[Results]) -> Table | None:

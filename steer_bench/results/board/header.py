@@ -20,11 +20,12 @@ COLUMNS = {
     "wrong-concept is the target's own vectors of other concepts",
     "recovered": "sum over concepts of the arm's effects, over the sum of native's; native is 1 by definition",
     "verdict": "what the test of this task says, explained below",
-    "damage": "perplexity of held-out neutral text, steered over unsteered, as measured (geometric mean over concepts); marked where "
-    "it is more than 10 % away from the level",
-    "factor": "the steering factor that does this damage, in multiples of the residual stream's norm (median over concepts)",
-    "dN": "change of log-likelihood on neutral text, nats a token: the damage again, and no part of the value",
-    "lift": "dC minus dN",
+    "damage": "perplexity of held-out neutral text, steered over unsteered, as measured (geometric mean over concepts), marked where "
+    "it is more than 10 % away from the level; then the factor that does it, in multiples of the residual stream's norm (median over "
+    "concepts)",
+    "dN": "change of log-likelihood on neutral text, nats a token: the damage again, and no part of the value; dC minus dN is the lift",
+    "wrong way": "share of concepts, and of single texts or replies, on which the arm does less than wrong-concept",
+    "few-shot n": "texts a side with which a vector of the target's own does as much",
     "n": "test concepts behind the value, and behind the effect where those are fewer",
     "unscored": "values without a score, of those there should be; they are left out, never taken as 0",
 }
@@ -50,7 +51,8 @@ def facts_of(result: Results, entries: Sequence[ArmEntry]) -> Facts:
         facts.append(("levels of damage", f"{_by_task(run.levels)}; verdicts are about {run.headline:g}"))
     if grids := {task: grid for task, grid in run.factors.items() if grid and not run.levels.get(task)}:
         facts.append(("grids of factors", _by_task(grids)))
-    if n_claims := claims_of(entries):
+    cells = [cell for entry in entries if entry.kind == "transfer" for cell in entry.cells.values()]
+    if n_claims := sum(cell.verdict is not None and not cell.verdict.exploratory for cell in cells):
         names = "all transfer arms" if run.claims is None else ", ".join(run.claims) or "none"
         facts.append(
             ("claims", f"{names}; one-sided {ALPHA:g}, Holm over {n_claims} claims (arms x sources x targets x tasks)")
@@ -58,12 +60,6 @@ def facts_of(result: Results, entries: Sequence[ArmEntry]) -> Facts:
     facts.append(("seeds", inline(run.seeds.model_dump())))
     facts.append(("versions", inline(run.versions or "none recorded")))
     return tuple(facts)
-
-
-def claims_of(entries: Sequence[ArmEntry]) -> int:
-    """Return the number of claims that the correction runs over: verdicts of transfer arms that are not exploratory."""
-    cells = [cell for entry in entries if entry.kind == "transfer" for cell in entry.cells.values()]
-    return sum(cell.verdict is not None and not cell.verdict.exploratory for cell in cells)
 
 
 def notes_of(results: Sequence[Results], partial: Sequence[str] = ()) -> tuple[str, ...]:

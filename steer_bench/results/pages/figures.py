@@ -3,9 +3,7 @@
 results, entries -> [panels] -> plots -> SVG and PNG
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -59,10 +57,6 @@ def draw_figures(results: Sequence[Results], entries: Sequence[ArmEntry], png: b
         if dots := _panels(pairs, lambda here, task=task: _recovered(here, task)):
             title = f"{heading}: recovered fraction with 95 % intervals"
             figures[f"recovered-{heading}"] = (title + shown, plots.draw_recovered(dots, title))
-    if matrices := _matrices(entries):
-        tasks = " or ".join(sorted({measure_of(entry.headline).title for entry in entries}))
-        title, value = f"Recovered fraction, source by target: {tasks}", "recovered fraction"
-        figures["matrix"] = (title, plots.draw_matrices(matrices, title, "target", "source", value, (0.0, 1.0)))
     cosines = {
         (result.run.name, line.target, line.source, line.arm): line.centred_cosine
         for result in results
@@ -131,29 +125,6 @@ def _recovered(here: Sequence[ArmEntry], task: str) -> tuple[plots.Dot, ...]:
     shown = [e for e in here if e.kind in ("transfer", "control") and task in e.cells and e.arm != REFERENCE.name]
     known = [entry for entry in shown if entry.cells[task].recovered.value is not None]
     return tuple(plots.Dot(e.arm, e.kind, *e.cells[task].recovered[:3]) for e in known)
-
-
-def _matrices(entries: Sequence[ArmEntry]) -> list[plots.Matrix]:
-    """Return one per transfer arm, where more than one pair was measured; several runs of a pair: their mean."""
-    values: dict[str, dict[tuple[str, str], list[float | None]]] = defaultdict(lambda: defaultdict(list))
-    for entry in entries:
-        if entry.kind == "transfer" and entry.source and entry.headline in entry.cells:
-            values[entry.arm][entry.source, entry.target].append(entry.cells[entry.headline].recovered.value)
-    pairs = {pair for by_pair in values.values() for pair in by_pair}
-    sources, targets = (tuple(sorted(set(side))) for side in zip(*pairs, strict=True)) if pairs else ((), ())
-    if len(pairs) < 2:
-        return []
-
-    def mean(found: Sequence[float | None]) -> float | None:
-        known = [value for value in found if value is not None]
-        return fmean(known) if known else None
-
-    return [
-        plots.Matrix(
-            arm, sources, targets, tuple(tuple(mean(by_pair.get((s, t), [])) for t in targets) for s in sources)
-        )
-        for arm, by_pair in sorted(values.items())
-    ][:MAX_PANELS]
 
 
 def _geometry(here: Sequence[ArmEntry], cosines: Mapping[tuple[str, str, str, str], float]) -> tuple[plots.Dot, ...]:

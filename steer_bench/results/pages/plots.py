@@ -5,13 +5,14 @@ series, dots and matrices -> [figures] -> canvas -> SVG or PNG
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from steer_bench.results.pages.canvas import (
     COLUMNS,
     FIGURE_WIDTH,
     ORDER,
+    PANEL_HEIGHT,
     finish,
     label,
     matplotlib_style,
@@ -21,6 +22,7 @@ from steer_bench.results.pages.canvas import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FAR = 3.0
@@ -54,6 +56,8 @@ class Dot(NamedTuple):
 
 
 Mark = TypeVar("Mark", Series, Dot)
+Styles = Mapping[str, tuple[str, str, str]]
+"""Arm -> colour, marker, line."""
 
 
 class Panel(NamedTuple, Generic[Mark]):
@@ -75,68 +79,90 @@ class Matrix(NamedTuple):
 
 def draw_levels(panels: Sequence[Panel[Series]], headline: float, y_label: str, title: str) -> "Figure":
     """Draw the effect over the damage really done, one line per arm along its levels; the dotted line is the headline level."""
-    with matplotlib_style():
-        figure, axes = panel_axes(len(panels))
-        styles = _styles(panels)
-        for axis, panel in zip(axes, panels, strict=True):
-            axis.axhline(0, color="#555555", linewidth=0.8, zorder=0)
-            axis.axvline(headline, color="#555555", linewidth=1, linestyle=":")
-            for series in sorted(panel.marks, key=lambda s: (-ORDER.index(s.kind), s.arm)):
-                colour, marker, line = styles[series.arm]
-                axis.plot(
-                    series.x, series.y, label=series.arm, markersize=5, color=colour, marker=marker, linestyle=line
-                )
-            axis.set_title(shorten(panel.title), loc="left")
-        label(axes, "damage: perplexity of neutral text, steered / unsteered", y_label)
-        finish(figure, axes, title, list(styles))
-        return figure
+
+    def draw(axis: "Axes", marks: Sequence[Series], styles: Styles) -> None:
+        axis.axhline(0, color="#555555", linewidth=0.8, zorder=0)
+        axis.axvline(headline, color="#555555", linewidth=1, linestyle=":")
+        for series in sorted(marks, key=lambda s: (-ORDER.index(s.kind), s.arm)):
+            colour, marker, line = styles[series.arm]
+            axis.plot(series.x, series.y, label=series.arm, markersize=5, color=colour, marker=marker, linestyle=line)
+
+    return _draw(panels, draw, title, "damage: perplexity of neutral text, steered / unsteered", y_label)
 
 
 def draw_concepts(
     panels: Sequence[Panel[Dot]], x_label: str, title: str, arms: Sequence[tuple[str, str]] = ()
 ) -> "Figure":
     """Draw one line per concept with the values of the arms on it, by the first one's; `arms`: name and kind of all, for the colours."""
-    with matplotlib_style():
-        tallest = max(len({dot.row for dot in panel.marks}) for panel in panels)
-        figure, axes = panel_axes(len(panels), height=1.0 + 0.19 * tallest)
-        styles = _styles(panels) | styles_of(arms)
-        for axis, panel in zip(axes, panels, strict=True):
-            first = panel.marks[0].arm
-            order = {dot.row: dot.value or 0.0 for dot in reversed(panel.marks) if dot.arm == first}
-            rows = sorted({dot.row for dot in panel.marks}, key=lambda row: (-order.get(row, 0.0), row))
-            for arm in dict.fromkeys(dot.arm for dot in panel.marks):
-                colour, marker, _ = styles[arm]
-                mine = [(dot.value, rows.index(dot.row)) for dot in panel.marks if dot.arm == arm]
-                x, y = zip(*mine, strict=True)
-                axis.plot(x, y, color=colour, marker=marker, markersize=5, linestyle="", label=arm, alpha=0.85)
-            axis.axvline(0, color="#555555", linewidth=0.8, zorder=0)
-            axis.set_yticks(range(len(rows)), [shorten(row, 24) for row in rows], fontsize=8)
-            axis.set_ylim(len(rows) - 0.4, -0.6)
-            axis.set_title(shorten(panel.title), loc="left")
-        label(axes, x_label)
-        finish(figure, axes, title, list(styles))
-        return figure
+
+    def draw(axis: "Axes", marks: Sequence[Dot], styles: Styles) -> None:
+        order = {dot.row: dot.value or 0.0 for dot in marks if dot.arm == marks[0].arm}
+        rows = sorted({dot.row for dot in marks}, key=lambda row: (-order.get(row, 0.0), row))
+        for arm in dict.fromkeys(dot.arm for dot in marks):
+            colour, marker, _ = styles[arm]
+            x, y = zip(*((dot.value, rows.index(dot.row)) for dot in marks if dot.arm == arm), strict=True)
+            axis.plot(x, y, color=colour, marker=marker, markersize=5, linestyle="", label=arm, alpha=0.85)
+        axis.axvline(0, color="#555555", linewidth=0.8, zorder=0)
+        axis.set_yticks(range(len(rows)), [shorten(row, 24) for row in rows], fontsize=8)
+        axis.set_ylim(len(rows) - 0.4, -0.6)
+
+    tallest = max(len({dot.row for dot in panel.marks}) for panel in panels)
+    return _draw(panels, draw, title, x_label, height=1.0 + 0.19 * tallest, arms=arms)
 
 
 def draw_scatter(panels: Sequence[Panel[Dot]], title: str, x_label: str, y_label: str) -> "Figure":
     """Draw one point per arm, with the interval of its y."""
+
+    def draw(axis: "Axes", marks: Sequence[Dot], styles: Styles) -> None:
+        for y, line in ((0.0, "-"), (1.0, "--")):
+            axis.axhline(y, color="#555555", linewidth=0.8, linestyle=line, zorder=0)
+        for dot in marks:
+            colour, marker, _ = styles[dot.arm]
+            if ends := _ends(dot):
+                axis.plot([dot.x] * 2, ends, color=colour, linewidth=1.2, solid_capstyle="butt")
+            axis.plot([dot.x], [dot.value], color=colour, marker=marker, markersize=6.5, linestyle="", label=dot.arm)
+        axis.set_xlim(min([dot.x for dot in marks] + [0.0]) - 0.08, 1.05)
+        axis.set_ylim(*_reach(marks))
+
+    return _draw(panels, draw, title, x_label, y_label)
+
+
+def draw_recovered(panels: Sequence[Panel[Dot]], title: str) -> "Figure":
+    """Draw the recovered fraction with its 95 % interval, one dot per arm; 0 is wrong-concept, 1 is native."""
+
+    def draw(axis: "Axes", marks: Sequence[Dot], styles: Styles) -> None:
+        dots = sorted(marks, key=lambda dot: (ORDER.index(dot.kind), -(dot.value or 0), dot.arm))
+        for place, dot in enumerate(dots):
+            colour, marker, _ = styles[dot.arm]
+            if ends := _ends(dot):
+                axis.plot(ends, [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
+            axis.plot([dot.value], [place], color=colour, marker=marker, markersize=6, linestyle="")
+        axis.set_yticks(range(len(dots)), [dot.arm for dot in dots])
+        axis.set_ylim(len(dots) - 0.4, -0.6)
+        for x, line in ((0.0, "-"), (1.0, "--")):
+            axis.axvline(x, color="#555555", linewidth=1, linestyle=line, zorder=0)
+        axis.set_xlim(*_reach(dots))
+        axis.grid(False, axis="y")
+
+    tallest = max((len(panel.marks) for panel in panels), default=1)
+    return _draw(panels, draw, title, "recovered fraction of native's effect", height=1.3 + 0.27 * tallest)
+
+
+def _draw(
+    panels: Sequence[Panel[Mark]],
+    draw: Callable[["Axes", Sequence[Mark], Styles], None],
+    title: str,
+    x_label: str,
+    y_label: str = "",
+    height: float = PANEL_HEIGHT,
+    arms: Sequence[tuple[str, str]] = (),
+) -> "Figure":
+    """Draw every panel in the style of its arms, with labels and one legend."""
     with matplotlib_style():
-        figure, axes = panel_axes(len(panels))
-        styles = _styles(panels)
+        figure, axes = panel_axes(len(panels), height=height)
+        styles = styles_of(arms or ((mark.arm, mark.kind) for panel in panels for mark in panel.marks))
         for axis, panel in zip(axes, panels, strict=True):
-            for y, line in ((0.0, "-"), (1.0, "--")):
-                axis.axhline(y, color="#555555", linewidth=0.8, linestyle=line, zorder=0)
-            for dot in panel.marks:
-                if dot.value is None:
-                    continue
-                colour, marker, _ = styles[dot.arm]
-                if ends := _ends(dot):
-                    axis.plot([dot.x] * 2, ends, color=colour, linewidth=1.2, solid_capstyle="butt")
-                axis.plot(
-                    [dot.x], [dot.value], color=colour, marker=marker, markersize=6.5, linestyle="", label=dot.arm
-                )
-            axis.set_xlim(min([dot.x for dot in panel.marks] + [0.0]) - 0.08, 1.05)
-            axis.set_ylim(*_reach(panel.marks))
+            draw(axis, panel.marks, styles)
             axis.set_title(shorten(panel.title), loc="left")
         label(axes, x_label, y_label)
         finish(figure, axes, title, list(styles))
@@ -149,11 +175,10 @@ def draw_matrices(
     x_label: str,
     y_label: str,
     value_label: str,
-    limits: tuple[float, float] | None = None,
 ) -> "Figure":
     """Draw heat maps on one colour scale; numbers in the cells where there is room, a dot where there is no number.
 
-    Without `limits` the scale is symmetric about 0, which is white. Matrices of the same rows and columns are labelled
+    The scale is symmetric about 0, which is white. Matrices of the same rows and columns are labelled
     once a line of panels and once a column of them.
     """
     with matplotlib_style():
@@ -175,11 +200,10 @@ def draw_matrices(
         figure, axes = panel_axes(len(matrices), height=height, width=width, columns=columns, edges=edges)
         known = [value for matrix in matrices for line in matrix.values for value in line if value is not None]
         reach = max((abs(value) for value in known), default=0.0) or 1.0
-        low, high = limits or (-reach, reach)
         for place, (axis, matrix) in enumerate(zip(axes, matrices, strict=True)):
             axis.set_facecolor("#EDEDED")  # where there is no number
             grid = [[math.nan if value is None else value for value in line] for line in matrix.values]
-            axis.imshow(grid, cmap="cividis" if limits else "RdBu_r", vmin=low, vmax=high)
+            axis.imshow(grid, cmap="RdBu_r", vmin=-reach, vmax=reach)
             names = [[shorten(name, 24) for name in side] for side in (matrix.columns, matrix.rows)]
             axis.set_xticks(range(len(names[0])), names[0], rotation=90, fontsize=size)
             axis.set_yticks(range(len(names[1])), names[1], fontsize=size)
@@ -193,51 +217,18 @@ def draw_matrices(
                     if value is None:
                         axis.text(x, y, "·", ha="center", va="center", color="#5F5F5F")
                     elif numbered:
-                        dark = value < (low + high) / 2 if limits else abs(value) > 0.6 * reach
-                        text = f"{value:.2f}".replace("-0.00", "0.00")
-                        axis.text(x, y, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
+                        text, colour = (
+                            f"{value:.2f}".replace("-0.00", "0.00"),
+                            "white" if abs(value) > 0.6 * reach else "black",
+                        )
+                        axis.text(x, y, text, ha="center", va="center", color=colour, fontsize=8)
             axis.set_title(titles[place], loc="left")
         figure.supxlabel(x_label, fontsize=9)
         figure.supylabel(y_label, fontsize=9)
         bar = min(0.9, 3 / figure.get_figheight())  # three inches tall, however tall the figure
-        extend = "both" if limits else "neither"
-        figure.colorbar(
-            axes[0].images[0], ax=axes, label=value_label, shrink=bar, aspect=20, anchor=(0, 1), extend=extend
-        )
+        figure.colorbar(axes[0].images[0], ax=axes, label=value_label, shrink=bar, aspect=20, anchor=(0, 1))
         finish(figure, axes, title)
         return figure
-
-
-def draw_recovered(panels: Sequence[Panel[Dot]], title: str) -> "Figure":
-    """Draw the recovered fraction with its 95 % interval, one dot per arm; 0 is wrong-concept, 1 is native."""
-    with matplotlib_style():
-        tallest = max((len(panel.marks) for panel in panels), default=1)
-        figure, axes = panel_axes(len(panels), height=1.3 + 0.27 * tallest)
-        styles = _styles(panels)
-        for axis, panel in zip(axes, panels, strict=True):
-            dots = sorted(panel.marks, key=lambda dot: (ORDER.index(dot.kind), -(dot.value or 0), dot.arm))
-            for place, dot in enumerate(dots):
-                colour, marker, _ = styles[dot.arm]
-                if dot.value is None:
-                    axis.text(0.5, place, "n/a", ha="center", va="center", color="#555555")
-                    continue
-                if ends := _ends(dot):
-                    axis.plot(ends, [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
-                axis.plot([dot.value], [place], color=colour, marker=marker, markersize=6, linestyle="")
-            axis.set_yticks(range(len(dots)), [dot.arm for dot in dots])
-            axis.set_ylim(len(dots) - 0.4, -0.6)
-            for x, line in ((0.0, "-"), (1.0, "--")):
-                axis.axvline(x, color="#555555", linewidth=1, linestyle=line, zorder=0)
-            axis.set_xlim(*_reach(dots))
-            axis.grid(False, axis="y")
-            axis.set_title(shorten(panel.title), loc="left")
-        label(axes, "recovered fraction of native's effect")
-        finish(figure, axes, title)
-        return figure
-
-
-def _styles(panels: Sequence[Panel[Mark]]) -> dict[str, tuple[str, str, str]]:
-    return styles_of((mark.arm, mark.kind) for panel in panels for mark in panel.marks)
 
 
 def _ends(dot: Dot) -> tuple[float, float] | None:
