@@ -57,9 +57,8 @@ def verdicts(cases: Sequence[Case]) -> list[Verdict]:
     adjusted = [1.0] * len(cases)
     for claimed, correct in ((True, holm), (False, benjamini_hochberg)):
         mine = [place for place, case in enumerate(cases) if case.claimed == claimed]
-        for place, p in zip(
-            mine, correct([hardest[place].p if hardest[place] else 1.0 for place in mine]), strict=True
-        ):
+        largest = [max((one.p for one in compared[place]), default=1.0) for place in mine]
+        for place, p in zip(mine, correct(largest), strict=True):
             adjusted[place] = p
     found = []
     for case, comparisons, p in zip(cases, compared, adjusted, strict=True):

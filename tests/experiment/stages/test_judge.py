@@ -250,7 +250,9 @@ def test_the_embedding_judges_thresholds_are_in_the_run(copy: runs.Run) -> None:
     scored = {one.instruction for one in replies_of(run, run.targets[0])}
     assert len(marks) >= 20
     assert not scored & {instruction for instruction, _, _ in marks}
-    assert calibration.unsteered_perplexity == pytest.approx(median(mark[2] for mark in marks if mark[1].strip()), rel=1e-5)
+    assert calibration.unsteered_perplexity == pytest.approx(
+        median(mark[2] for mark in marks if mark[1].strip()), rel=1e-5
+    )
     assert all(scale["zero"] < scale["two"] for scale in calibration.concepts.values())
 
 

@@ -44,7 +44,7 @@ def test_a_test_that_takes_items_for_units_is_seen(monkeypatch):
     monkeypatch.setattr(verdict.TaskValues, "differences", of_items)
     monkeypatch.setattr(verdict.TaskValues, "value", lambda values, arm: values.items[arm].ravel())
     failed = [
-        rate for rate in error_rates(100, sizes=(12,)) if not rate.passed and rate.what.startswith("false transfers")
+        rate for rate in error_rates(40, sizes=(12,)) if not rate.passed and rate.what.startswith("false transfers")
     ]
     assert failed
     assert max(rate.rate for rate in failed) > 0.1
