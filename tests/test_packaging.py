@@ -58,10 +58,10 @@ def arms(tmp_path_factory):
             "suppress-question", "no questions", "passage", ("Was it?",), ("It was.",), "suppress", "question"
         ),
     }
-    prompts = (Prompt("p1", "Write.", "select"), Prompt("p2", "Tell.", "score"))
+    prompts = (Prompt("p1", "Write."), Prompt("p2", "Tell."))
     neutral = {"n1": "The lid of the box is blue.", "n2": "It closes with a click."}
     grids = dict.fromkeys((file.stem for file in (ROOT / "tasks").glob("*.yaml")), (0.1, 0.2))
-    Protocol(concepts, neutral, prompts, grids, EmbeddingConfig()).save(folder / "protocol.json")
+    Protocol(concepts, neutral, prompts, {}, grids, EmbeddingConfig()).save(folder / "protocol.json")
     return str(folder / "arms" / "tiny.safetensors")
 
 

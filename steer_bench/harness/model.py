@@ -298,7 +298,7 @@ class SteeredLM(HFLM):
         if given is None:
             return Asked(self._default, as_hf=True)
         flags = bool(given.get("perplexity")), bool(given.get("kl")), int(given.get("sample", 0))
-        return Asked(self.steered.check(Steering.from_mapping(given["steer"])), *flags)
+        return Asked(self.steered.check(Steering.from_mapping(given["steer"])), *flags, as_hf=not given.get("compared"))
 
     def _refuse_non_finite(self, requests: Sequence[Instance], values: Sequence[float]) -> None:
         """Stop where a request of a task that knows no invalid samples got NaN or Inf: lm-eval would make a score of it.
@@ -327,7 +327,7 @@ class Asked(NamedTuple):
     sample: int = 0
     """Which of several replies it is."""
     as_hf: bool = False
-    """Whether an unsteered answer is to be that of `hf` to the bit; what is compared with steered answers is computed as they are."""
+    """Whether an unsteered answer is that of `hf` to the bit; one that is compared with steered answers is computed as they are."""
 
 
 def extra_of(request: Instance) -> dict[str, Any] | None:

@@ -34,7 +34,9 @@ class Pool:
         names = [json.dumps([r.request_type, *r.args], sort_keys=True, default=str) for r in requests]
         new = {name: r for name, r in zip(names, requests, strict=True) if name not in self._answers}
         jobs = [
-            Instance(request.request_type, request.doc, (*request.args, {"steer": asdict(steering)}), 0)
+            Instance(
+                request.request_type, request.doc, (*request.args, {"steer": asdict(steering), "compared": True}), 0
+            )
             for request in new.values()
             for steering in self.steerings
         ]

@@ -145,7 +145,7 @@ class SteerTask(ConfigurableTask):
     def construct_requests(self, doc: Doc, ctx: object, **kwargs: object) -> Instance | list[Instance]:
         """Return lm-eval's request with the row's steering as its last argument, so that it is in every cache key."""
         made = super().construct_requests(doc, ctx, **kwargs)
-        extra: dict[str, object] = {"steer": asdict(self.steering_of(doc))}
+        extra: dict[str, object] = {"steer": asdict(self.steering_of(doc)), "compared": True}
         if self.OUTPUT_TYPE == "generate_until":
             extra["perplexity"] = True
         if doc.get("role") == "neutral":  # of either task, so that a text both measure is one request

@@ -354,8 +354,8 @@ def test_a_hub_name_offline_is_one_line_naming_it_and_the_switch(tmp_path):
 def test_texts_and_prompts_are_read_in_order(tmp_path):
     texts = write(tmp_path / "t.jsonl", {"id": "a", "text": "One."}, {"id": "b", "text": "Two."})
     assert load_texts(texts) == ["One.", "Two."]
-    prompts = write(tmp_path / "p.jsonl", {"id": "p1", "instruction": "Tell.", "role": "select"})
-    assert load_prompts(prompts) == [Prompt("p1", "Tell.", "select")]
+    prompts = write(tmp_path / "p.jsonl", {"id": "p1", "instruction": "Tell."})
+    assert load_prompts(prompts) == [Prompt("p1", "Tell.")]
 
 
 @pytest.mark.parametrize(
@@ -373,9 +373,9 @@ def test_faulty_texts_are_refused_naming_file_and_line(tmp_path, second, message
         load_texts(write(tmp_path / "t.jsonl", {"id": "a", "text": "One."}, second))
 
 
-def test_a_prompt_with_another_role_is_refused(tmp_path):
+def test_a_prompt_has_no_role_for_each_concept_draws_its_own(tmp_path):
     path = write(tmp_path / "p.jsonl", {"id": "p", "instruction": "Tell.", "role": "train"})
-    with pytest.raises(ValueError, match="line 1: role is 'train'; it can be 'select' or 'score'"):
+    with pytest.raises(ValueError, match="line 1: unknown key 'role'"):
         load_prompts(path)
 
 

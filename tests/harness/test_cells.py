@@ -1,5 +1,7 @@
 """Rows of a task from plain values, as the dry run asks for them, and from the files of a run."""
 
+from dataclasses import replace
+
 import pytest
 from steered import make_arms
 
@@ -8,13 +10,14 @@ from steer_bench.harness.cells import BUILDERS, ArmAtFactor, TaskRows
 from steer_bench.harness.options import TaskOptions
 from steer_bench.harness.protocol import Protocol
 from steer_bench.judge.config import EmbeddingConfig
-from steer_bench.vectors.arms import ArmEntry, ArmsCard
+from steer_bench.vectors.arms import ArmEntry, ArmsCard, Dose
 
 SEA = Concept("sea", "the sea", "text", ("A grey wave.", "A tall mast, a sail."), ("Bread.", "Salt."))
 PROTOCOL = Protocol(
     {"sea": SEA},
     {"n": "The lid of the box is blue."},
-    (Prompt("p", "Write.", "score"),),
+    (Prompt("p", "Write."),),
+    {"steered_perplexity": (1.1, 1.3)},
     {"concept_likelihood": (0.1, 0.2), "concept_steering": (0.1,)},
     EmbeddingConfig(),
 )
@@ -26,10 +29,9 @@ ENTRIES = (
 PROMPT = {"prompt": {"topic": "About {concept}: {instruction}"}}
 
 
-def rows(task="concept_likelihood", **options):
-    return TaskRows(
-        task, TaskOptions(**options), target="tiny", entries=ENTRIES, asked=PROMPT, protocol=PROTOCOL
-    )  # fmt: skip
+def rows(task="concept_likelihood", protocol=PROTOCOL, doses=(), **options):
+    given = TaskOptions(**options)
+    return TaskRows(task, given, target="tiny", entries=ENTRIES, asked=PROMPT, protocol=protocol, doses=doses)
 
 
 def test_rows_of_a_dry_run_know_their_target_and_are_those_of_the_files(tmp_path):
@@ -71,8 +73,10 @@ def test_an_arm_that_asks_has_its_own_words_and_no_factor_and_each_sample_is_an_
 def test_an_unknown_arm_a_task_without_factors_and_a_call_without_arms_say_what_would_do():
     with pytest.raises(ValueError, match="only_arms 'nativ'; did you mean 'native'"):
         rows(only_arms=("nativ",))
-    with pytest.raises(ValueError, match="task rule_following: no factors; give"):
+    with pytest.raises(ValueError, match="task rule_following: no level of damage and no factors; give"):
         rows("rule_following")
+    with pytest.raises(ValueError, match=r"no doses for damage 1\.3; steer-bench dose RUN finds them"):
+        rows("steered_perplexity", damage=(1.3,))
     with pytest.raises(ValueError, match=r"arms=RUN/arms/MODEL\.safetensors"):
         TaskRows.load("concept_likelihood", TaskOptions())
 
@@ -80,3 +84,61 @@ def test_an_unknown_arm_a_task_without_factors_and_a_call_without_arms_say_what_
 def test_an_arm_of_a_source_is_named_with_it():
     assert ArmAtFactor("linear", "other", "sea", 0.1).label == "linear<other"
     assert ArmAtFactor("native", "", "sea", 0.1).label == "native"
+
+
+def dose(arm, level, factor, source=""):
+    return Dose(arm=arm, source=source, concept="sea", level=level, factor=factor, reason="" if factor else "too weak")
+
+
+def test_at_levels_each_arm_has_its_own_factor_and_no_row_where_it_does_not_reach_the_level():
+    doses = [
+        dose("native", 1.1, 0.2),
+        dose("native", 1.3, 0.5),
+        dose("linear", 1.1, 0.3, "other"),
+        dose("linear", 1.3, None, "other"),
+    ]
+    docs = list(BUILDERS["steered_perplexity"](rows("steered_perplexity", doses=doses)))
+    assert [(doc["arm"], doc["factor"], doc["level"]) for doc in docs] == [
+        ("unsteered", 0.0, 0.0), ("native", 0.2, 1.1), ("native", 0.5, 1.3), ("linear", 0.3, 1.1),
+    ]  # fmt: skip
+    only = list(BUILDERS["steered_perplexity"](rows("steered_perplexity", doses=doses, damage=(1.3,))))
+    assert [(doc["arm"], doc["level"]) for doc in only] == [("unsteered", 0.0), ("native", 1.3)]
+    with pytest.raises(ValueError, match=r"no doses for damage 1\.6"):
+        rows("steered_perplexity", doses=doses, damage=(1.6,))
+
+
+def many(n_concepts=6, n_items=120):
+    """A protocol with pools of prompts and neutral texts, and several concepts that draw from them."""
+    concepts = {f"c{i}": replace(SEA, id=f"c{i}") for i in range(n_concepts)}
+    prompts = tuple(Prompt(f"p{i}", f"Write {i}.") for i in range(n_items))
+    neutral = {f"n{i}": f"Text {i}." for i in range(n_items)}
+    return replace(PROTOCOL, concepts=concepts, prompts=prompts, neutral=neutral)
+
+
+def test_each_concept_draws_its_own_prompts_and_texts_which_all_its_arms_share_and_more_keep_the_first():
+    protocol = many()
+    few = rows("concept_steering", protocol, max_prompts=4)
+    docs = list(BUILDERS["concept_steering"](few))
+    items = {c: {doc["item"] for doc in docs if doc["concept"] == c} for c in protocol.concepts}
+    assert [len(mine) for mine in items.values()] == [4] * 6
+    pairs = [(a, b) for a in items for b in items if a < b]
+    assert sum(len(items[a] & items[b]) for a, b in pairs) < len(pairs)  # 4 of 120, so 0.13 are expected in common
+    for concept in items:
+        arms = {doc["arm"] for doc in docs if doc["concept"] == concept}
+        assert all(
+            {doc["item"] for doc in docs if (doc["arm"], doc["concept"]) == (arm, concept)} == items[concept]
+            for arm in arms
+        )
+        more = [prompt.id for prompt, _ in rows("concept_steering", protocol, max_prompts=9).prompts(concept)]
+        assert items[concept] == set(more[:4])
+    assert {len(few.neutral(concept)) for concept in items} == {120}
+    assert few.neutral("c0") != few.neutral("c1")
+    other = replace(protocol, seed=1)
+    assert other.prompts_of("c0", 4) != protocol.prompts_of("c0", 4)
+
+
+def test_on_a_grid_a_concept_selects_on_prompts_that_it_does_not_score():
+    grid = rows("concept_steering", replace(many(), factors={"concept_steering": (0.1, 0.2)}), max_prompts=3)
+    by_role = {role: {p.id for p, r in grid.prompts("c0") if r == role} for role in ("select", "score")}
+    assert {role: len(found) for role, found in by_role.items()} == {"select": 3, "score": 3}
+    assert not by_role["select"] & by_role["score"]

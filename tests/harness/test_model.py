@@ -1,6 +1,7 @@
 """The steered model: every row its own steering, and the same numbers as lm-eval's `hf` and `steered` where they are right."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from steer_bench.harness.model import SteeredLM
 from steer_bench.models.load import check_model, load_model
 from steer_bench.models.steered.likelihood import token_scores
 from steer_bench.models.steered.steering import Steering
-from steer_bench.vectors.arms import Arm, Arms
+from steer_bench.vectors.arms import Arm, Arms, ArmsCard, Dose
 
 FAMILIES = ("llama", "gemma3")
 MIXED = [
@@ -382,3 +383,38 @@ def test_on_the_real_models_mixed_batches_are_rows_alone_and_the_trunk_is_the_fu
         assert value == pytest.approx(likelihoods(alone, [pair])[0][0], abs=2e-3)
     assert said == [replies(alone, [job])[0] for job in jobs]
     json.dumps(alone.get_model_info())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_both_sides_of_a_difference_are_computed_alike_so_that_a_factor_of_nothing_changes_nothing(dtype):
+    """In bfloat16 `hf` takes the softmax in bfloat16: up to 0.02 nats a token off on a single text."""
+    model, tokenizer = tiny_pair("llama")
+    ours = steered_lm(model.to(dtype), tokenizer, make_arms())
+    compared = [{**steer(factor=factor), "compared": True} for factor in (0.0, 1e-7)]
+    for ask_, of_text in ((rolling, lambda text: (text,)), (likelihoods, lambda text: ("", text))):
+        found = ask_(ours, [(*of_text(text), extra) for extra in compared for text in TEXTS])
+        values = [value[0] if isinstance(value, tuple) else float(value) for value in found]
+        plain, nothing = values[: len(TEXTS)], values[len(TEXTS) :]
+        assert nothing == pytest.approx(plain, abs=1e-5)
+        assert nothing != plain or dtype == torch.bfloat16
+
+
+def test_damage_takes_the_place_of_a_factor_where_the_arms_have_the_dose():
+    model, tokenizer = tiny_pair("llama")
+    known = {"arm": "native", "source": "", "concept": "sea"}
+    card = ArmsCard(
+        doses=(Dose(**known, level=1.3, factor=0.7), Dose(**known, level=1.6, factor=None, reason="too weak"))
+    )
+    arms = make_arms(card=card)
+    by_dose = steered_lm(model, tokenizer, arms, arm="native", concept="sea", damage=1.3)
+    by_factor = steered_lm(model, tokenizer, arms, arm="native", concept="sea", factor=0.7)
+    texts = [("", text) for text in TEXTS]
+    assert likelihoods(by_dose, texts) == likelihoods(by_factor, texts)
+    for damage, said in (
+        (1.6, "does not reach damage 1.6 for concept 'sea': too weak"),
+        (1.2, "no dose of 'native' for damage 1.2; there are: 1.3, 1.6"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            steered_lm(model, tokenizer, arms, arm="native", concept="sea", damage=damage)
+    with pytest.raises(ValueError, match=r"damage=1\.3: give arm=… and concept=… with it, and no factor"):
+        steered_lm(model, tokenizer, arms, arm="native", concept="sea", damage=1.3, factor=0.2)

@@ -31,9 +31,9 @@ def of_rule(declared: dict) -> Protocol:
         f"{kind}-tea": Concept(f"{kind}-tea", "tea", "text", ("tea",), ("no",), kind, "tea")
         for kind in ("rule", "suppress")
     }
-    prompts = (Prompt("p", "What now?", "score"),)
+    prompts = (Prompt("p", "What now?"),)
     grids = {"rule_following": (0.2,), "rule_suppression": (0.2,)}
-    return Protocol(concepts, {"n": "A text."}, prompts, grids, EmbeddingConfig(), declared=(declared,))
+    return Protocol(concepts, {"n": "A text."}, prompts, {}, grids, EmbeddingConfig(), declared=(declared,))
 
 
 def task(folder, declared: dict, rows: str = "rule_following") -> SteerTask:
@@ -70,7 +70,7 @@ def test_two_tasks_that_suppress_ask_each_for_its_own_rule(tmp_path):
 def test_a_protocol_read_again_has_its_declared_rules_and_a_rule_that_is_not_there_is_named(tmp_path):
     of_rule(tea("mate")).save(tmp_path / "protocol.json")
     assert Protocol.load(tmp_path / "protocol.json").rule("rule-tea").score("mate") == 1.0
-    lost = Protocol(of_rule(tea("mate")).concepts, {}, (), {}, EmbeddingConfig())
+    lost = Protocol(of_rule(tea("mate")).concepts, {}, (), {}, {}, EmbeddingConfig())
     with pytest.raises(ValueError, match="no rule named 'tea'"):
         lost.rule("rule-tea")
 

@@ -51,6 +51,7 @@ def small_experiment(folder: Path, models: Sequence[str] | None = None, **change
         "neutral": {"map": "neutral_map.jsonl", "map_limit": 20, "perplexity": "neutral.jsonl"},
         "adapters": ["native", "identity", "linear", {"wrong-concept": {"n": 1}}, {"random": {"seeds": 1}}],
         "damage": [1.005, 1.01],
+        "factors": [0.2, 0.4],  # of replies
         "dose": {"texts": 8, "max_words": 8},
         "tasks": {
             "concept_likelihood": {"max_texts": 2, "max_neutral": 2, "max_words": 8},
