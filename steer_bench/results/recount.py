@@ -39,25 +39,27 @@ def _missing_of(results: Results, task: str, target: str, unreached: set[Cell]) 
     rows = results.rows.where(task=task, target=target)
     items: dict[str, set[str]] = defaultdict(set)
     counted: dict[Cell, int] = defaultdict(int)
-    names = {name: rows.texts[name].names for name in ("source", "arm", "concept", "role", "item")}
-    columns = [*(rows.texts[name].codes for name in names), rows.numbers["level"]]
+    names = ("source", "arm", "concept", "role", "item")
+    place = np.unique(rows.numbers["level"], return_inverse=True)[1]
+    for name in names:
+        place = place * len(rows.texts[name].names) + rows.texts[name].codes
+    once = rows.take(np.unique(place, return_index=True)[1])
     plain: set[tuple[str, str]] = set()
-    for line in np.unique(np.stack(columns, axis=1).astype(float), axis=0).tolist() if len(rows) else ():
-        source, arm, concept, role, item = (names[name][int(code)] for name, code in zip(names, line[:-1], strict=True))
+    columns = (*(once.texts[name].tolist() for name in names), once.numbers["level"].tolist())
+    for source, arm, concept, role, item, level in zip(*columns, strict=True):
         key = f"{role}|{item}"
         if concept:
             items[concept].add(key)
         if arm == UNSTEERED:
             plain.add((concept, key))
         else:
-            counted[source, arm, concept, line[-1]] += 1
+            counted[source, arm, concept, level] += 1
     levels: dict[tuple[str, str], set[float]] = defaultdict(set)
     for source, arm, _, level in counted:
         levels[source, arm].add(level)
     every = set().union(*levels.values()) - {0.0}
-    missing = (
-        sum((c, i) not in plain and ("", i) not in plain for c, found in items.items() for i in found) if plain else 0
-    )
+    pairs = [(concept, item) for concept, found in items.items() for item in found] if plain else []
+    missing = sum((concept, item) not in plain and ("", item) not in plain for concept, item in pairs)
     for (source, arm), own in levels.items():
         for level in every if own - {0.0} else own:
             for concept, found in items.items():

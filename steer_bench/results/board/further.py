@@ -18,8 +18,9 @@ from steer_bench.results.board.entries import CLAIMS, ArmEntry, pooled
 from steer_bench.results.board.table import Line, Table, Text, interval, interval_cell, number, number_cell
 from steer_bench.results.file import Results
 from steer_bench.results.measures import DRAWN, SPECIFICITY, in_order, measure_of
-from steer_bench.results.stats.specificity import specificity
-from steer_bench.results.stats.values import REFERENCE
+from steer_bench.results.stats.grid import ArmKey
+from steer_bench.results.stats.specificity import Specificity, specificity
+from steer_bench.results.stats.values import REFERENCE, task_levels
 
 
 def levels_tables(entries: Sequence[ArmEntry]) -> list[Table]:
@@ -126,12 +127,20 @@ def concept_tables(entries: Sequence[ArmEntry]) -> list[Table]:
     return tables
 
 
+def specificity_of(result: Results, target: str) -> dict[ArmKey, Specificity]:
+    """Return the matrices of specificity of every arm, at the level nearest to the run's headline."""
+    rows = result.rows.where(task=SPECIFICITY, target=target)
+    main = min(task_levels(rows, SPECIFICITY, target), key=lambda level: abs(level - result.run.headline))
+    level = rows.numbers["level"]
+    return specificity(rows.take((level == main) | (level == 0)), target, result.run.pooled)
+
+
 def specificity_table(results: Sequence[Results]) -> Table | None:
     """Return one line per arm: its vectors on the texts of their own concept, and of the others."""
     lines = []
     for result in results:
         for target in result.rows.where(task=SPECIFICITY).texts["target"].present():
-            for arm, matrix in sorted(specificity(result.rows, target, result.run.pooled).items()):
+            for arm, matrix in sorted(specificity_of(result, target).items()):
                 own, others = (float(values.mean()) for values in (matrix.own, matrix.others))
                 difference = Text(f"{interval(matrix.difference)} n={matrix.difference.n}", matrix.difference.value)
                 numbers = (number_cell(own), number_cell(others), difference, number_cell(matrix.top1, 2))

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from steer_bench.results.board.entries import ArmEntry
-from steer_bench.results.board.further import trio
+from steer_bench.results.board.further import specificity_of, trio
 from steer_bench.results.file import Results
 from steer_bench.results.measures import DRAWN, SPECIFICITY, measure_of
 from steer_bench.results.pages import canvas, plots
-from steer_bench.results.stats.specificity import specificity
 from steer_bench.results.stats.values import REFERENCE
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def _specificity(results: Sequence[Results], several: bool) -> list[plots.Matrix
     matrices = []
     for result in results:
         for target in result.rows.where(task=SPECIFICITY).texts["target"].present():
-            found = specificity(result.rows, target, result.run.pooled)
+            found = specificity_of(result, target)
             shown = [arm for arm in found if result.run.kind_of(arm.name) in ("baseline", "transfer")]
             for arm in sorted(shown, key=lambda arm: (arm.name != "native", arm)):
                 title = f"{arm.name} on {target}" + (f" from {arm.source}" if arm.source else "")

@@ -158,9 +158,10 @@ def test_the_specificity_matrix_is_white_at_0_and_says_which_concept_lifts_which
     effects = {("a", "a"): 0.4, ("a", "b"): -0.1, ("b", "a"): 0.0, ("b", "b"): 0.2}
     rows = [Row("specificity", "t", "", "unsteered", "", 0.0, f"{c}-1", c, -3.0, 9) for c in "ab"]
     rows += [
-        Row("specificity", "t", source, arm, of, 0.4, f"{on}-1", on, -3.0 + effect, 9)
+        Row("specificity", "t", source, arm, of, 0.3 * level, f"{on}-1", on, -3.0 + times * effect, 9, level=level)
         for source, arm in (("", "native"), ("s", "linear"), ("", "random"))
         for (of, on), effect in effects.items()
+        for level, times in ((1.3, 1.0), (1.6, 5.0))  # the main level is 1.3
     ]
     results = make_results(n_concepts=2)
     found = figures._specificity([type(results)(results.run, tuple(rows))], several=False)
