@@ -11,9 +11,13 @@ from steer_bench.results.stats.tests import ALPHA, sign_flip_p
 
 
 def test_the_t_test_finds_it_four_times_of_five():
-    found = detectable(12, 0.2, n_claims=3)
-    shift = found / 0.2 * math.sqrt(12)
-    assert stats.nct.sf(stats.t.ppf(1 - ALPHA / 3, 11), 11, shift) == pytest.approx(0.8)
+    shift = detectable(70, 0.2, n_claims=3) / 0.2 * math.sqrt(70)
+    assert stats.nct.sf(stats.t.ppf(1 - ALPHA / 3, 69), 69, shift) == pytest.approx(0.8)
+
+
+def test_where_all_differences_have_to_be_above_zero_it_is_when_they_are_so_four_times_of_five():
+    assert stats.norm.cdf(detectable(6, 1.0)) ** 6 == pytest.approx(0.8)
+    assert stats.norm.cdf(detectable(8, 1.0, n_claims=4)) ** 8 == pytest.approx(0.8)
 
 
 def test_it_is_proportional_to_the_spread_and_falls_with_concepts_and_rises_with_claims():
@@ -27,7 +31,7 @@ def test_so_few_concepts_find_nothing():
     assert detectable(8, 0.2, n_claims=4) is not None
 
 
-@pytest.mark.parametrize("n", [12, 24])
+@pytest.mark.parametrize("n", [6, 8, 12, 24])
 def test_the_sign_flip_test_finds_it_as_often(n):
     rng = np.random.default_rng(n)
     shift = detectable(n, 1.0)
