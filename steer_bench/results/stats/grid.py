@@ -1,10 +1,11 @@
 """Grids: the rows of one task, target and role as arrays over arms, concepts and items.
 
-    rows -> [samples and seeds averaged] -> grid -> values
+    rows -> lines -> [samples and seeds averaged] -> grid -> values
 
 Samples of a prompt are averaged first, then the repeats of a pooled arm: they share the prompt and are no items of their own.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -42,13 +43,12 @@ class Lines(NamedTuple):
     """Rows as places in arrays, (n_lines,) each."""
 
     arm: Integers
-    """-1: unsteered."""
+    """The last one is unsteered."""
     seed: Integers
     """Which of the rows' own arms, before any are pooled."""
     concept: Integers
     """-1: none."""
     item: Integers
-    level: Array
     factor: Array
     value: Array
     tokens: Array
@@ -56,16 +56,6 @@ class Lines(NamedTuple):
     def take(self, chosen: Selection) -> "Lines":
         """Return the lines at those places."""
         return Lines._make(column[chosen] for column in self)
-
-    def at(self, level: float, chosen: Array) -> "Lines":
-        """Return the lines of a level; at level 0 those at the chosen factors, (n_arms + 1, n_concepts).
-
-        Unsteered rows, and those of arms that ask, have level 0 and factor 0, and stand at every level.
-        """
-        everywhere = (self.level == 0) & (self.factor == 0)
-        if level:
-            return self.take((self.level == level) | everywhere)
-        return self.take((self.arm < 0) | ((self.level == 0) & (chosen[self.arm, self.concept] == self.factor)))
 
 
 @dataclass(frozen=True)
@@ -92,74 +82,86 @@ class Grid:
 
 def arm_keys(rows: Rows, pooled: Pooled) -> set[ArmKey]:
     """Return the steered arms, as they are shown."""
-    pairs = np.unique(np.stack([rows.texts["source"].codes, rows.texts["arm"].codes]), axis=1).T.tolist()
-    found = {(rows.texts["source"].names[source], rows.texts["arm"].names[arm]) for source, arm in pairs}
+    source, name = rows.texts["source"], rows.texts["arm"]
+    pairs = np.flatnonzero(np.bincount(source.codes * len(name.names) + name.codes))
+    found = [(source.names[pair // len(name.names)], name.names[pair % len(name.names)]) for pair in pairs.tolist()]
     return {ArmKey(source, pooled.get(arm, arm)) for source, arm in found if arm != UNSTEERED}
 
 
-def lines_of(rows: Rows, arms: Sequence[ArmKey], concepts: Sequence[str], pooled: Pooled) -> Lines:
-    """Return rows as lines; those of other arms and concepts are left out, but for rows of all concepts."""
-    source, name, told = (rows.texts[column] for column in ("source", "arm", "concept"))
-    place = {arm: index for index, arm in enumerate(arms)}
-    seed = source.codes * len(name.names) + name.codes
-    pairs, inverse = np.unique(seed, return_inverse=True)
-    named = [(source.names[pair // len(name.names)], name.names[pair % len(name.names)]) for pair in pairs.tolist()]
-    found = [-1 if arm == UNSTEERED else place.get(ArmKey(s, pooled.get(arm, arm)), -2) for s, arm in named]
-    codes = [concepts.index(text) if text in concepts else -1 if not text else -2 for text in told.names]
-    prompts = Texts.of([text.partition(SAMPLE_MARK)[0] for text in rows.texts["item"].names])
-    numbers = [rows.numbers[column] for column in ("level", "factor", "value", "tokens")]
-    arm, concept = np.array(found, dtype=np.int64)[inverse], np.array(codes, dtype=np.int64)[told.codes]
-    lines = Lines(arm, seed, concept, prompts.codes[rows.texts["item"].codes], *numbers)
-    return lines.take((arm >= -1) & (concept >= -1) & ((arm == -1) | (concept >= 0)))
+def lines_of(rows: Rows, chosen: Selection, arms: Sequence[ArmKey], concepts: Sequence[str], pooled: Pooled) -> Lines:
+    """Return the chosen rows as lines; those of other arms and concepts are left out, but for unsteered rows of all concepts."""
+    source, name, told, item = (rows.texts[column] for column in ("source", "arm", "concept", "item"))
+    arm_at = {arm: place for place, arm in enumerate(arms)}
+    of_pair = [
+        len(arms) if arm == UNSTEERED else arm_at.get(ArmKey(model, pooled.get(arm, arm)), -1)
+        for model in source.names
+        for arm in name.names
+    ]
+    concept_at = {"": -1, **{concept: place for place, concept in enumerate(concepts)}}
+    of_concept = [concept_at.get(concept, -2) for concept in told.names]
+    prompts = Texts.of([text.partition(SAMPLE_MARK)[0] for text in item.names])
+    pair = source.codes[chosen] * len(name.names) + name.codes[chosen]
+    places = [
+        np.array(table, dtype=np.int64)[codes] for table, codes in ((of_pair, pair), (of_concept, told.codes[chosen]))
+    ]
+    numbers = [rows.numbers[column][chosen] for column in ("factor", "value", "tokens")]
+    lines = Lines(places[0], pair, places[1], prompts.codes[item.codes[chosen]], *numbers)
+    return lines.take((lines.arm >= 0) & ((lines.concept >= 0) | (lines.concept == -1) & (lines.arm == len(arms))))
 
 
 def grid_of(lines: Lines, n_arms: int, n_concepts: int) -> Grid:
     """Return the lines of one role at one level as arrays."""
     n_items = int(lines.item.max(initial=0)) + 1
-    lines = _given_to_each(lines, n_items)
+    lines = _given_to_each(lines, n_concepts, n_items)
     place = lines.concept * n_items + lines.item
-    pairs = np.unique(place)
-    starts = np.searchsorted(pairs, np.arange(n_concepts) * n_items)
-    slot = np.searchsorted(pairs, place) - starts[lines.concept]
-    shape = (n_arms + 1, n_concepts, int(np.diff(np.append(starts, len(pairs))).max(initial=0)))
-    rows, scored = np.zeros(shape, dtype=np.int64), np.zeros(n_arms + 1, dtype=np.int64)
-    np.add.at(rows, (lines.arm, lines.concept, slot), 1)
-    np.add.at(scored, lines.arm, np.isfinite(lines.value))
-    values, tokens, factors = np.full(shape, np.nan), np.ones(shape[1:]), np.full(shape[:2], np.nan)
-    of_seeds, means = averaged(lines.value, lines.arm, lines.seed, lines.concept, lines.item)
-    lines, slot = lines.take(of_seeds)._replace(value=means), slot[of_seeds]
-    first, means = averaged(lines.value, lines.arm, lines.concept, lines.item)
-    values[lines.arm[first], lines.concept[first], slot[first]] = means
+    here = np.bincount(place, minlength=n_concepts * n_items).astype(bool)
+    order = np.cumsum(here) - 1
+    widths = here.reshape(n_concepts, n_items).sum(axis=1)
+    slot = order[place] - (np.cumsum(widths) - widths)[lines.concept]
+    width = int(widths.max(initial=0))
+    _, seed = np.unique(lines.seed, return_inverse=True)
+    shape = int(seed.max(initial=-1)) + 1, n_concepts, width
+    number = (seed * n_concepts + lines.concept) * width + slot
+    values, rows = _means(number, lines.value, shape)
+    factors, _ = _means(seed * n_concepts + lines.concept, lines.factor, shape[:2])
+    tokens = np.ones(shape[1:])
     tokens[lines.concept, slot] = np.maximum(lines.tokens, 1)
-    first, means = averaged(lines.factor, lines.arm, lines.concept)
-    factors[lines.arm[first], lines.concept[first]] = means
-    return Grid(values, rows, scored, tokens, factors)
+    scored = np.bincount(lines.arm[np.isfinite(lines.value)], minlength=n_arms + 1)
+    arm_of_seed = np.zeros(shape[0], dtype=np.int64)
+    arm_of_seed[seed] = lines.arm
+    seeds = [np.flatnonzero(arm_of_seed == arm) for arm in range(n_arms + 1)]
+    return Grid(
+        values=np.array([nan_mean(values[mine], axis=0) for mine in seeds]),
+        rows=np.array([rows[mine].sum(axis=0) for mine in seeds]),
+        scored=scored,
+        tokens=tokens,
+        factors=np.array([nan_mean(factors[mine], axis=0) for mine in seeds]),
+    )
 
 
-def _given_to_each(lines: Lines, n_items: int) -> Lines:
+def _given_to_each(lines: Lines, n_concepts: int, n_items: int) -> Lines:
     """Give an unsteered line without a concept to each concept that has its item and no unsteered line of its own there."""
     own, blank = lines.take(lines.concept >= 0), lines.take(lines.concept < 0)
-    first, means = averaged(blank.value, blank.item)
-    blank = blank.take(first)._replace(value=means)
-    place = own.concept * n_items + own.item
-    missing = np.setdiff1d(place, place[own.arm < 0])
-    of_item = np.full(n_items, -1)
-    of_item[blank.item] = np.arange(len(blank.item))
-    found = of_item[missing % n_items] >= 0
-    spread = blank.take(of_item[missing[found] % n_items])._replace(concept=missing[found] // n_items)
+    if not len(blank.item):
+        return own
+    values, rows = _means(blank.item, blank.value, (n_items,))
+    tokens, _ = _means(blank.item, blank.tokens, (n_items,))
+    place, size = own.concept * n_items + own.item, n_concepts * n_items
+    plain = place[own.arm == blank.arm[0]]
+    lacking = (np.bincount(place, minlength=size) > 0) & (np.bincount(plain, minlength=size) == 0)
+    concept, item = np.divmod(np.flatnonzero(lacking & np.tile(rows > 0, n_concepts)), n_items)
+    same = np.zeros_like(item)
+    spread = Lines(same + blank.arm[0], same + blank.seed[0], concept, item, 0.0 * item, values[item], tokens[item])
     return Lines._make(map(np.concatenate, zip(own, spread, strict=True)))
 
 
-def averaged(values: Array, *keys: Integers) -> tuple[Integers, Array]:
-    """Return a place of each group of equal keys, and the group's mean over what is not NaN."""
-    number = np.zeros(len(values), dtype=np.int64)
-    for key in keys:
-        number = number * (int(key.max(initial=0)) + 2) + key + 1
-    _, first, group = np.unique(number, return_index=True, return_inverse=True)
-    known = np.isfinite(values)
-    count = np.bincount(group, weights=known, minlength=len(first))
-    total = np.bincount(group, weights=np.where(known, values, 0.0), minlength=len(first))
-    return first, np.divide(total, count, out=np.full(len(first), np.nan), where=count > 0)
+def _means(number: Integers, values: Array, shape: tuple[int, ...]) -> tuple[Array, Integers]:
+    """Return (mean of what is not NaN, how many there are) of the values of each number, as arrays of that shape."""
+    size, known = math.prod(shape), np.isfinite(values)
+    count = np.bincount(number, weights=known, minlength=size)
+    total = np.bincount(number, weights=np.where(known, values, 0.0), minlength=size)
+    means = np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
+    return means.reshape(shape), np.bincount(number, minlength=size).reshape(shape)
 
 
 def best_factors(lines: Lines, n_arms: int, n_concepts: int) -> Array:
@@ -167,7 +169,7 @@ def best_factors(lines: Lines, n_arms: int, n_concepts: int) -> Array:
 
     A factor with less than half of its prompts scored cannot be chosen.
     """
-    steered = lines.take(lines.arm >= 0)
+    steered = lines.take(lines.arm < n_arms)
     best = np.full((n_arms + 1, n_concepts), -np.inf)
     chosen = np.full(best.shape, np.nan)
     for factor in np.unique(steered.factor).tolist():

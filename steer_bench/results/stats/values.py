@@ -15,6 +15,7 @@ from steer_bench.results.rows import Array, Row, Rows
 from steer_bench.results.stats.grid import (
     PLAIN,
     ArmKey,
+    Grid,
     Lines,
     Pooled,
     arm_keys,
@@ -75,29 +76,27 @@ def task_values(
     Level 0 is a grid of factors: the factor of an arm and concept is chosen on the rows of role "select", and the values are of
     the others. An arm without rows at the level is NaN throughout.
     """
-    here, pooled = Rows.of(rows).where(target=target), pooled or {}
-    mine = here.where(task=task)
+    rows, pooled = Rows.of(rows).where(target=target), pooled or {}
+    mine, column = rows.where(task=task), rows.texts["role"]
     keys = tuple(sorted({*arm_keys(mine, pooled), *arms}))
     names = mine.texts["concept"].present()
     concepts = tuple(name for name in names if name) or tuple(names)
     size = len(keys), len(concepts)
     is_change = task in (LIKELIHOOD, PERPLEXITY)
+    without = rows.numbers["level"] == 0
+    at_level = without if level == 0 else (rows.numbers["level"] == level) | (without & (rows.numbers["factor"] == 0))
 
     def lines(task: str, *roles: str) -> Lines:
-        found = here.where(task=task)
-        some = np.isin(
-            found.texts["role"].codes, [i for i, role in enumerate(found.texts["role"].names) if role in roles]
-        )
-        return lines_of(found.take(some), keys, concepts, pooled)
+        has_role = np.any([column.equal_to(role) for role in roles], axis=0)
+        return lines_of(rows, at_level & has_role & rows.texts["task"].equal_to(task), keys, concepts, pooled)
 
-    others = set(mine.texts["role"].present()) - {"select"}
-    scored = lines(task, *({"concept"} if task == LIKELIHOOD else others))
-    chosen = _chosen(lines(task, "select"), scored, size) if level == 0 else np.empty(0)
-    grid = grid_of(scored.at(level, chosen), *size)
+    scored = lines(task, *({"concept"} if task == LIKELIHOOD else {*column.names} - {"select"}))
+    chosen = _chosen(lines(task, "select"), scored, size) if level == 0 else None
+    grid = _grid(scored, chosen, size)
     counts = [grid]
     neutral, damage = np.full((2, *size), np.nan)
     for source in (PERPLEXITY, LIKELIHOOD):
-        texts = grid_of(lines(source, "neutral").at(level, chosen), *size)
+        texts = _grid(lines(source, "neutral"), chosen, size)
         changes = texts.values[:-1] - texts.values[-1]
         damage = np.where(np.isnan(damage), _ratio(changes, texts.tokens), damage)
         if source == task == LIKELIHOOD:
@@ -118,6 +117,13 @@ def task_values(
         {arm: int(n) for arm, n in by_arm(sum(one.scored for one in counts)).items()},
         {arm: int(n) for arm, n in by_arm(sum(one.totals for one in counts)).items()},
     )
+
+
+def _grid(lines: Lines, chosen: Array | None, size: tuple[int, int]) -> Grid:
+    """Return lines as arrays, those of a grid of factors at the chosen ones."""
+    if chosen is not None:
+        lines = lines.take((lines.arm == size[0]) | (chosen[lines.arm, lines.concept] == lines.factor))
+    return grid_of(lines, *size)
 
 
 def _chosen(selection: Lines, scored: Lines, size: tuple[int, int]) -> Array:
