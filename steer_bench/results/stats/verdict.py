@@ -19,6 +19,9 @@ from steer_bench.results.stats.values import REFERENCE, TaskValues
 Word = Literal["transfers", "equivalent to native", "no evidence", "native itself does not steer", "too few concepts"]
 MARGIN = 0.1
 """An arm is equivalent to native between 0.9 and 1.1 of its effect."""
+EQUIVALENT = 0.92
+"""Level of the interval whose ends are the two one-sided tests: 4 % each, so that skewed values too are said to be equivalent falsely
+in at most 6 % (benchmarks/STATISTICS.md)."""
 
 
 class Verdict(NamedTuple):
@@ -118,10 +121,10 @@ def _verdict(case: Case, comparisons: Sequence[Comparison], p: float, n_claims: 
 
 
 def equivalent(values: TaskValues, arm: ArmKey) -> bool:
-    """Return whether the arm's effect is more than 0.9 and less than 1.1 of native's, each by a one-sided test at 5 %."""
+    """Return whether the arm's effect is more than 0.9 and less than 1.1 of native's, each by a one-sided test."""
     mine, native = values.differences(arm), values.differences(NATIVE)
     sides = (mine - (1 - MARGIN) * native, (1 + MARGIN) * native - mine)
-    return all(mean_estimate(side, level=0.9).positive for side in sides)
+    return all(mean_estimate(side, level=EQUIVALENT).positive for side in sides)
 
 
 def controls_of(arm: ArmKey, controls: Iterable[ArmKey]) -> tuple[ArmKey, ...]:

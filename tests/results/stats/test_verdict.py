@@ -129,7 +129,7 @@ class TestEquivalence:
         arm = ratio * native + 0.05 * np.sin(np.arange(21)) * np.where(np.arange(21) % 2, 1, -1)
         values = measured(21, native=native.tolist(), wrong=[0.0] * 21, linear=arm.tolist())
         sides = (arm - 0.9 * native, 1.1 * native - arm)
-        by_t = all(stats.ttest_1samp(side, 0, alternative="greater").pvalue < 0.05 for side in sides)
+        by_t = all(stats.ttest_1samp(side, 0, alternative="greater").pvalue < 0.04 for side in sides)
         assert (equivalent(values, LINEAR), by_t) == (expected, expected)
 
     def test_an_equivalent_arm_also_has_to_beat_the_controls(self):
