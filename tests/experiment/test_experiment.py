@@ -24,6 +24,7 @@ from steer_bench.models.activations import mean_activations
 from steer_bench.models.blocks import decoder_layers
 from steer_bench.models.load import load_model
 from steer_bench.results.file import load_results
+from steer_bench.results.measures import REPLIES
 
 DATA = Path(__file__).parents[2] / "tasks" / "data"
 JUDGED = ("concept_steering",)
@@ -109,9 +110,10 @@ def test_every_arm_has_a_row_for_every_test_concept_factor_and_text(finished):
     assert all(row.value is not None for row in likelihood)
 
 
-def test_the_page_has_a_table_for_every_pair_with_unsteered_in_it(finished):
-    page = (finished[0].folder.path / "leaderboard.md").read_text().split("Costs at every factor")[0]
-    assert page.count("| unsteered |") == len(finished[0].experiment.directed)
+def test_the_page_has_a_table_for_every_target_and_task_of_replies_with_unsteered_in_it(finished):
+    run = finished[0]
+    page = (run.folder.path / "leaderboard.md").read_text().split("Costs at every dose")[0]
+    assert page.count("| unsteered |") == len(run.targets) * sum(task in REPLIES for task in run.experiment.tasks)
     assert "judge:" in page
 
 

@@ -219,10 +219,10 @@ class TestRun:
         assert "rule_suppression" in page
         head = next(line for line in page.splitlines() if "reply perplexity" in line)
         assert [cell.strip() for cell in head.split("|")[1:-1]] == [
-            "target", "source", "arm", "factor", "perplexity ratio", "KL", "reply perplexity", "distinct-2", "reply tokens",
+            "target", "source", "arm", "dose", "perplexity ratio", "KL", "reply perplexity", "distinct-2", "reply tokens",
             "capability_choices", "sums",
         ]  # fmt: skip
-        assert "nan" not in page.lower().split("not finite")[0].split("costs at every factor")[-1]
+        assert "nan" not in page.lower().split("not finite")[0].split("costs at every dose")[-1]
 
     def test_the_model_is_as_before_after_capability(self, ran):
         """Evaluating again, with all recorded, finds the same rows: nothing was left steered."""
