@@ -16,6 +16,7 @@ from steer_bench.cli.app import app, open_run, say
 from steer_bench.cli.faults import free_bytes
 
 if TYPE_CHECKING:
+    from steer_bench.experiment.run import Run
     from steer_bench.judge.config import JudgeConfig
 
 PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "safetensors", "openai", "numpy", "scipy")
@@ -95,7 +96,21 @@ def _experiment(name: str) -> Iterator[Finding]:
     sizes = f"{len(run.data.splits.test)} test concepts, {len(run.targets)} targets"
     yield "ok", "experiment", f"{run.experiment.name}: {sizes}"
     yield _disk(run.folder.path)
+    yield from _vectors(run)
     yield _judge(run.experiment.judge)
+
+
+def _vectors(run: Run) -> Iterator[Finding]:
+    """Yield what share of native's squared norm stands in one coordinate, for each model whose vectors are extracted."""
+    from steer_bench.vectors.store import MASSIVE, VectorStore, largest_coordinate
+
+    for name in run.models:
+        if run.folder.vectors(name).is_file():
+            store = VectorStore.load(run.folder.vectors(name))
+            found = largest_coordinate(store.vectors.values())
+            said = f"{name}, layer {store.layer}: coordinate {found.index} holds {found.share:.1%} of native's squared norm, mean over "
+            state = "note" if found.share >= MASSIVE else "ok"
+            yield state, "vectors", f"{said}{len(store.vectors)} concepts; {found.meaning}"
 
 
 def _judge(config: JudgeConfig) -> Finding:

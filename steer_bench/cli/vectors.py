@@ -105,17 +105,31 @@ def generate(
 
 
 @app.command()
-def layers(experiment: RunArgument, out: Out = None) -> None:
-    """How reliable vectors are at every layer of each model, in one pass over the texts: what to choose `layer` by."""
+def layers(
+    experiment: RunArgument,
+    out: Out = None,
+    steering: Annotated[bool, typer.Option(help="Measure steering too: minutes for each model.")] = True,
+) -> None:
+    """What vectors are worth at every layer of each model: how reliable they are, and how much they steer."""
     from tabulate import tabulate
 
-    from steer_bench.experiment.stages.extract import reliabilities
+    from steer_bench.experiment.layers import CONCEPTS, DAMAGE, layer_lines
 
-    lines = reliabilities(open_run(experiment, out))
-    columns = ("model", "layer", "used", "cosine", "centred", "retrieval@1")
-    rows = [(x.model, x.layer, "*" if x.used else "", x.cosine, x.centred_cosine, x.retrieval) for x in lines]
-    say(tabulate(rows, columns, tablefmt="github", floatfmt=".3f"))
+    lines = layer_lines(open_run(experiment, out), steering=steering)
+    columns = ("model", "layer", "used", "cosine", "centred", "retrieval@1", "largest coordinate", "steering")
+    rows = [
+        (
+            x.model, x.layer, "*" if x.used else "", x.cosine, x.centred_cosine, x.retrieval,
+            f"{x.largest.share:.1%} in {x.largest.index}", "" if x.steering is None else f"{x.steering:+.3f}",
+        )
+        for x in lines
+    ]  # fmt: skip
+    say(tabulate(rows, columns, tablefmt="github", floatfmt=".3f", disable_numparse=[6, 7]))
     say(
-        f"\nBetween the vectors of two disjoint halves of a concept's texts, means over {lines[0].n} concepts of the fit and "
-        "select splits (test concepts are not looked at). Centred: without what all concepts share. *: the experiment's layer."
+        f"\nCosines: between the vectors of two disjoint halves of a concept's texts, means over {lines[0].n} concepts of the fit and "
+        "select splits (test concepts are not looked at). Centred: without what all concepts share. Largest coordinate: its share of "
+        "the squared norm of native's vectors, mean over concepts; where it is large, no factor compares across arms, only damage does. "
+        "Steering: what native gains over wrong concepts on the log-likelihood of a concept's held-out texts, nats a token, both at "
+        f"damage {DAMAGE:g}; mean over at most {CONCEPTS} concepts of the fit split: small differences are chance. *: the experiment's "
+        "layer (layer: best takes the highest steering, once, when a run begins)."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steer_bench.concepts.rules.declared import declared_rule
 from steer_bench.concepts.rules.table import RULES, named_rule
+from steer_bench.experiment.config import BEST, WRONG
 from steer_bench.experiment.data import Data
 from steer_bench.experiment.reading import CollectErrors
 from steer_bench.files import model_file_name
@@ -43,7 +44,7 @@ def check(data: Data, errors: CollectErrors) -> None:
         with errors.at("models", index):
             model_file_name(config.name)
             depth = read_config(config.name).get("num_hidden_layers")
-            if depth is not None:
+            if depth is not None and config.layer != BEST:
                 resolve_layer(config.layer, depth)
     with errors.at("concepts"):
         _ = data.topics
@@ -68,6 +69,12 @@ def _check_texts(data: Data, errors: CollectErrors) -> None:
         if data.halves and without:
             raise ValueError(
                 f"concepts.halves: concept {without[0]!r} has one text a side and so no halves; give more, or halves: false"
+            )
+    with errors.at("models"):
+        fit = [key for key in data.splits.fit if key in data.text_halves]
+        if len(fit) <= WRONG and any(config.layer == BEST for config in data.experiment.models):
+            raise ValueError(
+                f"models: layer best needs {WRONG + 1} concepts to fit on, and there are {len(fit)}; give a layer"
             )
     with errors.at("neutral", "map"):
         _ = data.map_texts

@@ -11,6 +11,10 @@ from steer_bench.harness.ifeval import ifeval_rule
 from steer_bench.judge.config import EmbeddingConfig, JudgeConfig
 from steer_bench.results.measures import DAMAGE, DEFAULT_TASKS, MEASURES, headline_level
 
+BEST: Literal["best"] = "best"
+"""Layer that is chosen by measuring."""
+WRONG = 2
+"""Wrong concepts that a layer's steering is compared with."""
 DEFAULT_ADAPTERS = ("native", "identity", "linear", "mlp", "wrong-concept", "random", "mean", "prompt")
 
 
@@ -28,8 +32,8 @@ class ModelConfig(Strict):
 
     name: str
     """Offline model, folder or Hugging Face name."""
-    layer: int | float = 0.5
-    """Decoder block, or relative depth in (0, 1)."""
+    layer: int | float | Literal["best"] = 0.5
+    """Decoder block, relative depth in (0, 1), or the one where native steers most on the concepts to fit on."""
 
 
 class ConceptConfig(Strict):
@@ -221,6 +225,6 @@ class Experiment(Strict):
         """Limits of each task, those that are given."""
         return {task: limits.model_dump(exclude_none=True) for task, limits in self.tasks.items()}
 
-    def layer(self, model: str) -> int | float:
-        """Return the layer of a model as it is given: an index or a relative depth."""
+    def layer(self, model: str) -> int | float | Literal["best"]:
+        """Return the layer of a model as it is given: an index, a relative depth, or to be chosen."""
         return next(config.layer for config in self.models if config.name == model)

@@ -17,7 +17,7 @@ from steer_bench.experiment.config import Experiment
 from steer_bench.experiment.data import Data
 from steer_bench.experiment.folder import Folder
 from steer_bench.experiment.reading import find_experiment, load_experiment, read_experiment
-from steer_bench.files import safe_name, write_whole
+from steer_bench.files import read_yaml, safe_name, write_whole
 from steer_bench.judge.config import JudgeConfig
 
 
@@ -64,8 +64,8 @@ def open_run(name: str, folder: Path | None = None, *, judge: JudgeConfig | None
     else:
         path = find_experiment(name)
     experiment, errors = read_experiment(path)
-    resolved = errors.lines.content.get("resolved") if path.parent == given else None
-    base = Path(str(resolved.get("base", given))) if isinstance(resolved, dict) else path.resolve().parent
+    made = errors.lines.content.get("resolved") if path.parent == given else None
+    base = Path(str(made.get("base", given))) if isinstance(made, dict) else path.resolve().parent
     if judge is not None:
         experiment = experiment.model_copy(update={"judge": judge})
     data = Data(experiment, base)
@@ -90,7 +90,7 @@ def start(run: Run) -> None:
     path, data = run.folder.experiment, run.data
     if path.is_file():
         return
-    resolved = {
+    used = {
         "base": os.path.relpath(data.base, Path.cwd()) if data.base.is_relative_to(Path.cwd()) else str(data.base),
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "splits": {name: list(getattr(data.splits, name)) for name in ("fit", "select", "test")},
@@ -98,8 +98,23 @@ def start(run: Run) -> None:
         "hashes": data.hashes,
         "versions": versions(),
     }
-    content = run.experiment.model_dump(mode="json") | {"resolved": resolved}
+    content = run.experiment.model_dump(mode="json") | {"resolved": used}
     write_whole(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def resolved(folder: Folder) -> dict[str, object]:
+    """Return what RUN/experiment.yaml says beside the experiment: splits, hashes, chosen layers; {} before the run begins."""
+    content = read_yaml(folder.experiment) if folder.experiment.is_file() else {}
+    found = content.get("resolved") if isinstance(content, dict) else None
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def write_resolved(folder: Folder, more: Mapping[str, object]) -> None:
+    """Write more of what was decided into RUN/experiment.yaml."""
+    content = read_yaml(folder.experiment)
+    assert isinstance(content, dict), "the run has begun"
+    content["resolved"] = {**resolved(folder), **more}
+    write_whole(folder.experiment, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def versions() -> dict[str, str]:

@@ -170,9 +170,17 @@ def centred_norm(loaded: Loaded, layer: int, texts: Sequence[str]) -> float:
 
     It is not the raw norm, of which a few massive dimensions are nearly all in Gemma.
     """
-    tokens = tokenize(loaded, texts)
-    states = torch.cat([_without_sinks(hidden[FIRST_READ:]) for _, hidden in stream(loaded, layer, tokens)])
-    return float((states - states.mean(dim=0)).norm(dim=1).median())
+    return centred_norms(loaded, [layer], texts)[layer]
+
+
+def centred_norms(loaded: Loaded, layers: Sequence[int], texts: Sequence[str]) -> dict[int, float]:
+    """Return S at each of `layers`, as `centred_norm`, in one pass."""
+    states: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for _, hidden in stream_layers(loaded, layers, tokenize(loaded, texts)):
+        for layer, of_layer in zip(layers, hidden, strict=True):
+            states[layer].append(_without_sinks(of_layer[FIRST_READ:]))
+    every = {layer: torch.cat(found) for layer, found in states.items()}
+    return {layer: float((found - found.mean(dim=0)).norm(dim=1).median()) for layer, found in every.items()}
 
 
 def _without_sinks(states: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -56,20 +57,20 @@ def random_covariance(target: ModelSide, concepts: Sequence[str], seed: int) -> 
     return {concept: root @ _gaussian(target, concept, seed) for concept in concepts}
 
 
-def wrong_concepts(target: ModelSide, concepts: Sequence[str], n: int) -> list[Vectors]:
-    """Return n times the target's vector of another test concept: native's strength, off topic.
+def wrong_concepts(
+    vectors: Vectors, concepts: Sequence[str], n: int, genres: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, list[str]]:
+    """Return n other concepts of each, whose vectors have native's strength and are off topic.
 
     The next concepts of the genre come first, then the next of any; never the concept itself, one whose vector is alike
     (cosine above `ALIKE`), or one twice. Raises ValueError where a concept has fewer than n others.
     """
-    units = {concept: torch.nn.functional.normalize(target.vectors[concept], dim=0) for concept in concepts}
-    found: list[dict[str, Tensor]] = [{} for _ in range(n)]
+    units = {concept: torch.nn.functional.normalize(vectors[concept], dim=0) for concept in concepts}
+    found = {}
     for place, concept in enumerate(concepts):
-        genre, taken = target.genres.get(concept, ""), [concept]
+        genre, taken = genres.get(concept, ""), [concept]
         following = [*concepts[place + 1 :], *concepts[:place]]
-        for other in sorted(
-            following, key=lambda key: target.genres.get(key, "") != genre
-        ):  # stable: the genre's first
+        for other in sorted(following, key=lambda key: genres.get(key, "") != genre):  # stable: the genre's first
             if len(taken) <= n and all(float(units[other] @ units[one]) <= ALIKE for one in taken):
                 taken.append(other)
         if len(taken) <= n:
@@ -77,9 +78,8 @@ def wrong_concepts(target: ModelSide, concepts: Sequence[str], n: int) -> list[V
                 f"the control 'wrong-concept' needs {n} other test concepts whose vectors are not alike, and {concept!r} has "
                 f"{len(taken) - 1}; give more test concepts, or {{wrong-concept: {{n: {max(1, len(taken) - 1)}}}}}"
             )
-        for vectors, other in zip(found, taken[1:], strict=True):
-            vectors[concept] = target.vectors[other]
-    return list(found)
+        found[concept] = taken[1:]
+    return found
 
 
 def prompt(target: ModelSide, concepts: Sequence[str], seed: int) -> Vectors:
@@ -118,6 +118,7 @@ def control_arms(adapter: Adapter, target: ModelSide, concepts: Sequence[str], s
             )
         return {arm: {concept: target.few_shot[int(arm.variant)][concept] for concept in concepts} for arm in arms}
     if adapter.method == "wrong-concept":
-        return dict(zip(arms, wrong_concepts(target, concepts, len(arms)), strict=True))
+        others = wrong_concepts(target.vectors, concepts, len(arms), target.genres)
+        return {arm: {key: target.vectors[others[key][i]] for key in concepts} for i, arm in enumerate(arms)}
     make = CONTROL_VECTORS[adapter.method]
     return {arm: make(target, concepts, seed + 7919 * int(arm.variant or 0)) for arm in arms}

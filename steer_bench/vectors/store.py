@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,6 +20,8 @@ Vector = np.ndarray
 """(d_model,) float32"""
 ALIKE = 0.999
 """Two vectors with a cosine above this are the same vector."""
+MASSIVE = 0.1
+"""A coordinate with a greater share of the squared norm stands out: equal factors are then unequal doses."""
 C = TypeVar("C", bound="FileCard")
 
 
@@ -96,6 +98,33 @@ def unit(vector: Vector) -> Vector:
     if norm == 0:
         raise ValueError("a zero vector has no direction")
     return (vector / norm).astype(np.float32)
+
+
+class LargestCoordinate(NamedTuple):
+    """The coordinate that holds most of some vectors' squared norm."""
+
+    index: int
+    share: float
+    """Of the squared norm, mean over the vectors."""
+
+    @property
+    def meaning(self) -> str:
+        """What it means for factors."""
+        if self.share < MASSIVE:
+            return "no coordinate stands out"
+        return "massive: no factor compares across arms here, only damage does (damage: levels, not factors:)"
+
+
+def largest_coordinate(vectors: Iterable[Vector]) -> LargestCoordinate:
+    """Return which coordinate holds most of the vectors' squared norm, and how much of it.
+
+    >>> largest_coordinate([np.array([3.0, 4.0]), np.array([0.0, 2.0])])
+    LargestCoordinate(index=1, share=0.82)
+    """
+    rows = np.stack(list(vectors)).astype(np.float64) ** 2
+    shares = (rows / np.maximum(rows.sum(axis=1, keepdims=True), 1e-300)).mean(axis=0)
+    index = int(shares.argmax())
+    return LargestCoordinate(index, round(float(shares[index]), 6))
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from steer_bench import shipped
 from steer_bench.concepts.load import load_concepts
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.engines import STAGES
+from steer_bench.experiment.layers import layer_lines
 from steer_bench.experiment.reading import load_experiment
 from steer_bench.experiment.stages import report
-from steer_bench.experiment.stages.extract import reliabilities
 from steer_bench.models.activations import mean_activations
 from steer_bench.models.blocks import decoder_layers
 from steer_bench.models.load import load_model
@@ -288,7 +288,7 @@ def test_the_autoload_module_survives_a_moved_source_tree(tmp_path):
 
 def test_the_reliability_of_layers_is_that_of_two_halves_of_the_concepts_that_are_not_tested(finished):
     run, _ = finished
-    lines = reliabilities(run)
+    lines = layer_lines(run, steering=False)
     name = run.experiment.models[0].name
     mine = [line for line in lines if line.model == name]
     loaded = load_model(name, dtype="float32", device="cpu")

@@ -67,7 +67,12 @@ class Scorer:
         return self.score_rows(rows)
 
     def score_texts(
-        self, texts: Sequence[str], steerings: Sequence[Steering] | None = None, *, kl: bool = False
+        self,
+        texts: Sequence[str],
+        steerings: Sequence[Steering] | None = None,
+        *,
+        kl: bool = False,
+        quiet: bool = False,
     ) -> list[Score]:
         """Score whole texts, each after one BOS, in windows of the model's length; default: unsteered."""
         rows: list[ScoreRow] = []
@@ -76,7 +81,7 @@ class Scorer:
             windows = list(self.windows(self.steered.encode(text)))
             rows.extend(self.row(*window, steering, kl=kl) for window in windows)
             owners.extend([i] * len(windows))
-        return self.score_windows(rows, owners, len(texts))
+        return self.score_windows(rows, owners, len(texts), quiet=quiet)
 
     def _split(self, context: str, continuation: str) -> tuple[Sequence[int], Sequence[int]]:
         """Return the token ids of both; spaces that end the context belong to the continuation."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from steer_bench.experiment.data import TextSide
-from steer_bench.experiment.stages.extract import Group, diff_means, reliability
+from steer_bench.experiment.means import Group, diff_means, reliability
 from steer_bench.models.activations import Mean
 
 
