@@ -129,7 +129,9 @@ def _differences(
         both = np.isfinite(one.items[arm]) & np.isfinite(two.items[arm])
         if both.any():
             mine, theirs = (nan_mean(np.where(both, side.items[arm], np.nan)) for side in (one, two))
-            sides = (mean_estimate(value, bounds=measure_of(task).bounds) for value in (mine, theirs))
+            before, after = (mean_estimate(value, bounds=measure_of(task).bounds) for value in (mine, theirs))
             p = min(1.0, 2 * min(sign_flip_p(theirs - mine), sign_flip_p(mine - theirs)))
-            found.append(Difference(target, arm.source, arm.name, task, level, *sides, mean_estimate(theirs - mine), p))
+            found.append(
+                Difference(target, arm.source, arm.name, task, level, before, after, mean_estimate(theirs - mine), p)
+            )
     return found

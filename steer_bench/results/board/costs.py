@@ -35,10 +35,12 @@ def costs_table(results: Sequence[Results]) -> Table | None:
         found: dict[tuple[str, str, str, float, float], dict[str, list[float]]] = {}
         for cost, rows, values in _costs(result.rows, capability):
             by_level = rows.numbers["level"] > 0  # there each concept has a factor of its own
-            for chosen, dose in ((by_level, "level"), (~by_level, "factor")):
+            for chosen, column in ((by_level, "level"), (~by_level, "factor")):
                 some = rows.take(chosen)
-                for target, source, arm, number, mean in some.means(values[chosen], ("target", "source", "arm", dose)):
-                    doses = (number, 0.0) if dose == "level" else (0.0, number)
+                for target, source, arm, number, mean in some.means(
+                    values[chosen], ("target", "source", "arm", column)
+                ):
+                    doses = (number, 0.0) if column == "level" else (0.0, number)
                     key = (target, source, result.run.pooled.get(arm, arm), *doses)
                     found.setdefault(key, {}).setdefault(cost, []).append(mean)
         for task in capability:
@@ -49,7 +51,7 @@ def costs_table(results: Sequence[Results]) -> Table | None:
                 continue
             means |= {name: math.exp(means[name]) for name in GEOMETRIC if name in means}
             dose = Text(f"damage {level:g}", level) if level else Text(f"factor {factor:g}" if factor else "-", factor)
-            keys = [Text(target), Text(source or "-"), Text(arm), dose, *([Text(result.run.name)] if several else [])]
+            keys = (Text(target), Text(source or "-"), Text(arm), dose, *((Text(result.run.name),) if several else ()))
             digits = {**{name: digits for name, (_, digits) in COLUMNS.items()}, **dict.fromkeys(capability, 2)}
             lines.append(Line((*keys, *(number_cell(means.get(name), d) for name, d in digits.items()))))
     if not lines:

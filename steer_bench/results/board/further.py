@@ -44,8 +44,10 @@ def levels_tables(entries: Sequence[ArmEntry]) -> list[Table]:
                 ]
                 for level in levels:
                     cell = found.get(level)
-                    known = cell is not None and cell.effect.value is not None
-                    cells += [interval_cell(cell.effect), recovered_cell(cell, entry.arm)] if known else [NOTHING] * 2
+                    if cell is None or cell.effect.value is None:
+                        cells += [NOTHING, NOTHING]
+                    else:
+                        cells += [interval_cell(cell.effect), recovered_cell(cell, entry.arm)]
                 at_headline = entry.cells.get(task)
                 cells.append(
                     verdict_cell(at_headline, entry.arm) if at_headline and measure_of(task).heading else NOTHING

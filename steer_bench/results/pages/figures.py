@@ -4,6 +4,7 @@ results, entries -> [panels] -> plots -> SVG and PNG
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -44,16 +45,16 @@ def draw_figures(results: Sequence[Results], entries: Sequence[ArmEntry], png: b
     headline = max((result.run.headline for result in results if result.run.levels), default=0.0)
     for task in DRAWN:
         heading, axis = measure_of(task).heading, measure_of(task).axis
-        if panels := _panels(pairs, lambda here, task=task: _levels(here, task)):
+        if panels := _panels(pairs, partial(_levels, task=task)):
             title = f"{heading}: effect over wrong-concept at each level of damage"
             figures[f"levels-{heading}"] = (
                 title + shown,
                 plots.draw_levels(panels, headline, f"effect: {axis}", title),
             )
-        if not several and (dots := _panels(pairs, lambda here, task=task: _concepts(here, task))):
+        if not several and (dots := _panels(pairs, partial(_concepts, task=task))):
             title = f"{heading}, concept by concept" + (f" at damage {headline:g}" if headline else "")
             figures[f"concepts-{heading}"] = (title + shown, plots.draw_concepts(dots, axis, title, arms))
-        if dots := _panels(pairs, lambda here, task=task: _recovered(here, task)):
+        if dots := _panels(pairs, partial(_recovered, task=task)):
             title = f"{heading}: recovered fraction with 95 % intervals"
             figures[f"recovered-{heading}"] = (title + shown, plots.draw_recovered(dots, title))
     cosines = {
@@ -61,7 +62,7 @@ def draw_figures(results: Sequence[Results], entries: Sequence[ArmEntry], png: b
         for result in results
         for line in result.run.geometry
     }
-    if geometry := _panels(pairs, lambda here: _geometry(here, cosines)):
+    if geometry := _panels(pairs, partial(_geometry, cosines=cosines)):
         title = "Geometry against behaviour" + shown
         figures["geometry"] = (title, plots.draw_scatter(geometry, title, *GEOMETRY_AXES))
     if matrices := _specificity(results, several):
@@ -122,19 +123,22 @@ def _recovered(here: Sequence[ArmEntry], task: str) -> tuple[plots.Dot, ...]:
     if not any(entry.source for entry in here):
         return ()
     shown = [e for e in here if e.kind in ("transfer", "control") and task in e.cells and e.arm != REFERENCE.name]
-    known = [entry for entry in shown if entry.cells[task].recovered.value is not None]
-    return tuple(plots.Dot(e.arm, e.kind, *e.cells[task].recovered[:3]) for e in known)
+    return tuple(dot for entry in shown if (dot := _dot(entry, task)))
+
+
+def _dot(entry: ArmEntry, task: str, x: float = 0.0) -> plots.Dot | None:
+    value, low, high, _ = entry.cells[task].recovered
+    return None if value is None else plots.Dot(entry.arm, entry.kind, value, low, high, x)
 
 
 def _geometry(here: Sequence[ArmEntry], cosines: Mapping[tuple[str, str, str, str], float]) -> tuple[plots.Dot, ...]:
     """Return closeness to native over recovered fraction, one dot per arm; native itself is 1 and 1 by definition."""
-    dots = []
+    found = []
     for entry in here:
         cosine = cosines.get((entry.run, entry.target, entry.source, entry.arm))
-        cell = entry.cells.get(entry.headline)
-        if cosine is not None and cell is not None and cell.recovered.value is not None and entry.kind != "baseline":
-            dots.append(plots.Dot(entry.arm, entry.kind, *cell.recovered[:3], x=cosine))
-    return tuple(dots)
+        if cosine is not None and entry.headline in entry.cells and entry.kind != "baseline":
+            found.append(_dot(entry, entry.headline, cosine))
+    return tuple(dot for dot in found if dot)
 
 
 def _specificity(results: Sequence[Results], several: bool) -> list[plots.Matrix]:

@@ -42,11 +42,11 @@ class Series(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """One arm's value with its interval; None where there is none."""
+    """One arm's value with its interval, where there is one."""
 
     arm: str
     kind: str
-    value: float | None
+    value: float
     low: float | None
     high: float | None
     x: float = 0.0
@@ -96,7 +96,7 @@ def draw_concepts(
     """Draw one line per concept with the values of the arms on it, by the first one's; `arms`: name and kind of all, for the colours."""
 
     def draw(axis: "Axes", marks: Sequence[Dot], styles: Styles) -> None:
-        order = {dot.row: dot.value or 0.0 for dot in marks if dot.arm == marks[0].arm}
+        order = {dot.row: dot.value for dot in marks if dot.arm == marks[0].arm}
         rows = sorted({dot.row for dot in marks}, key=lambda row: (-order.get(row, 0.0), row))
         for arm in dict.fromkeys(dot.arm for dot in marks):
             colour, marker, _ = styles[arm]
@@ -131,7 +131,7 @@ def draw_recovered(panels: Sequence[Panel[Dot]], title: str) -> "Figure":
     """Draw the recovered fraction with its 95 % interval, one dot per arm; 0 is wrong-concept, 1 is native."""
 
     def draw(axis: "Axes", marks: Sequence[Dot], styles: Styles) -> None:
-        dots = sorted(marks, key=lambda dot: (ORDER.index(dot.kind), -(dot.value or 0), dot.arm))
+        dots = sorted(marks, key=lambda dot: (ORDER.index(dot.kind), -dot.value, dot.arm))
         for place, dot in enumerate(dots):
             colour, marker, _ = styles[dot.arm]
             if ends := _ends(dot):
