@@ -1,8 +1,13 @@
 """What the newcomer sees before anything runs: the doctor, and all faults of an experiment at once."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 from children import command
+
+from steer_bench.experiment.run import open_run, start
+from steer_bench.vectors.store import VectorStore
 
 BAD = """\
 name: bad
@@ -42,3 +47,24 @@ def test_the_doctor_names_versions_device_models_and_the_judge() -> None:
         told
     )
     assert "12 test concepts, 2 targets" in done.stdout
+
+
+def test_the_doctor_says_where_no_factor_compares_across_arms(tmp_path: Path) -> None:
+    run = open_run("quickstart", tmp_path / "run")
+    start(run)
+    rng = np.random.default_rng(0)
+    for name, massive in (("gemma-3-270m", 20.0), ("smollm2-135m-instruct", 1.0)):
+        rows = rng.standard_normal((3, 400)).astype(np.float32)
+        rows[:, 163] = massive  # 400 of about 800
+        VectorStore(name, 9, {f"c{i}": row for i, row in enumerate(rows)}, 1.0).save(run.folder.vectors(name))
+    told = [
+        line
+        for line in command("-m", "steer_bench", "doctor", str(tmp_path / "run")).stdout.splitlines()
+        if " vectors " in line
+    ]
+    assert len(told) == 2
+    assert told[0].startswith("note")
+    assert re.search(r"gemma-3-270m, layer 9: coordinate 163 holds (49|5\d)\.\d% of native's squared norm", told[0])
+    assert "mean over 3 concepts; massive: no factor compares across arms here, only damage does" in told[0]
+    assert told[1].startswith("ok")
+    assert told[1].endswith("no coordinate stands out")
