@@ -105,16 +105,17 @@ def entries(results: Results) -> list[ArmEntry]:
         task for task in in_order(results.rows.texts["task"].present())
         if task not in run.capability and measure_of(task).scores_arms
     ]  # fmt: skip
+    rows = {target: results.rows.where(target=target) for target in results.rows.texts["target"].present()}
     measured = {
-        (target, task): _measured(run, results.rows.where(target=target), task, target)
-        for target in results.rows.texts["target"].present()
+        (target, task): _measured(run, mine, task, target)
+        for target, mine in rows.items()
         for task in tasks
-        if len(results.rows.where(target=target, task=task))
+        if mine.texts["task"].equal_to(task).any()
     }
     judged, unreached = _verdicts(run, measured), _unreached(run)
     lines: dict[tuple[str, ArmKey], dict[str, dict[float, ArmResult]]] = {}
     for (target, task), by_level in measured.items():
-        reasons = _reasons(run, results.rows.where(target=target, task=task))
+        reasons = _reasons(run, rows[target], task)
         for level, values in by_level.items():
             for arm in values.items:
                 cell = _cell(run, values, task, level, arm, judged.get((target, task, level, arm)))
@@ -217,9 +218,9 @@ def _unreached(run: Provenance) -> dict[tuple[ArmKey, float], set[str]]:
     return found
 
 
-def _reasons(run: Provenance, rows: Rows) -> dict[ArmKey, set[str]]:
+def _reasons(run: Provenance, rows: Rows, task: str) -> dict[ArmKey, set[str]]:
     pooled, reasons = run.pooled, defaultdict[ArmKey, set[str]](set)
-    for row in rows.take(np.isnan(rows.numbers["value"])):
+    for row in rows.take(rows.texts["task"].equal_to(task) & np.isnan(rows.numbers["value"])):
         reasons[ArmKey(row.source, pooled.get(row.arm, row.arm))].update({row.reason} - {""})
     return reasons
 

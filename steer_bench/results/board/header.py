@@ -83,7 +83,7 @@ def notes_of(results: Sequence[Results], partial: Sequence[str] = ()) -> tuple[s
         "n/a: it cannot be computed. Unbounded: the interval of a fraction has no end, because native's effect may be 0.",
         f"Transfers: native steers, and the arm beats wrong-concept and every other control of the table by a sign-flip test over "
         f"concepts, one-sided at {ALPHA:g} after Holm's correction over the claims of the run. Equivalent: it also lies between 0.9 and "
-        "1.1 times native's effect (two one-sided tests at 0.05). No evidence is not evidence of no transfer. Too few concepts: no "
+        "1.1 times native's effect (two one-sided tests at 0.04). No evidence is not evidence of no transfer. Too few concepts: no "
         "result could have passed. Native does not steer: native's own effect is not above 0, so there is nothing to recover. "
         "Exploratory: an arm that the run does not claim, with the Benjamini-Hochberg correction among such arms.",
         "Bold: the transfer arm with the largest effect, where it transfers and the interval of its difference to the next one lies "

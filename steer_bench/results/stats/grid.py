@@ -80,10 +80,10 @@ class Grid:
         return np.maximum(self.rows, asked).sum(axis=(1, 2))
 
 
-def arm_keys(rows: Rows, pooled: Pooled) -> set[ArmKey]:
-    """Return the steered arms, as they are shown."""
+def arm_keys(rows: Rows, chosen: Selection, pooled: Pooled) -> set[ArmKey]:
+    """Return the steered arms of the chosen rows, as they are shown."""
     source, name = rows.texts["source"], rows.texts["arm"]
-    pairs = np.flatnonzero(np.bincount(source.codes * len(name.names) + name.codes))
+    pairs = np.flatnonzero(np.bincount(source.codes[chosen] * len(name.names) + name.codes[chosen]))
     found = [(source.names[pair // len(name.names)], name.names[pair % len(name.names)]) for pair in pairs.tolist()]
     return {ArmKey(source, pooled.get(arm, arm)) for source, arm in found if arm != UNSTEERED}
 

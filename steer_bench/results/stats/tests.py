@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steer_bench.results.rows import Array
 
@@ -28,10 +29,10 @@ def sign_flip_p(differences: Sequence[float] | Array, *, draws: int = DRAWS) -> 
     values = np.asarray(differences, dtype=float)
     values = values[np.isfinite(values)]
     n = len(values)
-    signs = _all_signs(n) if n <= EXACT_UP_TO else _drawn_signs(-(-n // 64) * 64, draws)[:, :n]
-    sums = np.einsum("ni,i->n", signs, values)  # not @: the number of BLAS threads decides its last digits
+    # einsum, not @: the number of BLAS threads decides its last digits
+    sums = np.einsum("ni,i->n", _all_signs(n), values) if n <= EXACT_UP_TO else _drawn_sums(values, draws)
     reached = int((sums >= math.fsum(values) - 1e-9 * math.fsum(np.abs(values))).sum())
-    return reached / len(signs) if n <= EXACT_UP_TO else (1 + reached) / (1 + len(signs))
+    return reached / len(sums) if n <= EXACT_UP_TO else (1 + reached) / (1 + len(sums))
 
 
 @lru_cache(maxsize=4)
@@ -41,11 +42,21 @@ def _all_signs(length: int) -> Array:
     return (2 * bits - 1).astype(np.float64)
 
 
-@lru_cache(maxsize=2)
-def _drawn_signs(length: int, draws: int) -> Array:
-    """Return (draws, length): random patterns of -1 and 1, kept because every comparison of a board asks for the same."""
-    bits = np.random.default_rng(0).integers(2, size=(draws, length))
-    return (2 * bits - 1).astype(np.float64)
+def _drawn_sums(values: Array, draws: int) -> Array:
+    """Return (draws,): sums under random signs, eight values at a time from a table of their 256 sums."""
+    eights = np.pad(values, (0, -len(values) % 8)).reshape(-1, 8)
+    sums = np.zeros(draws)
+    for table, patterns in zip(
+        np.einsum("pi,ei->ep", _all_signs(8), eights), _patterns(len(eights), draws), strict=True
+    ):
+        sums += table[patterns]
+    return sums
+
+
+@lru_cache(maxsize=8)
+def _patterns(n_eights: int, draws: int) -> NDArray[np.uint8]:
+    """Return (n_eights, draws): random patterns of eight signs, kept because every comparison of a board asks for the same."""
+    return np.random.default_rng(0).integers(256, size=(n_eights, draws), dtype=np.uint8)
 
 
 def holm(p: Sequence[float]) -> list[float]:

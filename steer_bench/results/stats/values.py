@@ -58,7 +58,8 @@ class TaskValues:
 
 def task_levels(rows: Rows, task: str, target: str) -> list[float]:
     """Return the levels of damage a task was measured at, ascending; [0.0] for a grid of factors."""
-    levels = np.unique(rows.where(task=task, target=target).numbers["level"])
+    mine = rows.texts["task"].equal_to(task) & rows.texts["target"].equal_to(target)
+    levels = np.unique(rows.numbers["level"][mine])
     return levels[levels > 0].tolist() or [0.0]
 
 
@@ -77,9 +78,10 @@ def task_values(
     the others. An arm without rows at the level is NaN throughout.
     """
     rows, pooled = Rows.of(rows).where(target=target), pooled or {}
-    mine, column = rows.where(task=task), rows.texts["role"]
-    keys = tuple(sorted({*arm_keys(mine, pooled), *arms}))
-    names = mine.texts["concept"].present()
+    mine, column = rows.texts["task"].equal_to(task), rows.texts["role"]
+    keys = tuple(sorted({*arm_keys(rows, mine, pooled), *arms}))
+    told = rows.texts["concept"]
+    names = [told.names[code] for code in np.flatnonzero(np.bincount(told.codes[mine]))]
     concepts = tuple(name for name in names if name) or tuple(names)
     size = len(keys), len(concepts)
     is_change = task in (LIKELIHOOD, PERPLEXITY)
