@@ -14,10 +14,9 @@ from typing import Any
 import torch
 import yaml
 from children import ROOT, command, fresh
-from steered import sharpened
-from tiny import save_tiny, tiny_gemma3, tiny_llama, tiny_tokenizer
+from tiny import save_tiny, taught, tiny_gemma3, tiny_llama, tiny_tokenizer
 
-from steer_bench.concepts.load import load_concepts
+from steer_bench.concepts.load import load_concepts, load_texts
 
 DATA = ROOT / "tasks" / "data"
 MODELS = {"llama": (tiny_llama, 48, False), "gemma": (tiny_gemma3, 32, True)}
@@ -31,10 +30,10 @@ def small_models(
     texts = [text for concept in load_concepts(DATA / "concepts.jsonl")[:4] for text in concept.positives]
     names = []
     for i, (name, (build, width, bos)) in enumerate(builds.items()):
-        model = sharpened(build(width, seed=i))
+        tokenizer = tiny_tokenizer(texts[i:], bos=bos, vocab_size=480 + 8 * i)
+        model = taught(build(width, seed=i), tokenizer, [*texts, *load_texts(DATA / "neutral.jsonl")])
         with torch.no_grad():
             model.get_output_embeddings().weight[:blank].zero_()
-        tokenizer = tiny_tokenizer(texts[i:], bos=bos, vocab_size=480 + 8 * i)
         names.append(save_tiny(folder / name, model, tokenizer))
     return names
 
@@ -50,7 +49,7 @@ def small_experiment(folder: Path, models: Sequence[str] | None = None, **change
         "rule_texts": 10,
         "neutral": {"map": "neutral_map.jsonl", "map_limit": 20, "perplexity": "neutral.jsonl"},
         "adapters": ["native", "identity", "linear", {"wrong-concept": {"n": 1}}, {"random": {"seeds": 1}}],
-        "damage": [1.005, 1.01],
+        "damage": [1.02, 1.05],
         "factors": [0.2, 0.4],  # of replies
         "dose": {"texts": 8, "max_words": 8},
         "tasks": {

@@ -90,6 +90,24 @@ def tiny_qwen3(d_model: int = 32, *, n_layers: int = 4, vocab_size: int = VOCAB,
     return _built(Qwen3ForCausalLM, config, seed)
 
 
+def taught(
+    model: Any, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, steps: int = 30, seed: int = 0
+) -> Any:
+    """The model after a few steps on the texts: what disturbs it then makes texts less likely, so that arms reach levels of damage."""
+    rows = [(tokenizer(text).input_ids + [2] * 32)[:32] for text in texts]
+    ids = torch.tensor(rows)
+    model.train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    random = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        batch = ids[torch.randint(len(ids), (8,), generator=random)]
+        model(input_ids=batch, labels=batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval().requires_grad_(False)
+
+
 def save_tiny(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast) -> str:
     """Save both into `folder`; the path is a `pretrained` for from_pretrained, load_model and lm-eval."""
     model.save_pretrained(folder)
@@ -130,7 +148,7 @@ def train_tiny(model: Any, tokenizer: PreTrainedTokenizerFast, texts: Sequence[s
     shuffle = torch.Generator().manual_seed(0)
     with torch.enable_grad():
         for _ in range(steps):
-            batch = torch.randint(len(ids), (16,), generator=shuffle)
+            batch = torch.randint(len(ids), (8,), generator=shuffle)
             optimizer.zero_grad()
             model(
                 input_ids=padded[batch], attention_mask=(labels[batch] >= 0).long(), labels=labels[batch]
