@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,12 +20,16 @@ def plan(
     ] = None,
     scale: Annotated[bool, typer.Option("--scale", help="Hours at 1, 8 and 64 GPUs; needs --rates.")] = False,
     concepts: Annotated[int | None, typer.Option(min=1, help="As if there were so many test concepts.")] = None,
+    power: Annotated[
+        Path | None, typer.Option(help="Results file of a run like it: how much its concepts differ.")
+    ] = None,
     pairs: Annotated[int | None, typer.Option(min=1, help="As if there were so many directed pairs.")] = None,
 ) -> None:
     """A dry run: rows, tokens, judge calls, disk, time and what is missing; nothing is measured."""
     from tabulate import tabulate
 
     from steer_bench.experiment.plan import plan as count
+    from steer_bench.experiment.power import power as found_by
 
     if rates is not None and min(rates) <= 0:
         raise ValueError(f"--rates {rates[0]} {rates[1]}: give tokens a second above 0")
@@ -36,7 +41,10 @@ def plan(
     lines.append(["all", "", *vars(found.total).values()])
     heads = ["target", "task", "cells", "samples", "answers", "tokens read", "tokens written", "judged"]
     say(tabulate(lines, heads, tablefmt="github", intfmt=",", disable_numparse=[0, 1]))
-    say(f"\nextract reads {found.extract:,} tokens, fit {found.fit:,} (training of MLP maps not counted)")
+    say("\n" + "\n".join(map(str, found_by(run, power, concepts))))
+    say(
+        f"\nextract reads {found.extract:,} tokens, fit {found.fit:,} (training of MLP maps not counted), dose {found.dose:,}"
+    )
     say(f"judge: {found.judge_calls:,} calls")
     needed, free = sum(found.disk.values()), free_bytes(run.folder.path)
     kinds = ", ".join(f"{name} {_bytes(size)}" for name, size in found.disk.items())

@@ -25,6 +25,7 @@ from steer_bench.models.load import model_path, read_config
 from steer_bench.models.steered.dosing import COARSE
 from steer_bench.models.tokens import encode
 from steer_bench.results.measures import MEASURES, SPECIFICITY
+from steer_bench.transfer.adapters import Adapter
 from steer_bench.vectors.arms import UNSTEERED, ArmEntry, ArmsCard, Dose
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def count(run: Run, target: str, task: str) -> tuple[TaskCost, TaskCost, TaskCos
     entries = _entries(run, target)
     rows = TaskRows(
         task, TaskOptions.model_validate(run.experiment.limits[task]), target=target, entries=entries,
-        asked=run.data.prompt_templates, protocol=run.data.protocol, doses=_doses(run, entries),
+        asked=run.data.prompt_templates, protocol=run.data.protocol, doses=_doses(run, target, entries),
     )  # fmt: skip
     new, judged, topics = _new_tokens(run, task), MEASURES[task].judged, set(run.data.splits.test)
     sums = [Counter[str]() for _ in range(3)]
@@ -195,7 +196,9 @@ def _dose_tokens(run: Run) -> int:
         tokens = [_tokens(target, text) for text in protocol.calibration.values()]
         entries = _entries(run, target)
         vectors = sum(len(entry.concepts) for entry in entries)
-        total += sum(1 for _ in _doses(run, entries)) * PASSES * sum(tokens) + vectors * LADDER * sum(tokens[:COARSE])
+        total += sum(1 for _ in _doses(run, target, entries)) * PASSES * sum(tokens) + vectors * LADDER * sum(
+            tokens[:COARSE]
+        )
     return round(total)
 
 
@@ -204,16 +207,27 @@ def _entries(run: Run, target: str) -> list[ArmEntry]:
     if run.folder.arms(target).is_file():
         return list(ArmsCard.read(run.folder.arms(target)).arms)
     sources = [source for source, other in run.experiment.directed if other == target]
+    kinds = Counter(run.data.concepts[key].kind == "topic" for key in run.data.measured)
+
+    def concepts(adapter: Adapter) -> list[str]:
+        """Return what the adapter has vectors for: wrong ones only where there are others of the kind."""
+        fewest = len(adapter.arms([])) if adapter.method == "wrong-concept" else 0
+        return [key for key in run.data.measured if kinds[run.data.concepts[key].kind == "topic"] > fewest]
+
     return [
-        ArmEntry.of(arm, adapter.kind, adapter.method, run.data.measured)
+        ArmEntry.of(arm, adapter.kind, adapter.method, concepts(adapter))
         for adapter in run.data.adapters
         if adapter.name not in run.data.prompt_templates
         for arm in adapter.arms(sources)
     ]
 
 
-def _doses(run: Run, entries: Sequence[ArmEntry]) -> Iterator[Dose]:
-    """Yield a dose for every level, as if each were reached."""
+def _doses(run: Run, target: str, entries: Sequence[ArmEntry]) -> Iterator[Dose]:
+    """Yield the doses of a target; before they are found one for every level, as if each were reached."""
+    path = run.folder.arms(target)
+    if path.is_file() and (card := ArmsCard.read(path)).doses_inputs:
+        yield from card.doses
+        return
     levels = sorted({level for task in run.experiment.tasks for level in run.experiment.levels(task)})
     for entry, level in product(entries, levels):
         for concept in entry.concepts:

@@ -9,12 +9,11 @@ import children
 import numpy as np
 import pytest
 import yaml
-from steered import sharpened
-from tiny import save_tiny, tiny_gemma2, tiny_gemma3, tiny_llama, tiny_qwen2, tiny_tokenizer
+from tiny import save_tiny, taught, tiny_gemma2, tiny_gemma3, tiny_llama, tiny_qwen2, tiny_tokenizer
 from transformers import PreTrainedModel
 
 from steer_bench import shipped
-from steer_bench.concepts.load import load_concepts
+from steer_bench.concepts.load import load_concepts, load_texts
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.engines import STAGES
 from steer_bench.experiment.layers import layer_lines
@@ -44,7 +43,8 @@ def models(tmp_path_factory):
     made = {}
     for i, (name, (build, width, bos)) in enumerate(kinds.items()):
         tokenizer = tiny_tokenizer(texts[i:], bos=bos, vocab_size=480 + 8 * i)
-        made[name] = save_tiny(folder / name, sharpened(build(width, seed=i)), tokenizer)
+        model = taught(build(width, seed=i), tokenizer, [*texts, *load_texts(DATA / "neutral.jsonl")])
+        made[name] = save_tiny(folder / name, model, tokenizer)
     return made
 
 
@@ -70,7 +70,8 @@ def seed_yaml(models, tmp_path_factory):
     content["neutral"] = {"map": "neutral_map.jsonl", "map_limit": 20, "perplexity": "neutral.jsonl"}
     content["rules"] = ["question"]
     content["rule_texts"] = 12
-    content["factors"] = [0.2, 0.4]
+    content["damage"] = [1.02, 1.05]
+    content["dose"] = {"texts": 8, "max_words": 8}
     content["tasks"] = {
         "concept_likelihood": {"max_texts": 2, "max_neutral": 2, "max_words": 8},
         "steered_perplexity": {"max_neutral": 2, "max_words": 8},
@@ -86,7 +87,7 @@ def seed_yaml(models, tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(seed_yaml, tmp_path_factory):
     run = runs.open_run(str(seed_yaml), tmp_path_factory.mktemp("run") / "seed")
-    for name in ("extract", "fit", "evaluate", "judge"):
+    for name in ("extract", "fit", "dose", "evaluate", "judge"):
         STAGES[name](run)
     return run, report.report(run, figures=False)
 
@@ -97,7 +98,7 @@ def test_every_arm_has_a_row_for_every_test_concept_factor_and_text(finished):
     assert results.run.complete
     likelihood = [row for row in results.rows if row.task == "concept_likelihood"]
     arms = {(row.target, row.source, row.arm) for row in likelihood}
-    shared = {"native", "random", "mean", "unsteered"}
+    shared = {"native", "random", "mean", "wrong-concept-0", "wrong-concept-1", "unsteered"}
     for target in run.targets:
         sources = [source for source, other in run.experiment.directed if other == target]
         expected = {(target, "", arm) for arm in shared} | {
@@ -106,7 +107,7 @@ def test_every_arm_has_a_row_for_every_test_concept_factor_and_text(finished):
         assert {arm for arm in arms if arm[0] == target} == expected
     steered = [row for row in likelihood if row.arm != "unsteered"]
     assert {row.concept for row in steered} == set(run.data.splits.test)
-    assert len(steered) == len(run.targets) * (3 + 3) * 3 * 2 * (2 + 2)  # targets, arms, concepts, factors, texts
+    assert len(steered) == len(run.targets) * (5 + 3) * 3 * 2 * (2 + 2)  # targets, arms, concepts, levels, texts
     assert all(row.value is not None for row in likelihood)
 
 
@@ -130,7 +131,7 @@ def test_a_finished_run_is_left_as_it_is_and_reported_to_the_same_bytes(finished
     with pytest.raises(AssertionError, match="a model was loaded"):
         load_model(run.targets[0], dtype="float32", device="cpu")
     again = runs.open_run(str(seed_yaml), run.folder.path)
-    for name in ("extract", "fit", "evaluate", "judge"):
+    for name in ("extract", "fit", "dose", "evaluate", "judge"):
         STAGES[name](again)
     assert {file: Path(file).read_bytes() for file in report.report(again, figures=False)} == before
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from statistics import median, stdev
 
 import pytest
 from small_run import command, small_experiment
@@ -9,7 +10,11 @@ from small_run import command, small_experiment
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.data import Data
 from steer_bench.experiment.plan import StageTime, TaskCost, count, plan
+from steer_bench.experiment.power import power, spread_of
 from steer_bench.judge.config import judge_config
+from steer_bench.results.board.entries import entries
+from steer_bench.results.file import load_results
+from steer_bench.results.stats.power import detectable
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +59,30 @@ def test_samples_and_answers_are_those_of_the_run_and_bytes_are_near(small_run, 
 
 
 def test_counts_by_hand(run):
-    """2 test concepts, 1 rule, arms native, identity, linear, random from one source, 2 factors, 1 + 1 prompts."""
+    """2 test concepts, 1 rule (which has no wrong concept), arms native, identity, linear, random, wrong-concept; 2 levels of damage,
+    2 factors of replies, 2 + 2 prompts (1 + 1 of the rule)."""
     target = run.targets[0]
     fixed, linear, square = count(run, target, "rule_following")
     assert (linear.samples, square.samples) == (0, 0)  # more topics are no more rules
     assert fixed.samples == 2 * (1 + 4 * 2)  # prompts x (unsteered + arms x factors)
     assert fixed.written == fixed.answers * 4
     fixed, linear, _ = count(run, target, "steered_perplexity")
-    assert fixed.samples == 2 * (1 + 4 * 2)  # neutral texts x (unsteered + arms x factors, under the rule's vectors)
-    assert linear.samples == 2 * 2 * 4 * 2  # neutral texts x topics x arms x factors
+    pool = run.data.protocol
+    own = {key: set(pool.neutral_of(key, 2)) for key in pool.concepts}
+    assert (
+        fixed.samples == len(set.union(*own.values())) + 2 * 4 * 2
+    )  # texts unsteered, each once; texts x arms x levels of the rule
+    assert linear.samples == 2 * 2 * 5 * 2  # neutral texts x topics x arms x levels
     fixed, linear, _ = count(run, target, "concept_likelihood")
-    assert fixed.samples == 2  # neutral texts, unsteered
-    assert linear.samples == 2 * (2 + 4 * 2 * (2 + 2))  # concepts x (unsteered texts + cells x (texts + neutral texts))
+    topics = run.data.splits.test
+    assert fixed.samples == len(own[topics[0]] | own[topics[1]])  # neutral texts, unsteered
+    assert linear.samples == 2 * (2 + 5 * 2 * (2 + 2))  # concepts x (unsteered texts + cells x (texts + neutral texts))
     fixed, linear, _ = count(run, target, "concept_steering")
-    assert fixed.answers == 4  # unsteered, each prompt is answered once for all concepts
-    assert fixed.samples + linear.samples == 2 * 4 * (1 + 4 * 2)
+    prompts = [{prompt.id for prompt in pool.prompts_of(key, 4)} for key in topics]
+    assert fixed.answers == len(
+        prompts[0] | prompts[1]
+    )  # unsteered, each prompt is answered once, whichever concepts drew it
+    assert fixed.samples + linear.samples == 2 * 4 * (1 + 5 * 2)
 
 
 def test_replies_under_suppression_are_counted_and_do_not_grow_with_the_topics(tmp_path):
@@ -116,3 +130,31 @@ def test_the_command_prints_the_table_and_wants_rates_for_hours(run, before, exp
     done = command("-m", "steer_bench", "plan", str(experiment), "--scale")
     assert done.returncode == 2
     assert "--rates READ WRITTEN" in done.stderr
+
+
+def test_before_a_run_each_task_says_what_it_can_find_and_what_is_too_few(run):
+    """2 directions x 2 transfer arms x 3 tasks are 12 claims: 2 ** -9 x 12 is the first below 0.025."""
+    now = {one.task: one for one in power(run)}
+    assert {one.fewest for one in now.values()} == {9}
+    assert {task: one.n for task, one in now.items()} == {
+        "concept_likelihood": 2,
+        "concept_steering": 2,
+        "rule_following": 1,
+    }
+    assert str(now["rule_following"]).endswith(
+        "rule_following: 1 concepts; a verdict is possible from 9: too few concepts, whatever is measured"
+    )
+    more = {one.task: one for one in power(run, concepts=24)}
+    assert more["concept_likelihood"].smallest == pytest.approx(detectable(24, 0.13, 12))
+    assert "an effect of" in str(more["concept_likelihood"])
+    assert more["rule_following"].n == 1
+
+
+def test_the_spread_of_a_finished_run_is_that_of_its_transfer_arms_effects(run, small_run):
+    found = spread_of(small_run / "results.json")
+    here = [entry for entry in entries(load_results(small_run / "results.json")) if entry.kind == "transfer"]
+    of_task = [stdev(entry.cells["concept_likelihood"].effects.values()) for entry in here]
+    assert found["concept_likelihood"] == pytest.approx(median(of_task))
+    assert {one.sd for one in power(run, small_run / "results.json") if one.task == "concept_likelihood"} == {
+        found["concept_likelihood"]
+    }
