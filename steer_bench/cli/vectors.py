@@ -108,7 +108,7 @@ def generate(
 def layers(
     experiment: RunArgument,
     out: Out = None,
-    steering: Annotated[bool, typer.Option(help="Measure steering too: minutes for each model.")] = True,
+    steering: Annotated[bool, typer.Option(help="Measure steering too: a second a layer on a GPU, a minute on a CPU.")] = True,
 ) -> None:
     """What vectors are worth at every layer of each model: how reliable they are, and how much they steer."""
     from tabulate import tabulate
@@ -120,7 +120,7 @@ def layers(
     rows = [
         (
             x.model, x.layer, "*" if x.used else "", x.cosine, x.centred_cosine, x.retrieval,
-            f"{x.largest.share:.1%} in {x.largest.index}", "" if x.steering is None else f"{x.steering:+.3f}",
+            f"{x.largest.share:.1%} in {x.largest.coordinate}", "" if x.steering is None else f"{x.steering:+.3f}",
         )
         for x in lines
     ]  # fmt: skip

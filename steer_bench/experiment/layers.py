@@ -107,7 +107,7 @@ def _effects(run: Run, loaded: Loaded, native: Mapping[int, Mapping[str, Tensor]
     neutral = list(data.protocol.calibration.values())[:CALIBRATION]
     scales = centred_norms(loaded, list(native), data.map_texts[:SCALE_TEXTS])
     effects = {}
-    with tqdm(total=len(native), desc=f"steering at every layer of {loaded.name}", unit="layer") as bar:
+    with tqdm(total=len(native), desc=f"steering at every layer of {loaded.name}", unit="layer", disable=None) as bar:
         for layer, vectors in native.items():
             rows = {(Arm("native"), key): vectors[key].float().numpy() for key in concepts}
             arms = Arms(loaded.name, layer, scales[layer], rows)

@@ -103,7 +103,7 @@ def unit(vector: Vector) -> Vector:
 class LargestCoordinate(NamedTuple):
     """The coordinate that holds most of some vectors' squared norm."""
 
-    index: int
+    coordinate: int
     share: float
     """Of the squared norm, mean over the vectors."""
 
@@ -119,12 +119,12 @@ def largest_coordinate(vectors: Iterable[Vector]) -> LargestCoordinate:
     """Return which coordinate holds most of the vectors' squared norm, and how much of it.
 
     >>> largest_coordinate([np.array([3.0, 4.0]), np.array([0.0, 2.0])])
-    LargestCoordinate(index=1, share=0.82)
+    LargestCoordinate(coordinate=1, share=0.82)
     """
     rows = np.stack(list(vectors)).astype(np.float64) ** 2
     shares = (rows / np.maximum(rows.sum(axis=1, keepdims=True), 1e-300)).mean(axis=0)
-    index = int(shares.argmax())
-    return LargestCoordinate(index, round(float(shares[index]), 6))
+    coordinate = int(shares.argmax())
+    return LargestCoordinate(coordinate, round(float(shares[coordinate]), 6))
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def test_layer_best_wants_concepts_to_fit_on(yaml_file: Path, tmp_path: Path) ->
 def test_the_largest_coordinate_is_of_the_mean_share_not_of_one_long_vector() -> None:
     rows = [np.array([0.0, 3.0, 4.0]), np.array([0.0, 1.0, 2.0]), np.array([100.0, 0.0, 1.0])]
     found = largest_coordinate(rows)
-    assert (found.index, found.share) == (2, pytest.approx((0.64 + 0.8 + 1 / 10001) / 3, abs=1e-6))
+    assert (found.coordinate, found.share) == (2, pytest.approx((0.64 + 0.8 + 1 / 10001) / 3, abs=1e-6))
     assert "only damage does" in found.meaning
     flat = largest_coordinate(np.eye(16) + 1)
     assert "no coordinate stands out" in flat.meaning
