@@ -144,9 +144,9 @@ def pooled(found: Sequence[ArmEntry]) -> list[PooledLine]:
     lines = []
     for (task, arm, kind), pairs in groups.items():
         sums: dict[str, list[tuple[float, float]]] = {}
-        for cell, native in pairs:
-            for concept in cell.effects.keys() & native.effects.keys():
-                sums.setdefault(concept, []).append((cell.effects[concept], native.effects[concept]))
+        for cell, base in pairs:
+            for concept in cell.effects.keys() & base.effects.keys():
+                sums.setdefault(concept, []).append((cell.effects[concept], base.effects[concept]))
         means = np.array([np.mean(sums[concept], axis=0) for concept in sorted(sums)]).reshape(-1, 2)
         values = [cell.recovered.value for cell, _ in pairs if cell.recovered.value is not None]
         estimate = ratio_estimate(means[:, 0], means[:, 1])

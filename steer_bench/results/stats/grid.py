@@ -76,7 +76,7 @@ class Grid:
     @property
     def totals(self) -> Integers:
         """(n_arms + 1,): rows that there should be, in the concepts where the arm has any."""
-        asked = self.rows.any(axis=0) & self.rows.any(axis=2)[..., None]
+        asked = (self.rows.sum(axis=0) > 0) & (self.rows.sum(axis=2)[..., None] > 0)
         return np.maximum(self.rows, asked).sum(axis=(1, 2))
 
 

@@ -95,7 +95,7 @@ def task_values(
     scored = lines(task, *({"concept"} if task == LIKELIHOOD else {*column.names} - {"select"}))
     chosen = _chosen(lines(task, "select"), scored, size) if level == 0 else None
     grid = _grid(scored, chosen, size)
-    counts = [grid]
+    counts, totals = grid.scored, grid.totals
     neutral, damage = np.full((2, *size), np.nan)
     for source in (PERPLEXITY, LIKELIHOOD):
         texts = _grid(lines(source, "neutral"), chosen, size)
@@ -103,7 +103,7 @@ def task_values(
         damage = np.where(np.isnan(damage), _ratio(changes, texts.tokens), damage)
         if source == task == LIKELIHOOD:
             neutral = nan_mean(changes)
-            counts.append(texts)
+            counts, totals = counts + texts.scored, totals + texts.totals
     values = grid.values[:-1] - grid.values[-1] if is_change else grid.values
     names_of = keys if is_change else (*keys, PLAIN)
 
@@ -116,8 +116,8 @@ def task_values(
         by_arm([*neutral, np.full(size[1], np.nan)]),
         by_arm([*damage, np.ones(size[1])]),
         by_arm(grid.factors),
-        {arm: int(n) for arm, n in by_arm(sum(one.scored for one in counts)).items()},
-        {arm: int(n) for arm, n in by_arm(sum(one.totals for one in counts)).items()},
+        dict(zip(names_of, counts.tolist(), strict=False)),
+        dict(zip(names_of, totals.tolist(), strict=False)),
     )
 
 
