@@ -61,6 +61,11 @@ def name_of(entry: ArmEntry, among: Sequence[ArmEntry]) -> str:
     return f"{entry.arm} from {entry.source}" if several and entry.source else entry.arm
 
 
+def effect_cell(cell: ArmResult) -> Text:
+    """Return an effect over wrong-concept with its interval."""
+    return NOTHING if cell.effect.value is None else interval_cell(cell.effect)
+
+
 def recovered_cell(cell: ArmResult, arm: str) -> Text:
     """Return a recovered fraction; native's is 1 by definition, and none has one where native does not steer."""
     if cell.recovered.value is None or (cell.verdict is not None and cell.verdict.word == DEAD):
@@ -124,7 +129,7 @@ def _arm_table(title: str, task: str, lines: Sequence[ArmEntry], run: Provenance
     measure = measure_of(task)
     columns: dict[str, Callable[[ArmResult, str], Text]] = {
         measure.value: lambda cell, _: Text("not reached") if _is_unreached(cell) else interval_cell(cell.value),
-        "effect": lambda cell, _: NOTHING if cell.effect.value is None else interval_cell(cell.effect),
+        "effect": lambda cell, _: effect_cell(cell),
         "recovered": recovered_cell,
         "verdict": verdict_cell,
         "damage": _damage,

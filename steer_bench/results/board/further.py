@@ -9,6 +9,7 @@ from steer_bench.results.board.arms import (
     NATIVE,
     NOTHING,
     by_target,
+    effect_cell,
     in_rows,
     name_of,
     recovered_cell,
@@ -30,35 +31,22 @@ def levels_tables(entries: Sequence[ArmEntry]) -> list[Table]:
         levels = sorted({level for entry in here for by in entry.levels.values() for level in by if level})
         if len(levels) < 2:
             continue
-        several = len({entry.source for entry in here} - {""}) > 1
-        lines = []
-        for task in in_order(task for entry in here for task in entry.levels):
+        lines, headline = [], 0.0
+        for task in in_order(task for entry in here for task in entry.levels if measure_of(task).heading):
             for entry in in_rows(here):
                 found = entry.levels.get(task, {})
-                if not any(cell.effect.value is not None and cell.factor for cell in found.values()):
-                    continue
-                cells = [
-                    Text(measure_of(task).title),
-                    Text(entry.arm),
-                    *([Text(entry.source or "-")] if several else []),
-                ]
-                for level in levels:
-                    cell = found.get(level)
-                    if cell is None or cell.effect.value is None:
-                        cells += [NOTHING, NOTHING]
-                    else:
-                        cells += [interval_cell(cell.effect), recovered_cell(cell, entry.arm)]
-                at_headline = entry.cells.get(task)
-                cells.append(
-                    verdict_cell(at_headline, entry.arm) if at_headline and measure_of(task).heading else NOTHING
-                )
-                lines.append(Line(tuple(cells), group=measure_of(task).title))
-        headline = next((cell.level for entry in here for cell in entry.cells.values() if cell.level), 0.0)
-        columns = ["task", "arm", *(["source"] if several else [])]
-        columns += [f"{what} at {level:g}" for level in levels for what in ("effect", "recovered")]
+                if any(cell.effect.value is not None and cell.factor for cell in found.values()):
+                    cells = [Text(measure_of(task).title), Text(name_of(entry, here))]
+                    for level in levels:
+                        cell = found.get(level)
+                        cells += [effect_cell(cell), recovered_cell(cell, entry.arm)] if cell else [NOTHING, NOTHING]
+                    cells.append(verdict_cell(entry.cells[task], entry.arm))
+                    lines.append(Line(tuple(cells), group=measure_of(task).title))
+                    headline = entry.cells[task].level
+        columns = [f"{what} at {level:g}" for level in levels for what in ("effect", "recovered")]
         remark = f"The verdict is about damage {headline:g}; at other levels nothing is tested. -: not reached, or not measured."
         if lines:
-            columns.append(f"verdict at {headline:g}")
+            columns = ["task", "arm", *columns, f"verdict at {headline:g}"]
             tables.append(Table(f"{title}: by level of damage", tuple(columns), tuple(lines), (remark,)))
     return tables
 
@@ -88,8 +76,7 @@ def pooled_table(entries: Sequence[ArmEntry]) -> Table | None:
 
 def leading(entries: Sequence[ArmEntry], task: str) -> ArmEntry | None:
     """Return the transfer arm with the largest effect on a task."""
-    found = [entry for entry in entries if entry.kind == "transfer" and task in entry.cells]
-    found = [entry for entry in found if entry.cells[task].effects]
+    found = [e for e in entries if e.kind == "transfer" and task in e.cells and e.cells[task].effects]
     return max(found, key=lambda entry: (entry.cells[task].effect.value or 0.0, entry.arm), default=None)
 
 
@@ -110,21 +97,23 @@ def concept_tables(entries: Sequence[ArmEntry]) -> list[Table]:
                 continue
             effects = best.cells[task].effects
             concepts = sorted(effects, key=lambda concept: (effects[concept], concept))
-            lines = []
-            for concept in concepts:
-                values = [number_cell(entry.cells[task].values.get(concept), 2) for entry in shown]
-                over = [
-                    number_cell(entry.cells[task].effects.get(concept), 2)
-                    for entry in shown
-                    if entry.arm != REFERENCE.name
-                ]
-                lines.append(Line((Text(concept), *values, *over)))
             names = [name_of(entry, here) for entry in shown]
-            columns = ("concept", *names, *(f"effect of {name}" for name in names if name != REFERENCE.name))
+            columns = {name: entry.cells[task].values for name, entry in zip(names, shown, strict=True)}
+            columns |= {
+                f"effect of {n}": e.cells[task].effects
+                for n, e in zip(names, shown, strict=True)
+                if e.cells[task].effects
+            }
+            lines = [Line((Text(c), *(number_cell(column.get(c), 2) for column in columns.values()))) for c in concepts]
             worst = f"Worst under {name_of(best, here)}: {concepts[0]}, effect {number(effects[concepts[0]], 2)}."
             told = f"{measure_of(task).value} of every concept, worst first; the effect is its difference to wrong-concept."
             tables.append(
-                Table(f"{title}: {measure_of(task).title}, concept by concept", columns, tuple(lines), (told, worst))
+                Table(
+                    f"{title}: {measure_of(task).title}, concept by concept",
+                    ("concept", *columns),
+                    tuple(lines),
+                    (told, worst),
+                )
             )
     return tables
 
