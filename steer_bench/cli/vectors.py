@@ -108,7 +108,7 @@ def generate(
 def layers(
     experiment: RunArgument,
     out: Out = None,
-    steering: Annotated[bool, typer.Option(help="Measure steering too: a second a layer on a GPU, a minute on a CPU.")] = True,
+    steering: Annotated[bool, typer.Option(help="Measure steering too, which takes most of the time.")] = True,
 ) -> None:
     """What vectors are worth at every layer of each model: how reliable they are, and how much they steer."""
     from tabulate import tabulate
