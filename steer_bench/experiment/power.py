@@ -38,13 +38,12 @@ class Power(NamedTuple):
 
     def __str__(self) -> str:
         """Return it as one line."""
-        unit = MEASURES[self.task].unit
         said = f"{self.task}: {self.n} concepts; a verdict is possible from {self.fewest}"
         if self.n < self.fewest:
             return f"{said}: too few concepts, whatever is measured"
         if self.smallest is None or self.sd is None:
             return f"{said}; how small an effect is found is not known (give --power RUN, a finished run like it)"
-        return f"{said}; an effect of {self.smallest:.2g} {unit} is found 80 % of the time (sd over concepts {self.sd:.2g})"
+        return f"{said}; an effect of {self.smallest:.2g} is found 80 % of the time (sd over concepts {self.sd:.2g})"
 
 
 def power(run: Run, measured: Path | None = None, concepts: int | None = None) -> list[Power]:

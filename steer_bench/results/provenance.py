@@ -59,6 +59,12 @@ class ArmInfo(_Strict):
         return int(self.variant) if self.method == FEW_SHOT else None
 
 
+class Unreached(Dose):
+    """A level of damage that an arm does not reach on a target, with the reason."""
+
+    target: str
+
+
 class Splits(_Strict):
     """Ids of the concepts of each split, sorted."""
 
@@ -149,7 +155,7 @@ class Provenance(_Strict):
     """Task -> levels of damage that it was measured at, perplexity ratios; none for a task on a grid of factors."""
     headline: float = 1.3
     """The level that verdicts and the main tables are about."""
-    unreached: tuple[Dose, ...] = ()
+    unreached: tuple[Unreached, ...] = ()
     """Levels that an arm could not reach, with the reason."""
     claims: tuple[str, ...] | None = None
     """Arms whose transfer is claimed, by the name they are shown as: the family of the correction. None: every transfer arm."""

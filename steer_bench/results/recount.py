@@ -25,18 +25,19 @@ def missing_rows(results: Results) -> list[str]:
         told.append(f"{len(results.rows)} of {run.expected_rows} rows")
     elif not run.complete:
         told.append(f"{len(results.rows)} rows of a run that did not finish")
-    unreached = {(dose.source, dose.arm, dose.concept, dose.level) for dose in run.unreached}
     for task in results.rows.texts["task"].present():
         for target in results.rows.texts["target"].present() if task not in run.capability else ():
-            n = _missing_of(results, task, target, unreached)
+            n = _missing_of(results, task, target)
             if n:
                 told.append(f"{task} on {target}: {n} values of concepts x arms x items are missing")
     return told
 
 
-def _missing_of(results: Results, task: str, target: str, unreached: set[Cell]) -> int:
+def _missing_of(results: Results, task: str, target: str) -> int:
     """Return how many items are not there, over arms, concepts and levels of one task on one target."""
-    rows = results.rows.where(task=task, target=target)
+    run, rows = results.run, results.rows.where(task=task, target=target)
+    unreached = {(one.source, one.arm, one.concept, one.level) for one in run.unreached if one.target == target}
+    refused = {(one.source, one.arm) for one in run.refused if one.target == target}  # for some kind of concepts
     items: dict[str, set[str]] = defaultdict(set)
     counted: dict[Cell, int] = defaultdict(int)
     names = ("source", "arm", "concept", "role", "item")
@@ -61,6 +62,8 @@ def _missing_of(results: Results, task: str, target: str, unreached: set[Cell]) 
     pairs = [(concept, item) for concept, found in items.items() for item in found] if plain else []
     missing = sum((concept, item) not in plain and ("", item) not in plain for concept, item in pairs)
     for (source, arm), own in levels.items():
+        if (source, run.pooled.get(arm, arm)) in refused:
+            continue
         for level in every if own - {0.0} else own:
             for concept, found in items.items():
                 if (source, arm, concept, level) not in unreached:

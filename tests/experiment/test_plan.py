@@ -141,9 +141,7 @@ def test_before_a_run_each_task_says_what_it_can_find_and_what_is_too_few(run):
         "concept_steering": 2,
         "rule_following": 1,
     }
-    assert str(now["rule_following"]).endswith(
-        "rule_following: 1 concepts; a verdict is possible from 9: too few concepts, whatever is measured"
-    )
+    assert str(now["rule_following"]).endswith("from 9: too few concepts, whatever is measured")
     more = {one.task: one for one in power(run, concepts=24)}
     assert more["concept_likelihood"].smallest == pytest.approx(detectable(24, 0.13, 12))
     assert "an effect of" in str(more["concept_likelihood"])
@@ -153,7 +151,11 @@ def test_before_a_run_each_task_says_what_it_can_find_and_what_is_too_few(run):
 def test_the_spread_of_a_finished_run_is_that_of_its_transfer_arms_effects(run, small_run):
     found = spread_of(small_run / "results.json")
     here = [entry for entry in entries(load_results(small_run / "results.json")) if entry.kind == "transfer"]
-    of_task = [stdev(entry.cells["concept_likelihood"].effects.values()) for entry in here]
+    of_task = [
+        stdev(effects.values())
+        for effects in (entry.cells["concept_likelihood"].effects for entry in here)
+        if len(effects) > 1
+    ]
     assert found["concept_likelihood"] == pytest.approx(median(of_task))
     assert {one.sd for one in power(run, small_run / "results.json") if one.task == "concept_likelihood"} == {
         found["concept_likelihood"]

@@ -15,8 +15,9 @@ from scipy import stats
 from steered import PROMPTS, ask, make_arms, steer, steered_lm, tiny_pair
 
 from steer_bench.models.steered.sampling import GumbelNoise, row_seed, samplers
-from steer_bench.results.rows import Row
-from steer_bench.results.stats.grid import value_grid
+from steer_bench.results.rows import Row, Rows
+from steer_bench.results.stats.grid import NATIVE
+from steer_bench.results.stats.values import task_values
 
 SAMPLED = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
 
@@ -107,9 +108,9 @@ def test_samples_of_a_prompt_are_one_item_of_the_statistics() -> None:
         return Row("concept_steering", "t", "", "native", "sea", 0.2, item, "score", value)
 
     rows = [row("p1#0", 1.0), row("p1#1", 2.0), row("p1#2", None), row("p2#0", None), row("p3", 0.5)]
-    found = value_grid(rows, "concept_steering", "t").role("score")
-    np.testing.assert_array_equal(found.values, [[[[1.5, math.nan, 0.5]]]])
-    assert found.counts.tolist() == [[[[3, 5]]]]  # three of five replies have a value
+    found = task_values(Rows.of(rows), "concept_steering", "t", level=0)
+    np.testing.assert_array_equal(found.items[NATIVE], [[1.5, math.nan, 0.5]])
+    assert (found.scored[NATIVE], found.totals[NATIVE]) == (3, 5)  # three of five replies have a value
 
 
 def test_settings_are_json(pair: tuple[Any, Any]) -> None:

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from steer_bench.results.file import Results
-from steer_bench.results.provenance import Provenance
+from steer_bench.results.provenance import Provenance, Unreached
 from steer_bench.results.rows import Row
-from steer_bench.vectors.arms import Dose
 
 GAIN = {1.1: 0.15, 1.3: 0.25, 1.6: 0.35}
 """Level of damage -> native's effect on the likelihood."""
@@ -120,7 +119,8 @@ def make_results(name: str = "toy", run: Mapping[str, object] | None = None, **o
     """A whole run; `run`: keys of its provenance that differ."""
     rows = make_rows(**options)
     missed = [  # arms of a source
-        Dose(
+        Unreached(
+            target=options.get("target", "target-model"),
             arm=arm,
             source=options.get("source", "source-model"),
             concept=concept,

@@ -91,7 +91,7 @@ def tiny_qwen3(d_model: int = 32, *, n_layers: int = 4, vocab_size: int = VOCAB,
 
 
 def taught(
-    model: Any, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, steps: int = 30, seed: int = 0
+    model: Any, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, steps: int = 60, seed: int = 0
 ) -> Any:
     """The model after a few steps on the texts: what disturbs it then makes texts less likely, so that arms reach levels of damage."""
     rows = [(tokenizer(text).input_ids + [2] * 32)[:32] for text in texts]

@@ -128,7 +128,11 @@ def _provenance(run: Run, ratings: Mapping[str, Mapping[str, Ratings]], judge: J
             "reliability": {name: card.get("reliability") for name, card in cards.items()},
             "levels": run.data.protocol.levels,
             "headline": experiment.headline or 1.3,
-            "unreached": [line for card in arms for line in unreached(card.doses)],
+            "unreached": [
+                {"target": target, **line.model_dump()}
+                for target, card in zip(run.targets, arms, strict=True)
+                for line in unreached(card.doses)
+            ],
             "claims": experiment.claims,
             "splits": {name: sorted(getattr(run.data.splits, name)) for name in ("fit", "select", "test")},
             "factors": run.data.protocol.factors,

@@ -213,8 +213,8 @@ def _remarks(task: str, lines: Sequence[ArmEntry], cells: Sequence[ArmResult], r
                 {
                     dose.reason or "no reason recorded"
                     for dose in run.unreached
-                    if (run.pooled.get(dose.arm, dose.arm), dose.source, dose.level)
-                    == (entry.arm, entry.source, cell.level)
+                    if (run.pooled.get(dose.arm, dose.arm), dose.source, dose.target, dose.level)
+                    == (entry.arm, entry.source, entry.target, cell.level)
                     and dose.concept in cell.unreached
                 }
             )

@@ -112,10 +112,10 @@ def entries(results: Results) -> list[ArmEntry]:
         for task in tasks
         if mine.texts["task"].equal_to(task).any()
     }
-    judged, unreached = _verdicts(run, measured), _unreached(run)
+    judged = _verdicts(run, measured)
     lines: dict[tuple[str, ArmKey], dict[str, dict[float, ArmResult]]] = {}
     for (target, task), by_level in measured.items():
-        reasons = _reasons(run, rows[target], task)
+        reasons, unreached = _reasons(run, rows[target], task), _unreached(run, target)
         for level, values in by_level.items():
             for arm in values.items:
                 cell = _cell(run, values, task, level, arm, judged.get((target, task, level, arm)))
@@ -177,8 +177,8 @@ def best(found: Iterable[ArmEntry], task: str) -> tuple[ArmEntry | None, bool]:
 def _measured(run: Provenance, rows: Rows, task: str, target: str) -> dict[float, TaskValues]:
     """Return what a task measured, by level; arms that reach no level are listed with nothing."""
     texts, pooled = rows.where(task=task).texts, run.pooled
-    concepts, sources = set(texts["concept"].present()), {"", *texts["source"].present()}
-    missed = {arm for (arm, _), its in _unreached(run).items() if its & concepts and arm.source in sources}
+    concepts = set(texts["concept"].present())
+    missed = {arm for (arm, _), its in _unreached(run, target).items() if its & concepts}
     levels = task_levels(rows, task, target)
     arms = missed if levels != [0.0] else ()
     return {level: task_values(rows, task, target, level=level, pooled=pooled, arms=arms) for level in levels}
@@ -210,10 +210,10 @@ def _verdicts(
     return found | dict(zip(places, verdicts(cases), strict=True))
 
 
-def _unreached(run: Provenance) -> dict[tuple[ArmKey, float], set[str]]:
+def _unreached(run: Provenance, target: str) -> dict[tuple[ArmKey, float], set[str]]:
     """Return the concepts on which an arm (of pooled ones, any) does not reach a level."""
     pooled, found = run.pooled, defaultdict[tuple[ArmKey, float], set[str]](set)
-    for dose in run.unreached:
+    for dose in (one for one in run.unreached if one.target == target):
         found[ArmKey(dose.source, pooled.get(dose.arm, dose.arm)), dose.level].add(dose.concept)
     return found
 

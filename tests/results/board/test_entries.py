@@ -8,9 +8,8 @@ from level_rows import TARGET, scores, texts
 
 from steer_bench.results.board.entries import ArmEntry, best, entries, pooled
 from steer_bench.results.file import Results
-from steer_bench.results.provenance import Provenance
+from steer_bench.results.provenance import Provenance, Unreached
 from steer_bench.results.rows import Row
-from steer_bench.vectors.arms import Dose
 
 KINDS = {"native": "baseline", "linear": "transfer", "mlp": "transfer", "prompt": "ceiling"}
 
@@ -128,7 +127,10 @@ class TestUnreached:
     @staticmethod
     def missed(arm: str, *concepts: str, level: float = 1.3) -> list[dict]:
         return [
-            Dose(arm=arm, source="", concept=c, level=level, factor=None, reason="limit").model_dump() for c in concepts
+            Unreached(
+                target=TARGET, arm=arm, source="", concept=c, level=level, factor=None, reason="limit"
+            ).model_dump()
+            for c in concepts
         ]
 
     def test_concepts_without_the_level_are_named(self):
