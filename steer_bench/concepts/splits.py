@@ -131,6 +131,42 @@ def split_concepts(
     return splits
 
 
+def fold_concepts(
+    concepts: Sequence[Concept],
+    folds: int,
+    *,
+    select: int | float | Sequence[str] = 0,
+    seed: int = 0,
+    kin: Iterable[tuple[str, str]] = (),
+) -> list[Splits]:
+    """Divide concepts into parts, by the rules of `split_concepts`, and return a fold for each: it tests one part and fits on the others.
+
+    What `select` asks for (a size or ids) is in no part. Raises ValueError where a part stays empty.
+    """
+    known = {concept.id for concept in concepts}
+    kin = [pair for pair in kin if known.issuperset(pair)]
+    wanted = {"select": select} if isinstance(select, int | float) else {"pinned": {"select": select}}
+    chosen = split_concepts(concepts, **wanted, seed=seed, kin=kin).select
+    rest, parts = [concept for concept in concepts if concept.id not in chosen], []
+    for left in range(folds, 0, -1):
+        inside = {concept.id for concept in rest}
+        pairs = [pair for pair in kin if inside.issuperset(pair)]
+        one = split_concepts(rest, fit=1 - 1 / left, test=1 / left, seed=seed, kin=pairs)
+        parts.append(one.test)
+        rest = [concept for concept in rest if concept.id in one.fit]
+    if not all(parts):
+        raise ValueError(
+            f"{folds} folds of {sum(map(len, parts))} concepts leave a fold without one, since near-duplicates are kept together; "
+            "ask for fewer folds or give more concepts"
+        )
+    found = []
+    for part in parts:
+        others = sorted(key for other in parts if other is not part for key in other)
+        found.append(Splits(tuple(others), chosen, part))
+        check_splits(found[-1], concepts)
+    return found
+
+
 def _sizes(asked: Mapping[str, int | float | None], pinned: Mapping[str, int], n: int) -> dict[str, int]:
     """Return sizes by split, "unused" included; shares are rounded by largest remainder, so shares of 1 use all concepts."""
     sizes: dict[str, int] = {}

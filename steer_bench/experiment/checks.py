@@ -63,7 +63,7 @@ def _check_texts(data: Data, errors: CollectErrors) -> None:
     with errors.at("splits"):
         if not data.splits.test:
             raise ValueError("splits.test: no test concept; a run measures at least one")
-        _ = data.vector_and_held_out_texts
+        _ = data.folds, data.vector_and_held_out_texts
     with errors.at("concepts"):
         without = [key for key in data.vector_and_held_out_texts if key not in data.text_halves]
         if data.halves and without:
@@ -71,10 +71,11 @@ def _check_texts(data: Data, errors: CollectErrors) -> None:
                 f"concepts.halves: concept {without[0]!r} has one text a side and so no halves; give more, or halves: false"
             )
     with errors.at("models"):
-        fit = [key for key in data.splits.fit if key in data.text_halves]
+        fit = [key for key in data.splits.fit or data.splits.select if key in data.text_halves]
         if len(fit) <= WRONG and any(config.layer == BEST for config in data.experiment.models):
+            split = "select (with folds)" if data.experiment.splits.folds else "fit"
             raise ValueError(
-                f"models: layer best needs {WRONG + 1} concepts to fit on, and there are {len(fit)}; give a layer"
+                f"models: layer best needs {WRONG + 1} concepts to {split} on, and there are {len(fit)}; give a layer"
             )
     with errors.at("neutral", "map"):
         _ = data.map_texts

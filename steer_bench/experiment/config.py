@@ -49,11 +49,13 @@ class ConceptConfig(Strict):
 
 
 class SplitConfig(Strict):
-    """Sizes (a count or a share) or lists of ids."""
+    """Sizes (a count or a share) or lists of ids; or a number of folds in place of `fit` and `test`."""
 
-    fit: int | float | list[str]
+    fit: int | float | list[str] | None = None
     select: int | float | list[str] = 0
-    test: int | float | list[str]
+    test: int | float | list[str] | None = None
+    folds: int | None = Field(default=None, ge=2)
+    """Parts of the concepts: all are tested, each part by maps that were fitted on the others."""
     seed: int = 0
     similarity: float | None = Field(default=None, gt=0, le=1)
     """Cosine of descriptions' sentence embeddings (MiniLM) from which on two concepts stay in one split, as do those of like words."""

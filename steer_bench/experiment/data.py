@@ -21,7 +21,7 @@ from steer_bench.concepts.draws import parted
 from steer_bench.concepts.load import load_concepts, load_prompts, load_texts
 from steer_bench.concepts.rules.declared import rules_of
 from steer_bench.concepts.rules.table import rule_concept
-from steer_bench.concepts.splits import Splits, check_splits, halves, held_out, split_concepts
+from steer_bench.concepts.splits import Splits, check_splits, fold_concepts, halves, held_out, split_concepts
 from steer_bench.experiment.config import Experiment
 from steer_bench.files import digest
 from steer_bench.harness.ifeval import ifeval_rule
@@ -88,15 +88,19 @@ class Data:
         """Return the texts that are rewritten to obey the rules: negatives for vectors, then map texts; none that is scored."""
         if self.experiment.rule_source is not None:
             return load_texts(self.path(self.experiment.rule_source))[: self.experiment.rule_texts]
-        topic = next(topic for topic in self.topics if topic.id in (self.splits.fit or self.splits.test))
+        first = next(iter(self.folds.values()))
+        topic = next(topic for topic in self.topics if topic.id in (first.fit or first.test))
         kept = held_out(topic, self.experiment.concepts.held_out, self.experiment.seed)[0].negatives
         texts = {text_key(text): text for text in (*kept, *load_texts(self.path(self.experiment.neutral.map)))}
         return list(texts.values())[: self.experiment.rule_texts]
 
     @cached_property
     def splits(self) -> Splits:
-        """Topics by split."""
+        """Topics by split. With folds none is only fitted on, and `test` holds all that some fold tests."""
         config, topics = self.experiment.splits, self.topics
+        if config.folds:
+            folds = list(self.folds.values())
+            return Splits((), folds[0].select, tuple(sorted(key for fold in folds for key in fold.test)))
         given = {name: getattr(config, name) for name in ("fit", "select", "test")}
         pinned = {name: value for name, value in given.items() if isinstance(value, list)}
         sizes = {name: value for name, value in given.items() if not isinstance(value, list)}
@@ -105,10 +109,35 @@ class Data:
         check_splits(splits, topics)
         return splits
 
+    @cached_property
+    def folds(self) -> dict[int, Splits]:
+        """What maps are fitted on and what they test: the splits alone, as fold 0, or the folds from 1 on."""
+        config, topics = self.experiment.splits, self.topics
+        if not config.folds:
+            return {0: self.splits}
+        kin = list(self.experiment.concepts.alike)
+        kin += [] if config.similarity is None else alike_descriptions(topics, config.similarity)
+        found = fold_concepts(topics, config.folds, select=config.select, seed=config.seed, kin=kin)
+        return dict(enumerate(found, 1))
+
     @property
     def measured(self) -> list[str]:
         """Concepts that arms are made for: test topics and rules, followed or suppressed."""
         return [*self.splits.test, *(key for key, concept in self.concepts.items() if concept.has_rule)]
+
+    def measured_in(self, fold: int) -> list[str]:
+        """Return the measured concepts that go through a fold's maps: the topics it tests, and the rules in the first one."""
+        rules = [key for key in self.measured if key not in self.splits.test] if fold <= 1 else []
+        return [*self.folds[fold].test, *rules]
+
+    @property
+    def split_ids(self) -> dict[str, list[str] | list[list[str]]]:
+        """Ids of the concepts of each split, sorted; with folds also those that each fold tests."""
+        ids: dict[str, list[str] | list[list[str]]] = {}
+        ids |= {name: sorted(getattr(self.splits, name)) for name in ("fit", "select", "test")}
+        if self.experiment.splits.folds:
+            ids["folds"] = [sorted(fold.test) for fold in self.folds.values()]
+        return ids
 
     @cached_property
     def vector_and_held_out_texts(self) -> dict[str, tuple[Concept, Concept]]:
@@ -209,9 +238,19 @@ class Data:
             )
         return prompts
 
-    @cached_property
+    @property
     def map_texts(self) -> list[str]:
-        """Texts that maps are fitted on: neutral ones, then (`neutral.fit_texts`) the positives of the fit concepts.
+        """Texts that maps are fitted on: neutral ones, then (`neutral.fit_texts`) the positives of those to fit on."""
+        return self.fold_texts(self.splits)
+
+    def fold_texts(self, fold: Splits) -> list[str]:
+        """Return the texts that a fold's maps are fitted on, as `map_texts`."""
+        more = fold.fit if self.experiment.neutral.fit_texts else ()
+        return [*self._neutral_map_texts, *(text for concept in more for text in self.concepts[concept].positives)]
+
+    @cached_property
+    def _neutral_map_texts(self) -> list[str]:
+        """Neutral texts that maps are fitted on.
 
         Raises ValueError where one of the neutral ones is also a text of a concept or of the perplexity set.
         """
@@ -224,8 +263,6 @@ class Data:
             raise ValueError(
                 f"neutral.map: a text of the map corpus is also a concept or perplexity text: {shared[:60]!r}; remove it"
             )
-        if config.fit_texts:
-            texts += [text for concept in self.splits.fit for text in self.concepts[concept].positives]
         return texts
 
     def texts_hash(self, concept: str) -> str:
@@ -243,13 +280,14 @@ class Data:
         """Hashes of everything that is kept apart: a run with another one of them is another run."""
         texts = self.vector_and_held_out_texts
         held = {key: (held.positives, held.negatives) for key, (_, held) in texts.items()}
+        splits = [fold.hash for fold in self.folds.values()]
         halves_of = {key: [half.positives for half in pair] for key, pair in self.text_halves.items()}
         return {
-            "splits": self.splits.hash,
+            "splits": digest(splits) if self.experiment.splits.folds else splits[0],
             "vector texts": digest({key: self.texts_hash(key) for key in texts}),
             "halves": digest(halves_of if self.halves else {}),
             "held-out texts": digest(held),
-            "map texts": digest(self.map_texts),
+            "map texts": digest(*(self.fold_texts(fold) for fold in self.folds.values())),
             "perplexity texts": digest(self.neutral_texts),
             "prompts": self.prompts_hash,
         }

@@ -49,17 +49,17 @@ class Folder:
         """RUN/vectors/MODEL.safetensors: the model's own vectors; another `kind` stands in a folder within."""
         return self.path / "vectors" / kind / f"{model_file_name(model)}.safetensors"
 
-    def pair(self, first: str, second: str) -> Path:
-        """RUN/maps/FIRST--SECOND.safetensors: what the adapters made of a pair."""
-        return self.path / "maps" / f"{model_file_name(first)}--{model_file_name(second)}.safetensors"
+    def pair(self, first: str, second: str, fold: int = 0) -> Path:
+        """RUN/maps/FIRST--SECOND.safetensors: what the adapters made of a pair; with folds RUN/maps/fold-1/…"""
+        return self.path / "maps" / _fold(fold) / f"{model_file_name(first)}--{model_file_name(second)}.safetensors"
 
-    def map(self, source: str, target: str, adapter: str) -> Path:
-        """RUN/maps/SOURCE--TARGET/ADAPTER.safetensors: one fitted map."""
-        return self.pair(source, target).with_suffix("") / f"{safe_name(adapter)}.safetensors"
+    def map(self, source: str, target: str, adapter: str, fold: int = 0) -> Path:
+        """RUN/maps/SOURCE--TARGET/ADAPTER.safetensors: one fitted map; with folds RUN/maps/fold-1/…"""
+        return self.pair(source, target, fold).with_suffix("") / f"{safe_name(adapter)}.safetensors"
 
-    def relay(self, source: str) -> Path:
-        """RUN/relay/SOURCE.jsonl: the texts that a source wrote."""
-        return self.path / "relay" / f"{model_file_name(source)}.jsonl"
+    def relay(self, source: str, fold: int = 0) -> Path:
+        """RUN/relay/SOURCE.jsonl: the texts that a source wrote; with folds RUN/relay/fold-1/…"""
+        return self.path / "relay" / _fold(fold) / f"{model_file_name(source)}.jsonl"
 
     def arms(self, target: str) -> Path:
         """RUN/arms/TARGET.safetensors: every arm's vectors for a target."""
@@ -84,6 +84,10 @@ class Folder:
     def shard_lock(self, index: int, count: int) -> AbstractContextManager[None]:
         """Hold one shard of all targets, as `lock` does: shards run at the same time."""
         return _locked(self.path / "shards", f".{index}-of-{count}.lock")
+
+
+def _fold(number: int) -> str:
+    return f"fold-{number}" if number else ""
 
 
 @contextmanager

@@ -98,7 +98,8 @@ def _lines(run: Run, name: str, *, steering: bool = True) -> list[LayerLine]:
 def _effects(run: Run, loaded: Loaded, native: Mapping[int, Mapping[str, Tensor]]) -> dict[int, float | None]:
     """Return the steering of each layer, measured on held-out texts of a few fit concepts; {} where there are too few of these."""
     data = run.data
-    concepts = [key for key in data.splits.fit if key in next(iter(native.values()))][:CONCEPTS]
+    chosen_on = data.splits.fit or data.splits.select
+    concepts = [key for key in chosen_on if key in next(iter(native.values()))][:CONCEPTS]
     if len(concepts) < WRONG + 1:
         return {}
     texts = {

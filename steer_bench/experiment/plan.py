@@ -141,7 +141,7 @@ def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> 
     sides = data.texts_by_side(data.vector_and_held_out_texts).values()
     extract = sum(_tokens(name, text) for name in run.models for side in sides for text in side)
     read = [name for pair in {frozenset(pair) for pair in directed} for name in pair]
-    fit = sum(_tokens(name, text) for name in read for text in data.map_texts)
+    fit = sum(_tokens(name, text) for name in read for fold in data.folds.values() for text in data.fold_texts(fold))
 
     width = {name: int(read_config(name).get("hidden_size", 4096)) for name in run.models}  # 4,096: not here yet
     maps = sum(adapter.kind == "transfer" and adapter.method != "identity" for adapter in data.adapters)
@@ -150,7 +150,11 @@ def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> 
     text = total.written * BYTES_PER_TOKEN
     disk = {
         "vectors": 2 * 4 * sum(width.values()) * (learned + added) * by_models,
-        "maps": 4 * maps * sum(width[source] * width[target] for source, target in directed) * by_pairs,
+        "maps": 4
+        * maps
+        * len(data.folds)
+        * by_pairs
+        * sum(width[source] * width[target] for source, target in directed),
         "arms": 4 * arms * (len(data.measured) + added) * by_pairs,
         "records": total.answers * (BYTES_PER_REPLY * replies + BYTES_PER_SCORE * (1 - replies)) + text,
         "samples": total.samples * BYTES_PER_SAMPLE + 2 * text,

@@ -84,7 +84,7 @@ def read_experiment(path: Path) -> tuple[Experiment, CollectErrors]:
         except ValidationError:
             errors.check()
             raise
-    for found in (_model_faults, _task_faults, _arm_faults):
+    for found in (_model_faults, _split_faults, _task_faults, _arm_faults):
         for key, said in found(experiment):
             errors.add(key, said)
     return experiment, errors
@@ -134,6 +134,16 @@ def _model_faults(experiment: Experiment) -> Iterator[Fault]:
         yield ("pairs",), "pairs: no pair of models, so no target to measure; give two models, or [[source, target]]"
     for name in (name for pair in experiment.directed for name in pair if name not in names):
         yield ("pairs",), f"pairs: {name!r} is not one of the models; {hint(name, names)}"
+
+
+def _split_faults(experiment: Experiment) -> Iterator[Fault]:
+    """Yield what is missing in the splits, or goes with no folds."""
+    for name in ("fit", "test"):
+        given, folds = getattr(experiment.splits, name) is not None, experiment.splits.folds is not None
+        if not given and not folds:
+            yield ("splits", name), f"splits.{name}: this key is missing"
+        if given and folds:
+            yield ("splits", name), f"splits.{name}: folds test every concept and fit on the others; leave it out"
 
 
 def _task_faults(experiment: Experiment) -> Iterator[Fault]:

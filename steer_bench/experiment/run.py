@@ -93,7 +93,7 @@ def start(run: Run) -> None:
     used = {
         "base": os.path.relpath(data.base, Path.cwd()) if data.base.is_relative_to(Path.cwd()) else str(data.base),
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "splits": {name: list(getattr(data.splits, name)) for name in ("fit", "select", "test")},
+        "splits": data.split_ids,
         "halves": data.halves,
         "hashes": data.hashes,
         "versions": versions(),

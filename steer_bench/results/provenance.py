@@ -8,7 +8,7 @@ Read and written strictly: an unknown key, a wrong type or a number that is not 
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
 from steer_bench.names import hint
 from steer_bench.vectors.arms import UNSTEERED, Dose, GeometryLine, Refused
@@ -71,6 +71,12 @@ class Splits(_Strict):
     fit: tuple[str, ...] = ()
     select: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
+    folds: tuple[tuple[str, ...], ...] = ()
+    """Where every concept is tested: those that each fold tests, by maps that were fitted on the other folds'."""
+
+    @model_serializer(mode="wrap")
+    def _without_folds(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return {key: value for key, value in dump(self).items() if key != "folds" or value}
 
 
 class Seeds(_Strict):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -62,6 +63,23 @@ def transfer_vectors(
     pushed = None if isinstance(fitted.map, DirectionMap) else push(source, layer, fitted.map, concepts, desc=desc)
     wanted = {one.id: vectors[one.id] for one in concepts}
     return ArmVectors(transfer(fitted.map, wanted, pushed), fitted.report)
+
+
+def united(folds: Sequence[PairVectors]) -> PairVectors:
+    """Unite what the maps of each fold made of the concepts that it tests; what their fits found out is the mean over folds.
+
+    An arm that one fold refuses is refused.
+    """
+    if len(folds) == 1:
+        return folds[0]
+    made: PairVectors = {}
+    for key in dict.fromkeys(key for fold in folds for key in fold):
+        own = {number: fold[key] for number, fold in enumerate(folds, 1) if key in fold}
+        refused = next((f"fold {number}: {one.refused}" for number, one in own.items() if one.refused), "")
+        reports = [one.report for one in own.values()]
+        report = {name: fmean(one[name] for one in reports) for name in set.intersection(*map(set, reports))}
+        made[key] = ArmVectors({k: v for one in own.values() for k, v in one.vectors.items()}, report, refused)
+    return made
 
 
 class MapCard(FileCard):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_arms(
-    target: ModelSide,
+    folds: Sequence[tuple[ModelSide, Sequence[str]]],
     stores: Mapping[str, VectorStore],
     adapters: Sequence[Adapter],
     made: PairVectors,
@@ -37,12 +38,14 @@ def make_arms(
 ) -> Arms:
     """Make every arm of a target.
 
+    folds: the target with the concepts that a fold's fits may use, and those that are measured through them; geometry is over all.
     stores: each model's own vectors. made: what the adapters made of the pairs (source, target). imported: name of an arm -> its
     vectors. test, rules: the concepts that are measured; controls choose among the concepts of one of the two. card: provenance.
     """
     arms: dict[ArmEntry, Vectors] = {}
     refused: list[Refused] = []
     fits: list[FitLine] = []
+    target = folds[0][0] if len(folds) == 1 else replace(folds[0][0], fit=())
     name = target.model
 
     def add(arm: Arm, kind: Kind, method: str, vectors: Vectors) -> None:
@@ -51,7 +54,7 @@ def make_arms(
 
     for adapter in adapters:
         if not adapter.needs_source:
-            own, reasons = _controls(adapter, target, (test, rules), seed)
+            own, reasons = _controls(adapter, folds, (test, rules), seed)
             refused += [Refused(arm=adapter.name, source="", target=name, reason=reason) for reason in reasons]
             for arm, mine in own.items():
                 add(arm, adapter.kind, adapter.method, mine)
@@ -79,22 +82,24 @@ def make_arms(
 
 
 def _controls(
-    adapter: Adapter, target: ModelSide, groups: Sequence[Sequence[str]], seed: int
+    adapter: Adapter, folds: Sequence[tuple[ModelSide, Sequence[str]]], groups: Sequence[Sequence[str]], seed: int
 ) -> tuple[dict[Arm, dict[str, torch.Tensor]], list[str]]:
     """Make the arms without a source, of each group of concepts by itself; also why the adapter was refused for a group."""
     vectors: dict[Arm, dict[str, torch.Tensor]] = {}
     reasons: list[str] = []
     for concepts in groups:
-        if not concepts:
-            continue
+        made: dict[Arm, dict[str, torch.Tensor]] = {}
         try:
-            made = control_arms(adapter, target, concepts, seed)
+            for target, measured in folds:
+                if not set(measured).isdisjoint(concepts):
+                    for arm, found in control_arms(adapter, target, concepts, seed).items():
+                        made.setdefault(arm, {}).update({key: found[key] for key in found if key in measured})
         except ValueError as error:  # a single rule has no other rule's vector, say
-            logger.warning("arm %s refused for %s: %s", adapter.name, target.model, error)
+            logger.warning("arm %s refused for %s: %s", adapter.name, folds[0][0].model, error)
             reasons.append(str(error))
             continue
-        for arm, found in made.items():
-            vectors.setdefault(arm, {}).update(found)
+        for arm, own in made.items():
+            vectors.setdefault(arm, {}).update(own)
     return vectors, reasons
 
 

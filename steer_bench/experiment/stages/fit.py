@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import torch
 
 from steer_bench.concepts.concept import Concept
+from steer_bench.concepts.splits import Splits
 from steer_bench.experiment.folder import VectorKind
 from steer_bench.experiment.imports import import_digests, imported_vectors
 from steer_bench.experiment.run import MissingStageError, Run, start, versions
@@ -27,6 +29,7 @@ from steer_bench.transfer.pair_vectors import (
     save_map,
     save_pair,
     transfer_vectors,
+    united,
 )
 from steer_bench.transfer.pairs import ModelSide, Pair, check_unseen
 from steer_bench.transfer.relay import relay
@@ -73,7 +76,8 @@ def check_vectors(run: Run) -> None:
     native, source = _stores(run, run.models), _stores(run, run.models, "source")
     for first, second in run.experiment.directed:
         check_same_texts(source[first], native[second])
-    check_unseen(run.data.splits.fit, run.data.measured)
+    for number, fold in run.data.folds.items():
+        check_unseen(fold.fit, run.data.measured_in(number))
 
 
 def pairs(run: Run) -> list[tuple[str, str]]:
@@ -92,43 +96,47 @@ def arms_up_to_date(run: Run) -> bool:
     return False
 
 
-def fit_pair(run: Run, first: str, second: str, loaded: dict[str, Loaded] | None = None) -> Path:
-    """Fit every transfer adapter on a pair, in the directions asked for: RUN/maps/FIRST--SECOND.safetensors.
+def fit_pair(run: Run, first: str, second: str, loaded: dict[str, Loaded] | None = None) -> None:
+    """Fit every transfer adapter on a pair, in the directions asked for, fold by fold: RUN/maps/FIRST--SECOND.safetensors.
 
     `loaded`: models that are in memory; on return those of this pair.
     """
     loaded = {} if loaded is None else loaded
-    inputs, path = _inputs(run, [first, second]), run.folder.pair(first, second)
-    if is_fitted(path, inputs):
-        return path
-    for name in list(loaded):
-        if name not in (first, second):
-            del loaded[name]
-    for name in (first, second):
-        if name not in loaded:
-            loaded[name] = load_model(name, dtype=run.experiment.dtype, device=run.experiment.device)
-    made, covariances = _fit_pair(run, loaded[first], loaded[second])
-    save_pair(path, inputs, made, covariances)
-    return path
+    for number, fold in run.data.folds.items():
+        inputs, path = _inputs(run, [first, second], fold), run.folder.pair(first, second, number)
+        if is_fitted(path, inputs):
+            continue
+        for name in list(loaded):
+            if name not in (first, second):
+                del loaded[name]
+        for name in (first, second):
+            if name not in loaded:
+                loaded[name] = load_model(name, dtype=run.experiment.dtype, device=run.experiment.device)
+        save_pair(path, inputs, *_fit_pair(run, number, loaded[first], loaded[second]))
 
 
 def make_arms(run: Run) -> list[Path]:
     """Make the arms of every target from the vectors and the fitted pairs: RUN/arms/TARGET.safetensors. No model is loaded."""
     stores, inputs = _stores(run, run.models), _inputs(run, run.models)
-    made: PairVectors = {}
-    covariances: dict[str, torch.Tensor] = {}
-    for first, second in pairs(run):
-        of_pair, of_models = load_pair(run.folder.pair(first, second))
-        made |= of_pair
-        covariances |= of_models
+    made: dict[int, PairVectors] = {number: {} for number in run.data.folds}
+    covariances: dict[int, dict[str, torch.Tensor]] = {number: {} for number in run.data.folds}
+    for number, (first, second) in product(run.data.folds, pairs(run)):
+        of_pair, of_models = load_pair(run.folder.pair(first, second, number))
+        made[number] |= of_pair
+        covariances[number] |= of_models
     for name in run.targets:
         store = stores[name]
         card = ArmsCard(
             inputs=inputs, revision=store.card.revision, dtype=store.card.dtype, asked=run.data.prompt_templates, versions=versions(),
             positions=run.experiment.positions,
         )  # fmt: skip
+        few_shot = _few_shot(run, name)
+        folds = [
+            (_side(run, store, fold, covariances[number].get(name), few_shot), run.data.measured_in(number))
+            for number, fold in run.data.folds.items()
+        ]
         arms = make_target_arms(
-            _side(run, store, covariances.get(name), _few_shot(run, name)), stores, run.data.adapters, made,
+            folds, stores, run.data.adapters, united(list(made.values())),
             imported_vectors(run.data, name, store.layer, store.d_model), card=card, seed=run.experiment.seed,
             sources=[source for source, other in run.experiment.directed if other == name],
             test=run.data.splits.test, rules=[key for key in run.data.measured if key not in run.data.splits.test],
@@ -144,21 +152,26 @@ def _stores(run: Run, names: Sequence[str], kind: VectorKind = "") -> dict[str, 
 def _side(
     run: Run,
     store: VectorStore,
+    fold: Splits,
     covariance: torch.Tensor | None = None,
     few_shot: dict[int, dict[str, torch.Tensor]] | None = None,
 ) -> ModelSide:
     genres = {key: concept.genre for key, concept in run.data.concepts.items()}
-    return model_side(store, run.data.splits.fit, genres, covariance, few_shot)
+    return model_side(store, fold.fit, genres, covariance, few_shot)
 
 
-def _inputs(run: Run, names: Sequence[str]) -> str:
-    """Return a hash that changes with anything that the arms of these models depend on."""
+def _inputs(run: Run, names: Sequence[str], fold: Splits | None = None) -> str:
+    """Return a hash that changes with anything that the arms of these models depend on; `fold`: those of one fold."""
+    data = run.data
+    if fold is None and data.experiment.splits.folds:
+        return digest([_inputs(run, names, one) for one in data.folds.values()])
+    fold = fold or data.splits
     native, source = _stores(run, names), _stores(run, names, "source")
     digests = {name: (native[name].sha256, source[name].sha256) for name in names}
-    adapters = [(a.name, a.kind, a.method, a.options) for a in run.data.adapters]
+    adapters = [(a.name, a.kind, a.method, a.options) for a in data.adapters]
     return digest(
-        FORM, digests, adapters, run.data.map_texts, run.experiment.seed, run.experiment.map_pairs, run.data.measured, run.data.splits.fit,
-        *([import_digests(run.data)] if run.experiment.vectors else []),
+        FORM, digests, adapters, data.fold_texts(fold), run.experiment.seed, run.experiment.map_pairs, data.measured, fold.fit,
+        *([import_digests(data)] if run.experiment.vectors else []),
     )  # fmt: skip
 
 
@@ -172,26 +185,26 @@ def _few_shot(run: Run, name: str) -> dict[int, dict[str, torch.Tensor]]:
     return dict(sorted(vectors.items()))
 
 
-def _fit_pair(run: Run, first: Loaded, second: Loaded) -> tuple[PairVectors, dict[str, torch.Tensor]]:
-    """Fit every transfer adapter on a pair; one pass over the texts serves both directions of two models.
+def _fit_pair(run: Run, number: int, first: Loaded, second: Loaded) -> tuple[PairVectors, dict[str, torch.Tensor]]:
+    """Fit every transfer adapter of one fold on a pair; one pass over the texts serves both directions of two models.
 
     Also the covariance of each model's activations on the map corpus, where a control is drawn from it.
     """
     loaded = {first.name: first, second.name: second}
     native, source = _stores(run, list(loaded)), _stores(run, list(loaded), "source")
-    texts = run.data.vector_and_held_out_texts
+    texts, fold = run.data.vector_and_held_out_texts, run.data.folds[number]
     made: PairVectors = {}
     covariances: dict[str, torch.Tensor] = {}
     forward = measure_pair(
         first, second, (native[first.name].layer, native[second.name].layer),
-        (_side(run, source[first.name]), _side(run, native[second.name])), run.data.map_texts,
-        methods={adapter.method for adapter in run.data.adapters}, concepts=[texts[key][0] for key in run.data.splits.fit],
+        (_side(run, source[first.name], fold), _side(run, native[second.name], fold)), run.data.fold_texts(fold),
+        methods={adapter.method for adapter in run.data.adapters}, concepts=[texts[key][0] for key in fold.fit],
         samples=run.experiment.map_pairs, seed=run.experiment.seed,
     )  # fmt: skip
     if any(adapter.method == "random-covariance" for adapter in run.data.adapters):
         covariances[first.name] = forward.train.source_source / forward.train.n
         covariances[second.name] = forward.train.target_target / forward.train.n
-    backward = forward.swap(_side(run, source[second.name]), _side(run, native[first.name]))
+    backward = forward.swap(_side(run, source[second.name], fold), _side(run, native[first.name], fold))
     for pair in (forward, backward):
         one, other = pair.source.model, pair.target.model
         if (one, other) not in run.experiment.directed:
@@ -199,21 +212,21 @@ def _fit_pair(run: Run, first: Loaded, second: Loaded) -> tuple[PairVectors, dic
         for adapter in (adapter for adapter in run.data.adapters if adapter.needs_source):
             try:
                 if adapter.method == "text-relay":
-                    read = _relayed(run, adapter, loaded[one], source[one], loaded[other], native[other].layer)
+                    read = _relayed(run, number, adapter, loaded[one], source[one], loaded[other], native[other].layer)
                     made[Arm(adapter.name, source=one), other] = read
                 else:
-                    made |= _fit_one(run, adapter, pair, loaded[one], source[one].layer)
+                    made |= _fit_one(run, number, adapter, pair, loaded[one], source[one].layer)
             except ValueError as error:  # too few concepts, say: a row with the reason, not the end of the run
                 logger.warning("adapter %s refused for %s -> %s: %s", adapter.name, one, other, error)
                 made[Arm(adapter.name, source=one), other] = ArmVectors({}, refused=str(error))
     return made, covariances
 
 
-def _fit_one(run: Run, adapter: Adapter, pair: Pair, source: Loaded, layer: int) -> PairVectors:
+def _fit_one(run: Run, number: int, adapter: Adapter, pair: Pair, source: Loaded, layer: int) -> PairVectors:
     """Fit one adapter on one pair: the map's file, and the vectors through it, imported ones too where it takes directions."""
     fitted, (one, other) = FITS[adapter.method](pair, **adapter.options), (pair.source.model, pair.target.model)
-    save_map(run.folder.map(one, other, adapter.name), fitted, adapter.name, one, other)
-    concepts, desc = _source_texts(run), f"push {source.name} through {adapter.name}"
+    save_map(run.folder.map(one, other, adapter.name, number), fitted, adapter.name, one, other)
+    concepts, desc = _source_texts(run, number), f"push {source.name} through {adapter.name}"
     made = {
         (Arm(adapter.name, source=one), other): transfer_vectors(
             fitted, pair.source.vectors, source, layer, concepts, desc=desc
@@ -221,20 +234,21 @@ def _fit_one(run: Run, adapter: Adapter, pair: Pair, source: Loaded, layer: int)
     }
     if isinstance(fitted.map, DirectionMap):
         for name, vectors in imported_vectors(run.data, one, layer, pair.source.d_model).items():
-            made[Arm(adapter.name, name, one), other] = ArmVectors(transfer(fitted.map, vectors, None))
+            own = {key: vector for key, vector in vectors.items() if key in run.data.measured_in(number)}
+            made[Arm(adapter.name, name, one), other] = ArmVectors(transfer(fitted.map, own, None))
     return made
 
 
-def _source_texts(run: Run) -> list[Concept]:
-    """Return the measured concepts with the texts that a source's vectors are made of."""
+def _source_texts(run: Run, fold: int) -> list[Concept]:
+    """Return the concepts that are measured through a fold's maps, with the texts that a source's vectors are made of."""
     return [
         run.data.text_halves[key][0] if run.data.halves else run.data.vector_and_held_out_texts[key][0]
-        for key in run.data.measured
+        for key in run.data.measured_in(fold)
     ]
 
 
 def _relayed(
-    run: Run, adapter: Adapter, source: Loaded, vectors: VectorStore, target: Loaded, layer: int
+    run: Run, fold: int, adapter: Adapter, source: Loaded, vectors: VectorStore, target: Loaded, layer: int
 ) -> ArmVectors:
     """Return the target's vectors of texts that the source wrote."""
     read, fewest = relay(
@@ -242,9 +256,9 @@ def _relayed(
         vectors,
         target,
         layer,
-        run.data.measured,
+        run.data.measured_in(fold),
         seed=run.experiment.seed,
-        kept=run.folder.relay(source.name),
+        kept=run.folder.relay(source.name, fold),
         **adapter.options,  # type: ignore[arg-type]  # the adapter has checked them
     )
     return ArmVectors(read, {"fewest_texts": fewest})

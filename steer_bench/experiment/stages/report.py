@@ -134,7 +134,7 @@ def _provenance(run: Run, ratings: Mapping[str, Mapping[str, Ratings]], judge: J
                 for line in unreached(card.doses)
             ],
             "claims": experiment.claims,
-            "splits": {name: sorted(getattr(run.data.splits, name)) for name in ("fit", "select", "test")},
+            "splits": run.data.split_ids,
             "factors": run.data.protocol.factors,
             "limits": {task: limits.model_dump(exclude_none=True) for task, limits in experiment.tasks.items()},
             "seeds": {"experiment": experiment.seed, "splits": experiment.splits.seed},

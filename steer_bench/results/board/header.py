@@ -44,9 +44,12 @@ def facts_of(result: Results, entries: Sequence[ArmEntry]) -> Facts:
     facts.append(("judge", run.judge.name if run.judge else "none"))
     if run.judge:
         facts.append(("judge's check", _check(run.judge.check)))
-    splits = run.splits.model_dump() if run.splits else {}
+    splits = run.splits.model_dump(exclude={"folds"}) if run.splits else {}
     concepts = ", ".join(f"{split} {_split(ids)}" for split, ids in splits.items())
     facts.append(("concepts", concepts or "no splits recorded"))
+    if run.splits and run.splits.folds:
+        tested = ", ".join(f"{number} tests {_split(ids)}" for number, ids in enumerate(run.splits.folds, 1))
+        facts.append(("folds", f"{tested}; each by maps fitted on the others, whose R2 is the mean over folds"))
     if run.levels:
         facts.append(("levels of damage", f"{_by_task(run.levels)}; verdicts are about {run.headline:g}"))
     if grids := {task: grid for task, grid in run.factors.items() if grid and not run.levels.get(task)}:
