@@ -108,9 +108,10 @@ def _vectors(run: Run) -> Iterator[Finding]:
         if run.folder.vectors(name).is_file():
             store = VectorStore.load(run.folder.vectors(name))
             found = largest_coordinate(store.vectors.values())
-            said = f"{name}, layer {store.layer}: coordinate {found.coordinate} holds {found.share:.1%} of native's squared norm, mean over "
+            held = f"coordinate {found.coordinate} holds {found.share:.1%} of native's squared norm"
             state = "note" if found.share >= MASSIVE else "ok"
-            yield state, "vectors", f"{said}{len(store.vectors)} concepts; {found.meaning}"
+            said = f"{name}, layer {store.layer}: {held}, mean over {len(store.vectors)} concepts; {found.meaning}"
+            yield state, "vectors", said
 
 
 def _judge(config: JudgeConfig) -> Finding:
