@@ -76,7 +76,14 @@ def read_experiment(path: Path) -> tuple[Experiment, CollectErrors]:
         experiment = Experiment.model_validate(content)
     except ValidationError as error:
         faults = error.errors()
-        for fault in faults:
+        other = (
+            "list_type",
+            "dict_type",
+            "literal_error",
+            "string_type",
+        )  # a key of several forms has the faults of each
+        meant = {fault["loc"][0] for fault in faults if fault["type"] not in other}
+        for fault in (one for one in faults if one["type"] not in other or one["loc"][0] not in meant):
             for line in _said(fault).splitlines():
                 errors.add(fault["loc"], line)
         try:  # without its faulty keys, to find what else is wrong
@@ -108,7 +115,7 @@ def _said(fault: ErrorDetails) -> str:
     """Say what pydantic found, in one line; of a judge, all its faults in one line each."""
     if fault["type"] == "judge":  # names the keys, and shows no secret
         return fault["msg"]
-    key, last = ".".join(map(str, fault["loc"])), str(fault["loc"][-1])
+    key, last = ".".join(part for part in map(str, fault["loc"]) if "[" not in part), str(fault["loc"][-1])
     if fault["type"] == "missing":
         return f"{key}: this key is missing"
     if fault["type"] != "extra_forbidden":
@@ -183,6 +190,9 @@ def _arm_faults(experiment: Experiment) -> Iterator[Fault]:
         yield ("adapters",), "adapters: 'native' is missing; it is the baseline that every transfer is measured against"
     names = [model.name for model in experiment.models]
     arms = [Path(given if isinstance(given, str) else next(iter(given), "")).stem for given in experiment.adapters]
+    for claim in experiment.claims or ():
+        if claim not in (made := [*arms, *(entry.name for entry in experiment.vectors)]):
+            yield ("claims",), f"claims: {claim!r} is not one of the arms; {hint(claim, made)}"
     for entry in experiment.vectors:
         if entry.model not in names:
             yield ("vectors",), f"vectors: {entry.file} is of {entry.model!r}, which is not one of the models"

@@ -149,6 +149,9 @@ FAULTS = {
     "unknown adapter": ({"adapters": ["native", "lineer"]}, "did you mean 'linear'"),
     "unknown task": ({"tasks": {"concept_likelyhood": {}}}, "did you mean 'concept_likelihood'"),
     "factor not above 0": ({"factors": [0.0]}, "factors above 0"),
+    "a claim of no arm": ({"claims": ["lineer"]}, "did you mean 'linear'"),
+    "damage not above 1": ({"damage": [0.9]}, "damage.0: Input should be greater than 1"),
+    "a grid of likelihoods": ({"factors": {"concept_likelihood": [0.2]}}, "compares arms at equal damage only"),
     "concept in two splits": ({"splits": {"fit": ["sea", "law"], "test": ["sea"]}}, "'sea' is in split"),
     "missing model": (
         {"models": [{"name": "smollm2-135m-instrukt"}, {"name": "gemma-3-270m"}]},
@@ -242,7 +245,9 @@ def test_the_plain_lm_eval_command_runs_all_arms_of_a_run(command, tmp_path):
     results = json.loads(next(tmp_path.rglob("results_*.json")).read_text())["results"]["concept_likelihood"]
     assert {"native,none", "random,none", "mean,none"} <= set(results)
     assert any(key.startswith("linear<") for key in results)
-    assert next(tmp_path.rglob("samples_*.jsonl")).read_text().count("\n") == (1 + 6 * 2) * 2
+    assert (
+        next(tmp_path.rglob("samples_*.jsonl")).read_text().count("\n") == (1 + 8 * 2) * 2
+    )  # unsteered, arms x levels; two texts
 
 
 def test_one_vector_on_a_local_task_and_factor_0_is_hf_exactly(command, tmp_path):

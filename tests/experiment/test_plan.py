@@ -1,7 +1,6 @@
 """The dry run counts what the real run does."""
 
 import json
-import sqlite3
 from statistics import median, stdev
 
 import pytest
@@ -46,11 +45,7 @@ def test_samples_and_answers_are_those_of_the_run_and_bytes_are_near(small_run, 
     for target in run.targets:
         done = json.loads((run.folder.evaluation(target) / "complete.json").read_text())["samples"]
         assert {task: before.costs[target, task].samples for task in run.experiment.tasks} == done
-    with sqlite3.connect(run.folder.records) as database:
-        (recorded,) = database.execute("SELECT count(*) FROM records WHERE value NOT LIKE '{\"ratings\"%'").fetchone()
     total = before.total
-    # concept_likelihood and steered_perplexity ask for some of the same texts: what is recorded is at most what is planned
-    assert recorded <= total.answers
     assert total.judged == sum(before.costs[target, "concept_steering"].samples for target in run.targets)
     size = sum(file.stat().st_size for file in run.folder.path.rglob("samples_*.jsonl"))
     assert before.disk["samples"] == pytest.approx(size, rel=0.35)
