@@ -16,13 +16,17 @@ def calibrate(
     out: Annotated[
         Path | None, typer.Option(help="Folder to keep twins, data and runs in; default a scratch folder.")
     ] = None,
+    simulations: Annotated[int, typer.Option(min=1, help="Simulations behind each rate of errors.")] = 200,
 ) -> None:
     """Run experiments with known answers (twins of a model, dead concepts, null arms) and check each; exit 1 when one fails."""
+    from tempfile import TemporaryDirectory
+
     from steer_bench.experiment.calibration.calibrate import calibrate as run_checks
     from steer_bench.models.load import check_model
 
     check_model(model)
-    checks = run_checks(model, out, progress=lambda line: say(line, err=True))
+    with TemporaryDirectory(prefix="steer-bench-") as scratch:
+        checks = run_checks(model, out or Path(scratch), n_sims=simulations, progress=lambda line: say(line, err=True))
     for check in checks:
         say(check)
     if not all(check.passed for check in checks):

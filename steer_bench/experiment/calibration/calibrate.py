@@ -2,49 +2,46 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from steer_bench import shipped
-from steer_bench.experiment.calibration.checks import Check, Twin, all_checks
+from steer_bench.concepts.load import load_texts
+from steer_bench.experiment.calibration.by_hand import by_hand, logit_difference, pairs_have_read_the_same
+from steer_bench.experiment.calibration.checks import Check, Twin, result_checks, simulated
 from steer_bench.experiment.calibration.experiments import Sizes, write_experiments
 from steer_bench.experiment.calibration.twins import random_permutation, random_rotation, save_twin
+from steer_bench.experiment.engines import STAGES
 from steer_bench.experiment.run import open_run
-from steer_bench.experiment.stages.evaluate import evaluate
-from steer_bench.experiment.stages.extract import extract
-from steer_bench.experiment.stages.fit import fit
 from steer_bench.experiment.stages.report import report
 from steer_bench.models.blocks import d_model, decoder_layers, resolve_layer
 from steer_bench.models.load import load_model
+from steer_bench.results.file import load_results
 
 TWINS = {"rotated": random_rotation, "permuted": random_permutation}
 """Name -> what makes Q of a width and a seed."""
 
 
 def calibrate(
-    model: str = "smollm2-135m-instruct",
-    out: Path | None = None,
+    model: str,
+    out: Path,
     *,
     sizes: Sizes | None = None,
     layer: int | float = 0.5,
     device: str | None = None,
     seed: int = 0,
     data: Path | None = None,
+    n_sims: int = 200,
     progress: Callable[[str], object] = lambda line: None,
 ) -> list[Check]:
     """Run every experiment and check on one model. Raises ValueError for a model of which no twin can be made.
 
     Everything is computed in float32, so that nothing but the method is between the twins and the model. out: folder for
-    twins, data and runs (default: a scratch folder that is removed); what is finished there is not computed again.
-    data: folder with concepts.jsonl, neutral.jsonl and neutral_map.jsonl; the shipped one by default. progress: gets a line
-    per step.
+    twins, data and runs; what is finished there is not computed again.
+    data: folder with concepts.jsonl, neutral.jsonl and neutral_map.jsonl; the shipped one by default. n_sims: simulations behind each
+    rate of errors. progress: gets a line per step.
     """
-    if out is None:
-        with tempfile.TemporaryDirectory(prefix="steer-bench-") as scratch:
-            return calibrate(
-                model, Path(scratch), sizes=sizes, layer=layer, device=device, seed=seed, data=data, progress=progress
-            )
     progress("twins of the model")
     loaded = load_model(model, dtype="float32", device=device)
     width = d_model(loaded.model)
@@ -57,15 +54,19 @@ def calibrate(
         out, loaded, [twin.folder for twin in twins], layer, data or shipped("tasks") / "data",
         sizes=sizes or Sizes(), device=device, seed=seed,
     )  # fmt: skip
+    pairs = pairs_have_read_the_same(loaded, load_texts(out / "map.jsonl"))
     del loaded
     runs = {}
     for number, (name, path) in enumerate(experiments.items(), 1):
         progress(f"experiment {number} of {len(experiments)}: {name}")
         runs[name] = open_run(str(path), out / "runs" / name)
         with runs[name].folder.lock():
-            extract(runs[name])
-            fit(runs[name])
-            evaluate(runs[name])
-            report(runs[name], figures=False)
+            for stage in {**STAGES, "report": partial(report, figures=False)}.values():
+                stage(runs[name])
     progress("checks")
-    return all_checks(model, twins, runs)
+    texts = load_texts(out / "neutral.jsonl")[:4]
+    logits = {twin.folder: logit_difference(model, twin.folder, texts) for twin in twins}
+    checks = [*result_checks(model, twins, runs, logits), pairs]
+    checks += by_hand(model, runs["twins"], load_results(runs["twins"].folder.results))
+    progress(f"{n_sims} simulations")
+    return [*checks, *simulated(n_sims)]

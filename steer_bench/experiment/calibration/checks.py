@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
-import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from steer_bench.concepts.load import load_texts
+from steer_bench.concepts.concept import cut
 from steer_bench.experiment.run import Run
-from steer_bench.models.load import model_path
-from steer_bench.models.tokens import encode
+from steer_bench.experiment.stages.extract import text_groups
+from steer_bench.harness.protocol import Protocol
+from steer_bench.results.board.entries import CLAIMS, ArmEntry, ArmResult, entries
 from steer_bench.results.file import Results, load_results
-from steer_bench.results.rows import Row
-from steer_bench.results.stats.bootstrap import Bootstrap, Estimate, hierarchical_bootstrap
-from steer_bench.results.stats.effects import likelihood_curves, measure_likelihood
-from steer_bench.results.stats.grid import ArmKey
-from steer_bench.results.stats.verdict import verdicts
+from steer_bench.results.measures import LIKELIHOOD
+from steer_bench.results.stats.estimate import Estimate, mean_estimate, ratio_estimate
+from steer_bench.results.stats.grid import NATIVE, ArmKey
+from steer_bench.results.stats.simulate import Rate, error_rates, values_of
+from steer_bench.results.stats.tests import ALPHA
+from steer_bench.results.stats.values import REFERENCE, TaskValues, task_values
+from steer_bench.results.stats.verdict import Case, verdicts
 from steer_bench.vectors.arms import Arms
 from steer_bench.vectors.store import Vector, VectorStore
 
-NATIVE, RANDOM, WRONG = ArmKey("", "native"), ArmKey("", "random"), ArmKey("", "wrong-concept")
+RANDOM = ArmKey("", "random")
 LEARNED = ("linear", "procrustes")
 """Adapters whose maps must find Q."""
-LOGITS, COSINE, RECOVERED = 1e-3, 0.999, 0.02
-"""Largest difference of a twin's logits; smallest cosine of a map that recovers Q; how near 1 a recovered fraction must be
-where its interval, which for vectors so alike is narrower still, does not hold 1."""
-FALSE_POSITIVES = 0.1
-"""Largest share of null arms that may get a verdict of transfer at 95 %."""
+LOGITS, COSINE, RECOVERED, DAMAGE = 1e-3, 0.999, 0.02, 0.1
+"""Largest difference of logits, and of log-likelihoods; smallest cosine of a map that recovers Q; how near 1 a recovered fraction
+must be where its interval, which for vectors so alike is narrower still, does not hold 1; how near its level a measured damage."""
+NULLS = 400
+"""Arms drawn anew from the random ones."""
 SHUT = "native itself does not steer"
-CLAIMS = ("transfers", "equivalent to native")
 
 
 @dataclass(frozen=True)
@@ -61,155 +62,247 @@ class Twin:
     """(d_model, d_model) float64: its activations are Q times the model's."""
 
 
-def all_checks(model: str, twins: Sequence[Twin], runs: Mapping[str, Run]) -> list[Check]:
-    """Return every check of a calibration from the finished runs twins, same, dead and nulls."""
+def result_checks(
+    model: str, twins: Sequence[Twin], runs: Mapping[str, Run], logits: Mapping[str, float]
+) -> Iterator[Check]:
+    """Yield the checks on the finished runs twins, same and dead. logits: each twin's largest difference from the model's."""
     found = {name: load_results(run.folder.results) for name, run in runs.items()}
-    arms = Arms.load(runs["twins"].folder.arms(model))
-    results = bootstrap(found["twins"].rows, model)
-    checks = [
-        native_steers(results),
-        *same_model(model, Arms.load(runs["same"].folder.arms(model)), bootstrap(found["same"].rows, model)),
-    ]
-    texts = load_texts(runs["twins"].data.path("neutral.jsonl"))
-    own = VectorStore.load(runs["twins"].folder.vectors(model)).vectors
+    arms = {name: Arms.load(run.folder.arms(model)) for name, run in runs.items()}
+    board, own = entries(found["twins"]), VectorStore.load(runs["twins"].folder.vectors(model)).vectors
+    yield native_steers(board)
+    yield doses(board)
+    yield others_vectors(arms["twins"])
+    yield from same_model(model, arms["same"], found["same"])
     for twin in twins:
         vectors = VectorStore.load(runs["twins"].folder.vectors(twin.folder)).vectors
-        checks += is_the_model(
-            twin, logit_difference(model, twin.folder, texts), own, vectors, found["same"].rows, model
-        )
-        checks += like_native(twin, results, arms)
-    return [
-        *checks,
-        shuffled_pairs(results, found["twins"]),
-        dead_concepts(found["dead"].rows, model),
-        false_positives(found["nulls"], model),
-    ]
+        yield from is_the_model(twin, logits[twin.folder], own, vectors, found["same"], model)
+        yield from like_native(twin, board, arms["twins"])
+    yield shuffled_pairs(found["twins"], model)
+    yield dead_concepts(found["dead"], model)
+    yield from nulls(found["twins"], model)
+    for name, run in runs.items():
+        yield texts_apart(name, run)
 
 
-def bootstrap(rows: Iterable[Row], target: str) -> Bootstrap:
-    """Resample the likelihood lift at matched damage."""
-    measured = measure_likelihood(likelihood_curves(rows, target))
-    return hierarchical_bootstrap(measured.effects, measured.neutral)
+def cell(board: Iterable[ArmEntry], arm: ArmKey, task: str = LIKELIHOOD) -> ArmResult:
+    """Return what an arm did at the main level."""
+    return next(one.cells[task] for one in board if ArmKey(one.source, one.arm) == arm)
 
 
-@torch.inference_mode()
-def logit_difference(model: str, twin: str, texts: Iterable[str]) -> float:
-    """Return the largest difference over the texts, of model and twin in float64 (on the CPU: not every device has it).
-
-    In float32 rounding alone reaches 1e-3: the twin's massive dimensions are spread over all of its coordinates, and Gemma's
-    are a thousand times the others. Norms and softmax of transformers compute in float32 all the same, which leaves 1e-4.
-    """
-    exact, other = (
-        AutoModelForCausalLM.from_pretrained(model_path(name), dtype=torch.float64) for name in (model, twin)
-    )
-    tokenizer = AutoTokenizer.from_pretrained(model_path(model))
-    ids = [torch.tensor([encode(tokenizer, text)]) for text in texts]
-    return max(float((other(each).logits - exact(each).logits).abs().max()) for each in ids)
+def values_at(results: Results, model: str, task: str = LIKELIHOOD, apart: str = "") -> TaskValues:
+    """Return the values of a task at the main level; `apart`: the arm whose seeds are not pooled."""
+    pooled = {arm: name for arm, name in results.run.pooled.items() if name != apart}
+    return task_values(results.rows, task, model, level=results.run.headline, pooled=pooled)
 
 
-def native_steers(results: Bootstrap) -> Check:
+def word_of(values: TaskValues, arm: ArmKey, *controls: ArmKey) -> str:
+    """Return the verdict of an arm that is the only one of its run."""
+    return verdicts([Case(values, arm, controls)])[0].word
+
+
+def native_steers(board: Iterable[ArmEntry]) -> Check:
     """Check that there is an effect at all: without it nothing else would mean anything."""
-    effect = results.effect(NATIVE)
+    effect = cell(board, NATIVE).effect
     return Check("the model's own vectors steer it", effect.positive, f"effect {_words(effect)}", "above 0")
 
 
-def same_model(model: str, arms: Arms, results: Bootstrap) -> Iterator[Check]:
-    """Check that identity from the model to itself is native."""
+def doses(board: Iterable[ArmEntry]) -> Check:
+    """Check that every arm does the damage that it was dosed for, on texts that no dose was found on."""
+    cells = {f"{one.arm} {one.source}".strip(): one.cells[LIKELIHOOD] for one in board}
+    apart = {
+        name: abs((one.damage or math.inf) / one.level - 1) for name, one in cells.items() if one.factor and one.level
+    }
+    off = [f"{name} {cells[name].damage}" for name, one in apart.items() if one > DAMAGE]
+    measured = f"{len(apart) - len(off)} of {len(apart)} arms are; {', '.join(off)}".rstrip("; ")
+    return Check(
+        "doses: damage on held-out neutral texts",
+        bool(apart) and not off,
+        measured,
+        f"all within {DAMAGE:.0%} of the level",
+    )
+
+
+def others_vectors(arms: Arms) -> Check:
+    """Check that wrong-concept has native's vectors, each of another concept."""
+    native, wrong = vectors_of(arms, "native"), [key for key in arms.vectors if key[0].adapter == REFERENCE.name]
+    fine = 0
+    for key in wrong:
+        near = max(native, key=lambda concept: cosine(native[concept], arms.vectors[key]))
+        fine += near != key[1] and cosine(native[near], arms.vectors[key]) >= COSINE
+    measured = f"{fine} of {len(wrong)} are another concept's"
+    return Check("wrong-concept: native's vectors of other concepts", 0 < fine == len(wrong), measured, "all")
+
+
+def same_model(model: str, arms: Arms, results: Results) -> Iterator[Check]:
+    """Check that identity from the model to itself is native on every task, whatever is unscored."""
     native, identity = vectors_of(arms, "native"), vectors_of(arms, "identity", model)
     apart = max(float(np.abs(identity[key] - vector).max()) for key, vector in native.items())
     yield Check("same model: identity gives native's vectors", apart == 0, f"difference {apart:.2g}", "0")
-    recovered = results.recovered(ArmKey(model, "identity"), NATIVE)
-    yield Check("same model: identity recovers native", recovered.value == 1, _words(recovered), "exactly 1")
+    arm = ArmKey(model, "identity")
+    rows = list(results.rows.where(target=model))
+    scored = [i for i, row in enumerate(rows) if (row.source, row.arm) == arm]
+    partly = {i: replace(rows[i], value=None, reason="left out") for i in scored[::3]}
+    gaps = Results(results.run, [partly.get(i, row) for i, row in enumerate(rows)])
+    for task in results.run.limits:
+        values, reached = values_at(results, model, task), np.isfinite(values_at(results, model, task).value(NATIVE))
+        recovered = ratio_estimate(values.differences(arm), values.differences(NATIVE))
+        word = word_of(values, arm, REFERENCE)
+        apart = _farthest(*(one.differences(arm, NATIVE)[reached] for one in (values, values_at(gaps, model, task))))
+        same = apart == 0 and (task != LIKELIHOOD or (recovered.value == 1 and word == CLAIMS[1]))
+        yield Check(
+            f"same model, {task}: identity is native, unscored rows or not", same,
+            f"difference {apart:.2g}, recovers {_words(recovered)}, {word}",
+            f"0{f', exactly 1, {CLAIMS[1]}' if task == LIKELIHOOD else ''}",
+        )  # fmt: skip
 
 
 def is_the_model(
-    twin: Twin, logits: float, own: Mapping[str, Vector], vectors: Mapping[str, Vector], rows: Iterable[Row], model: str
+    twin: Twin, logits: float, own: Mapping[str, Vector], vectors: Mapping[str, Vector], results: Results, model: str
 ) -> Iterator[Check]:
     """Check that a twin computes what the model does, unsteered and steered, and has its vectors in other coordinates.
 
-    own, vectors: of all concepts, the model's and the twin's. rows: of both as targets of their own vectors.
+    own, vectors: of all concepts, the model's and the twin's. results: of both as targets of their own vectors.
     """
     yield Check(f"{twin.name}: same logits", logits <= LOGITS, f"difference {logits:.2g}", f"at most {LOGITS}")
     near = min(cosine(twin.q.numpy() @ own[key], vector) for key, vector in vectors.items())
     yield Check(f"{twin.name}: its vectors are Q v", near >= COSINE, f"cosine {near:.6f}", f"at least {COSINE}")
-    values: dict[str, dict[tuple[object, ...], float]] = {model: {}, twin.folder: {}}
-    for row in rows:
-        if row.target in values and row.source == "":
-            values[row.target][row.arm, row.concept, row.factor, row.item] = (
-                math.nan if row.value is None else row.value
-            )
-    mine, its = values.values()
-    apart = max((abs(mine[key] - its.get(key, math.nan)) for key in mine), default=math.nan)
+    steered: dict[str, dict[tuple[str, ...], tuple[float, float]]] = {model: {}, twin.folder: {}}
+    replies: dict[str, dict[tuple[str, ...], float | None]] = {model: {}, twin.folder: {}}
+    for row in results.rows:
+        if row.target in steered and row.source == "":
+            key = row.task, row.arm, row.concept, row.item
+            if row.task == LIKELIHOOD:
+                steered[row.target][key] = math.nan if row.value is None else row.value, row.factor
+            else:
+                replies[row.target][key] = row.value
+    none = math.nan, math.nan
+    both = [(one, steered[twin.folder].get(key, none)) for key, one in steered[model].items()]
+    apart = _farthest([its[0] - mine[0] for mine, its in both])
+    doses = _farthest([its[1] / mine[1] - 1 for mine, its in both if mine[1]])
     yield Check(
-        f"{twin.name}: steered by Q v it is the model steered by v", apart <= LOGITS,
-        f"difference {apart:.2g} nats a token", f"at most {LOGITS}",
+        f"{twin.name}: steered by Q v it is the model steered by v, at the model's doses",
+        apart <= LOGITS and doses <= 0.01, f"difference {apart:.2g} nats a token, doses {doses:.2%}", f"at most {LOGITS}, 1 %",
     )  # fmt: skip
+    alike = np.mean([value == replies[twin.folder].get(key, -1) for key, value in replies[model].items()] or [0])
+    yield Check(
+        f"{twin.name}: its replies are rated as the model's", bool(alike >= 0.9), f"{alike:.1%} alike", "at least 90 %"
+    )
 
 
-def like_native(twin: Twin, results: Bootstrap, arms: Arms) -> Iterator[Check]:
+def like_native(twin: Twin, board: Sequence[ArmEntry], arms: Arms) -> Iterator[Check]:
     """Check that the maps that learn find Q, and that identity is a random direction."""
     native = vectors_of(arms, "native")
-    keys = [ArmKey(twin.folder, adapter) for adapter in ("identity", *LEARNED)]
-    words = verdicts(results, keys, NATIVE, [RANDOM, WRONG])
-    for key in keys:
-        cosines = [cosine(vector, native[one]) for one, vector in vectors_of(arms, key.name, key.source).items()]
-        verdict, where = words[key].word, f"{twin.name}, {key.name}"
-        if key.name == "identity":
+    for name in ("identity", *LEARNED):
+        found, where = cell(board, ArmKey(twin.folder, name)), f"{twin.name}, {name}"
+        cosines = [cosine(vector, native[one]) for one, vector in vectors_of(arms, name, twin.folder).items()]
+        verdict = found.verdict.word if found.verdict else "none"
+        if name == "identity":
             mean, chance = abs(float(np.mean(cosines))), 4 / math.sqrt(arms.d_model)
             yield Check(
                 f"{where}: vectors look random", mean <= chance, f"|cosine| {mean:.3f}", f"at most {chance:.3f}"
             )
-            yield Check(f"{where}: no transfer", verdict not in CLAIMS, verdict, "no evidence")
+            none = verdict not in CLAIMS and not found.effect.positive
+            yield Check(
+                f"{where}: no transfer", none, f"{verdict}, effect {_words(found.effect)}", "no evidence, not above 0"
+            )
             continue
         yield Check(f"{where}: finds Q", min(cosines) >= COSINE, f"cosine {min(cosines):.6f}", f"at least {COSINE}")
-        recovered = results.recovered(key, NATIVE)
         expected = f"1 in the interval, or within {RECOVERED} of it"
-        yield Check(f"{where}: recovers native", _is_one(recovered), _words(recovered), expected)
-        yield Check(f"{where}: transfers", verdict in CLAIMS, verdict, " or ".join(CLAIMS))
+        yield Check(f"{where}: recovers native", _is_one(found.recovered), _words(found.recovered), expected)
+        yield Check(f"{where}: is equivalent", verdict == CLAIMS[1], verdict, CLAIMS[1])
 
 
-def shuffled_pairs(results: Bootstrap, found: Results) -> Check:
+def shuffled_pairs(found: Results, model: str) -> Check:
     """Check that maps fitted on false pairs transfer nothing, each judged as the only arm of a run."""
+    values = values_at(found, model)
     false = {info.arm for info in found.run.arms if info.method.startswith("shuffled-")}
-    arms = [arm for arm in results.means if arm.name in false]
-    claimed = [arm for arm in arms if verdicts(results, [arm], NATIVE, [RANDOM, WRONG])[arm].word in CLAIMS]
-    measured = f"{len(claimed)} of {len(arms)} ({', '.join(dict.fromkeys(arm.name for arm in arms))})"
-    if claimed:
-        measured += f": {', '.join(dict.fromkeys(arm.name for arm in claimed))}"
-    if found.run.refused:
-        measured += f"; refused: {', '.join(dict.fromkeys(refused.arm for refused in found.run.refused))}"
-    passed = bool(arms) and not claimed and results.effect(NATIVE).positive
-    return Check("shuffled pairs: adapters that transfer", passed, measured, "none")
+    arms = [arm for arm in values.items if arm.name in false]
+    claimed = [arm for arm in arms if word_of(values, arm, REFERENCE, RANDOM) in CLAIMS]
+    names = ", ".join(dict.fromkeys(arm.name for arm in claimed or arms))
+    passed = bool(arms) and not claimed and mean_estimate(values.differences(NATIVE)).positive
+    return Check("shuffled pairs: maps that transfer", passed, f"{len(claimed)} of {len(arms)} ({names})", "none")
 
 
-def dead_concepts(rows: Iterable[Row], model: str) -> Check:
+def dead_concepts(found: Results, model: str) -> Check:
     """Check that the gate stays shut for the arm that is native itself, where positives and negatives are of one kind."""
-    arm, results = ArmKey(model, "identity"), bootstrap(rows, model)
-    verdict = verdicts(results, [arm], NATIVE, [])[arm]
-    measured = f"effect {_words(results.effect(NATIVE))}; verdict: {verdict.word}"
-    return Check("dead concepts: native's gate", verdict.word == SHUT, measured, f"verdict: {SHUT}")
+    values = values_at(found, model)
+    word = word_of(values, ArmKey(model, "identity"), REFERENCE)
+    effect = _words(mean_estimate(values.differences(NATIVE)))
+    return Check("dead concepts: native's gate", word == SHUT, f"effect {effect}; verdict: {word}", f"verdict: {SHUT}")
 
 
-def false_positives(found: Results, model: str) -> Check:
-    """Judge each random arm as the only arm of a run, the next one being its random control.
+def nulls(found: Results, model: str) -> Iterator[Check]:
+    """Judge random arms, and arms drawn from them concept by concept against a control drawn alike: exchangeable by making.
 
+    The verdicts of these are false with the probability of the test, on the variances of this model; a true rate of 10 % is seen.
     On the same texts native, judged as if it were an arm, has to get the verdict: where nothing could, none is no finding.
     """
-    results = bootstrap(found.rows, model)  # seeds are not pooled: each is an arm
-    named = [ArmKey("", info.arm) for info in found.run.arms if info.method == "random"]
-    nulls = [arm for arm in named if arm in results.means]
-
-    def claims(arm: ArmKey, *controls: ArmKey) -> bool:
-        return verdicts(results, [arm], NATIVE, [*controls, WRONG])[arm].word in CLAIMS
-
-    claimed = sum(claims(arm, other) for arm, other in zip(nulls, [*nulls[1:], *nulls[:1]], strict=True))
-    opens, native, most = claims(NATIVE, *nulls[:1]), results.effect(NATIVE), int(FALSE_POSITIVES * len(named))
-    measured = f"{claimed} of {len(nulls)} get a verdict of transfer, native {'does' if opens else 'does not'}"
-    return Check(
-        f"false positives: {len(named)} random arms, {native.n} concepts",
-        0 < len(named) == len(nulls) and opens and claimed <= most,
-        f"{measured} ({_words(native)})", f"at most {most}, and native does",
+    values, rng = values_at(found, model, apart=RANDOM.name), np.random.default_rng(0)
+    arms = [arm for arm in values.items if arm.name.startswith(f"{RANDOM.name}-")]
+    if len(arms) < 2:
+        yield Check("nulls: random arms", False, f"{len(arms)}", "2 or more")
+        return
+    claimed = sum(word_of(values, arm, arms[i - 1], REFERENCE) in CLAIMS for i, arm in enumerate(arms))
+    native = word_of(values, NATIVE, arms[0], REFERENCE)
+    yield Check(
+        f"nulls: {len(arms)} random arms", claimed <= 1 and native in CLAIMS,
+        f"{claimed} get a verdict of transfer; native: {native}", "at most 1, and native does",
     )  # fmt: skip
+    stack, concepts, arm = (
+        np.stack([values.items[arm] for arm in arms]),
+        np.arange(len(values.concepts)),
+        ArmKey("", "drawn"),
+    )
+    known, claimed = {key: values.items[key] for key in (REFERENCE, NATIVE)}, 0
+    for _ in range(NULLS):
+        first, second = rng.permuted(np.tile(np.arange(len(arms)), (len(concepts), 1)), axis=1).T[:2]
+        drawn = values_of({**known, arm: stack[first, concepts], RANDOM: stack[second, concepts]})
+        claimed += word_of(drawn, arm, RANDOM) in CLAIMS
+    rate = Rate("false transfers", "random arms", len(concepts), claimed / NULLS, NULLS, 0.0, ALPHA)
+    yield Check(
+        f"nulls: {NULLS} arms drawn from these", rate.passed, f"{rate.rate:.3f} get a verdict of transfer",
+        f"{ALPHA}, at most {ALPHA + rate.error:.3f}",
+    )  # fmt: skip
+
+
+def simulated(n_sims: int, seed: int = 0) -> Iterator[Check]:
+    """Measure the error rates of the statistics on values of known truth: a line for each kind of claim, its worst rate at each n."""
+    found = error_rates(n_sims, seed)
+    for what in dict.fromkeys(rate.what for rate in found):
+        mine, worst = [rate for rate in found if rate.what == what], min if what.startswith("coverage") else max
+        by_n = {n: worst(one.rate for one in mine if one.n == n) for n in sorted({one.n for one in mine})}
+        failed = [f"{one.values}, n = {one.n}: {one.rate:.3f}" for one in mine if not one.passed]
+        limits = " to ".join(f"{limit:g}" for limit in sorted({one.least or one.most for one in mine}))
+        yield Check(
+            f"{n_sims} simulations, {what}", not failed,
+            "; ".join([", ".join(f"{rate:.3f} at n = {n}" for n, rate in by_n.items()), *failed]),
+            f"at {'least' if worst is min else 'most'} {limits}, but for the error of simulation",
+        )  # fmt: skip
+
+
+def texts_apart(name: str, run: Run) -> Check:
+    """Check that no text serves two of: vectors and maps, concept texts that are scored, neutral texts that are, doses."""
+    protocol = Protocol.load(run.folder.protocol)
+    uses = {
+        "vectors": [text for texts in text_groups(run.data).values() for text in texts] + run.data.map_texts,
+        "held-out": [
+            text
+            for one in protocol.concepts.values()
+            if one.kind == "topic"
+            for text in (*one.positives, *one.negatives)
+        ],
+        "neutral": protocol.neutral.values(),
+        "doses": protocol.calibration.values(),
+    }
+    apart = {use: {cut(text, run.experiment.dose.max_words) for text in texts} for use, texts in uses.items()}
+    shared = [f"{a} and {b}" for a, b in combinations(apart, 2) if apart[a] & apart[b]]
+    sizes = ", ".join(f"{len(texts)} {use}" for use, texts in apart.items())
+    return Check(
+        f"{name}: each text serves one purpose",
+        all(apart.values()) and not shared,
+        ", ".join(shared) or sizes,
+        "none shared",
+    )
 
 
 def vectors_of(arms: Arms, name: str, source: str = "") -> dict[str, Vector]:
@@ -217,9 +310,15 @@ def vectors_of(arms: Arms, name: str, source: str = "") -> dict[str, Vector]:
     return {key: vector for (arm, key), vector in arms.vectors.items() if (arm.name, arm.source) == (name, source)}
 
 
-def cosine(one: Vector, other: Vector) -> float:
+def cosine(a: Vector, b: Vector) -> float:
     """Return the cosine of two vectors."""
-    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def _farthest(*differences: Iterable[float]) -> float:
+    """Return the largest size; NaN where one is not a number, and of none."""
+    sizes = np.abs([one for some in differences for one in some])
+    return float(sizes.max()) if len(sizes) else math.nan
 
 
 def _is_one(recovered: Estimate) -> bool:

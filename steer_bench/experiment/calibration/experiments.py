@@ -19,16 +19,16 @@ from steer_bench.files import write_whole
 from steer_bench.models.blocks import d_model
 from steer_bench.models.load import Loaded
 from steer_bench.models.tokens import tokenize
-from steer_bench.results.measures import LIKELIHOOD
+from steer_bench.results.measures import LIKELIHOOD, RULES, STEERING
 from steer_bench.transfer.adapters import load_adapter
 
-SHUFFLED = ("low-rank", "procrustes", "mlp", "concept-ridge", "anchors")
-"""Adapters that are fitted on shuffled pairs too, beside `linear`, whose shuffled form is the shipped shuffled-map."""
+SHUFFLED = ("linear", "low-rank", "procrustes", "mlp", "concept-ridge", "anchors")
+"""Adapters that are fitted on shuffled pairs too."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured: about a minute on two cores for a model of 135M parameters."""
+    """How much is measured: about ten minutes on one core for a model of 135M parameters."""
 
     concepts: int = 10
     """Concepts that are steered; the others serve the map."""
@@ -36,19 +36,27 @@ class Sizes:
     """Texts of a concept behind its vector (half of them for the concepts that serve the map)."""
     negatives: int = 48
     scored: int = 4
-    """Held-out texts of a concept, and as many neutral texts, whose likelihood is measured."""
-    words: int = 16
-    """Scored texts are cut to as many words."""
-    factors: tuple[float, ...] = (0.4,)
+    """Held-out texts of a concept, and neutral texts of each concept, whose likelihood is measured."""
+    words: int = 12
+    """Scored texts, and those that doses are found on, are cut to as many words."""
+    damage: float = 1.3
+    """The level at which arms meet."""
+    dose_texts: int = 6
+    neutral: int = 24
+    """Neutral texts: doses are found on `dose_texts` of them, each concept draws its own from the others."""
     pairs: int = 7
     """Paired tokens of a map, as a multiple of d_model."""
     map_texts: int = 50
     """Fewest texts of a map, whatever the width: every tenth is held out."""
-    nulls: int = 20
-    """Random arms of the false-positive check, measured on `null_texts` texts at the largest factor."""
-    null_texts: int = 2
-    compared: int = 4
+    nulls: int = 6
+    """Random arms."""
+    compared: int = 7
     """Concepts by which the twins, steered by their own vectors, are compared with the model."""
+    rules: tuple[str, ...] = ("all-capitals", "all-lower-case", "exclamation", "question", "no-the")
+    """Rules by which they are, too."""
+    prompts: int = 2
+    """Prompts of each of these."""
+    reply_tokens: int = 12
 
 
 def write_experiments(
@@ -64,75 +72,66 @@ def write_experiments(
 ) -> dict[str, Path]:
     """Write data and experiments into a folder, and return each experiment's YAML by its name.
 
-    - twins: maps from every twin to the model, fitted on true and on shuffled pairs
-    - same: the model and each twin, steered by their own vectors and by those through identity
+    - twins: maps from every twin to the model, fitted on true and on shuffled pairs, and random arms
+    - same: the model and each twin, steered by their own vectors and by those through identity; reply tasks too
     - dead: concepts whose positives and negatives are halves of the same texts
-    - nulls: random arms
 
     data: folder with concepts.jsonl, neutral.jsonl and neutral_map.jsonl.
     """
     concepts = load_concepts(data / "concepts.jsonl")
     tested, others = concepts[: sizes.concepts], concepts[sizes.concepts :]
-    ids, fit = [one.id for one in tested], [one.id for one in others]
+    ids = [one.id for one in tested]
     lines = [_trimmed(one, sizes.positives, sizes, seed) for one in tested]
     lines += [_trimmed(one, sizes.positives // 2, sizes, seed) for one in others]
     _write_lines(folder / "concepts.jsonl", lines)
     n = 2 * (sizes.positives + sizes.scored)
     dead = [_line(one, one.positives[:n:2], one.positives[1:n:2]) for one in tested]
     _write_lines(folder / "dead.jsonl", dead)
-    corpus = {"map": _map_texts(loaded, data, sizes), "neutral": load_texts(data / "neutral.jsonl")[: sizes.scored]}
+    corpus = {"map": _map_texts(loaded, data, sizes), "neutral": load_texts(data / "neutral.jsonl")[: sizes.neutral]}
     for name, texts in corpus.items():
         _write_lines(folder / f"{name}.jsonl", [{"id": f"{name}-{i}", "text": text} for i, text in enumerate(texts)])
-    width, model = d_model(loaded.model), loaded.name
-    full_rank = {"procrustes": {"ranks": [width]}}  # a rotation leaves no direction out
-    shuffled = ["shuffled-map", *(_shuffled(folder, name, full_rank.get(name, {})) for name in SHUFFLED)]
+    model = loaded.name
+    full_rank = {"procrustes": {"ranks": [d_model(loaded.model)]}}  # a rotation leaves no direction out
+    shuffled = [_shuffled(folder, name, full_rank.get(name, {})) for name in SHUFFLED]
+    wrong = {"wrong-concept": {"n": 1}}
+    scored = {"max_texts": sizes.scored, "max_neutral": sizes.scored, "max_words": sizes.words}
+    replies = {"max_prompts": sizes.prompts, "max_new_tokens": sizes.reply_tokens}
 
-    def experiment(
-        name: str,
-        pairs: Sequence[tuple[str, str]],
-        adapters: Sequence[object],
-        test: Sequence[str],
-        *,
-        fit: Sequence[str] = (),
-        source: str = "concepts.jsonl",
-        texts: int = sizes.scored,
-        factors: Sequence[float] = sizes.factors,
-    ) -> Path:
+    def experiment(name: str, pairs: Sequence[tuple[str, str]], test: Sequence[str], **keys: object) -> Path:
         names = dict.fromkeys([model, *(name for pair in pairs for name in pair)])
-        limits = {"max_texts": texts, "max_neutral": texts, "max_words": sizes.words}
         content = {
             "name": f"calibration-{name}",
             "models": [{"name": each, "layer": layer} for each in names],
             "pairs": [list(pair) for pair in pairs],
-            "concepts": {"source": source, "held_out": sizes.scored, "halves": False},
-            "splits": {"fit": list(fit), "test": list(test)},
+            "concepts": {"source": "concepts.jsonl", "held_out": sizes.scored, "halves": False},
+            "splits": {"fit": [], "test": list(test)},
             "neutral": {"map": "map.jsonl", "perplexity": "neutral.jsonl", "fit_texts": False},
-            "adapters": ["native", *adapters],
-            "factors": list(factors),
-            "tasks": {LIKELIHOOD: limits},
+            "adapters": ["native", "identity", wrong],
+            "damage": [sizes.damage],
+            "dose": {"texts": sizes.dose_texts, "max_words": sizes.words},
+            "tasks": {LIKELIHOOD: scored},
             "chat": False,
             "dtype": "float32",
             "device": device,
             "seed": seed,
         }
         path = folder / f"{name}.yaml"
-        write_whole(path, yaml.safe_dump(content, sort_keys=False))
+        write_whole(path, yaml.safe_dump(content | keys, sort_keys=False))
         return path
 
     itself = [(model, model)]
-    learned = ["linear", {"procrustes": full_rank["procrustes"]}]
-    to_model = [(twin, model) for twin in twins]
     return {
         "twins": experiment(
-            "twins", to_model, ["identity", *learned, *shuffled, {"random": {"seeds": 1}}, "wrong-concept"], ids, fit=fit
+            "twins", [(twin, model) for twin in twins], ids,
+            splits={"fit": [one.id for one in others], "test": ids}, claims=["linear", "procrustes"],
+            adapters=["native", "identity", "linear", full_rank, *shuffled, {"random": {"seeds": sizes.nulls}}, wrong],
         ),
         "same": experiment(
-            "same", [*itself, *((twin, twin) for twin in twins)], ["identity"], ids[: sizes.compared]
+            "same", [*itself, *((twin, twin) for twin in twins)], ids[: sizes.compared],
+            rules=list(sizes.rules), tasks={LIKELIHOOD: scored, STEERING: replies, RULES: replies},
         ),
-        "dead": experiment("dead", itself, ["identity"], ids, source="dead.jsonl"),
-        "nulls": experiment(
-            "nulls", itself, [{"random": {"seeds": sizes.nulls}}, "wrong-concept"], ids,
-            texts=sizes.null_texts, factors=sizes.factors[-1:],
+        "dead": experiment(
+            "dead", itself, ids, concepts={"source": "dead.jsonl", "held_out": sizes.scored, "halves": False}
         ),
     }  # fmt: skip
 
@@ -171,7 +170,7 @@ def _shuffled(folder: Path, name: str, options: Mapping[str, object]) -> str:
     known = load_adapter(name, options=options)
     content = {
         "adapter": f"shuffled-{name}",
-        "kind": "control",
+        "kind": "transfer",
         "method": f"shuffled-{known.method}",
         "about": f"{name} on false pairs: no pair, end of a document or concept stands beside its own counterpart.",
         "options": dict(known.options),

@@ -8,21 +8,23 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from steer_bench.results.stats.bootstrap import Bootstrap
 from tiny import save_tiny, tiny_llama, tiny_tokenizer, train_tiny
 
 from steer_bench.cli.app import app
 from steer_bench.concepts.load import load_concepts
+from steer_bench.experiment.calibration import by_hand, checks
 from steer_bench.experiment.calibration import calibrate as calibrating
-from steer_bench.experiment.calibration import checks
 from steer_bench.experiment.calibration.calibrate import calibrate
 from steer_bench.experiment.calibration.checks import Check, Twin
 from steer_bench.experiment.calibration.experiments import Sizes
 from steer_bench.experiment.calibration.twins import random_rotation
 from steer_bench.experiment.folder import Folder
+from steer_bench.experiment.run import open_run
+from steer_bench.models.load import load_model
+from steer_bench.results.board.entries import ArmEntry, entries
 from steer_bench.results.file import Results, load_results
 from steer_bench.results.rows import Row
-from steer_bench.results.stats.grid import ArmKey
+from steer_bench.results.stats.grid import NATIVE, ArmKey
 from steer_bench.vectors.arms import Arms
 from steer_bench.vectors.store import Vector, VectorStore
 
@@ -32,10 +34,12 @@ SIZES = Sizes(
     negatives=48,
     scored=6,
     words=20,
-    factors=(0.3, 0.6),
+    damage=2.0,
+    dose_texts=10,
+    neutral=20,
     pairs=40,
     map_texts=60,
-    null_texts=6,
+    rules=("all-capitals", "exclamation", "question", "final-question", "numbered-list", "bullet-list"),
 )
 SYLLABLES = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
 
@@ -93,8 +97,9 @@ class Calibrated(NamedTuple):
     def rows(self, name: str) -> list[Row]:
         return list(self.results(name).rows)
 
-    def bootstrap(self, name: str = "twins") -> Bootstrap:
-        return checks.bootstrap(self.rows(name), self.model)
+    def board(self, rows: list[Row] | None = None) -> list[ArmEntry]:
+        found = self.results("twins")
+        return entries(found if rows is None else Results(found.run, rows))
 
     def arms(self, name: str = "twins") -> Arms:
         return Arms.load(Folder(self.out / "runs" / name).arms(self.model))
@@ -111,7 +116,7 @@ class Calibrated(NamedTuple):
 def whole(tiny, tmp_path_factory):
     model, data = tiny
     out, said = tmp_path_factory.mktemp("calibration"), []
-    found = calibrate(model, out, sizes=SIZES, device="cpu", data=data, progress=said.append)
+    found = calibrate(model, out, sizes=SIZES, device="cpu", data=data, n_sims=6, progress=said.append)
     return Calibrated(model, out, found, said)
 
 
@@ -127,21 +132,24 @@ def test_every_case_passes_on_a_tiny_model(found):
 def test_it_holds_every_case_of_the_list(found):
     names = " | ".join(check.name for check in found)
     for case in (
-        "same model: identity recovers native", "rotated twin: same logits", "rotated twin, linear: finds Q",
+        "same model, concept_likelihood: identity is native", "same model, concept_steering", "same model, rule_following",
+        "rotated twin: same logits", "rotated twin: its replies", "rotated twin, linear: finds Q",
         "rotated twin, procrustes: recovers native", "rotated twin, identity: vectors look random",
-        "permuted twin, linear: finds Q", "permuted twin, identity: no transfer", "shuffled pairs", "dead concepts",
-        "false positives: 20 random arms",
+        "permuted twin, linear: is equivalent", "permuted twin, identity: no transfer", "shuffled pairs", "dead concepts",
+        "doses", "wrong-concept", "nulls: 6 random arms", "nulls: 400 arms drawn", "twins: each text serves one purpose",
+        "pairs of two tokenisations", "by hand: a vector", "by hand: damage of doses", "by hand: a text under each arm",
+        "6 simulations, coverage: recovered fraction", "6 simulations, false transfers: any of 4 claims, 3 controls",
     ):  # fmt: skip
         assert case in names
 
 
 def test_there_is_a_line_of_progress_for_each_experiment(whole):
-    assert [line.rsplit(": ", 1)[1] for line in whole.said if ":" in line] == ["twins", "same", "dead", "nulls"]
+    assert [line.rsplit(": ", 1)[1] for line in whole.said if ":" in line] == ["twins", "same", "dead"]
 
 
 def test_what_is_finished_is_not_computed_again(whole, tiny):
     files = {path: path.stat().st_mtime_ns for path in whole.out.rglob("*.safetensors")}
-    again = calibrate(whole.model, whole.out, sizes=SIZES, device="cpu", data=tiny[1])
+    again = calibrate(whole.model, whole.out, sizes=SIZES, device="cpu", data=tiny[1], n_sims=6)
     assert again == whole.found
     assert {path: path.stat().st_mtime_ns for path in whole.out.rglob("*.safetensors")} == files
 
@@ -150,11 +158,11 @@ def test_the_command_exits_with_1_when_a_case_fails(monkeypatch):
     from typer.testing import CliRunner
 
     checks = [Check("one", True, "1", "1"), Check("two", False, "0.5", "1")]
-    monkeypatch.setattr(calibrating, "calibrate", lambda model, out, progress: checks)
+    monkeypatch.setattr(calibrating, "calibrate", lambda model, out, **options: checks)
     done = CliRunner().invoke(app, ["calibrate"])
     assert done.exit_code == 1
     assert done.output == "pass  one: 1 (expected 1)\nFAIL  two: 0.5 (expected 1)\n"
-    monkeypatch.setattr(calibrating, "calibrate", lambda model, out, progress: checks[:1])
+    monkeypatch.setattr(calibrating, "calibrate", lambda model, out, **options: checks[:1])
     assert CliRunner().invoke(app, ["calibrate"]).exit_code == 0
 
 
@@ -166,58 +174,64 @@ def relabelled(rows, of, name):
     return [*rows, *(replace(row, source=name.source, arm=name.name) for row in rows if (row.source, row.arm) == of)]
 
 
-def test_shuffled_pairs_fails_where_the_pairs_are_not_shuffled(whole):
-    true = ArmKey(whole.twin.folder, "linear")
-    assert checks.shuffled_pairs(whole.bootstrap(), whole.results("twins")).passed
-    rows = [row for row in whole.rows("twins") if (row.source, row.arm) != (true.source, "shuffled-map")]
-    results = checks.bootstrap(relabelled(rows, true, ArmKey(true.source, "shuffled-map")), whole.model)
-    check = checks.shuffled_pairs(results, whole.results("twins"))
+def failing(found):
+    """Names of the checks that fail."""
+    return [check.name for check in ([found] if isinstance(found, Check) else found) if not check.passed]
+
+
+def test_shuffled_pairs_fails_where_the_pairs_are_not_shuffled_and_where_nothing_steers(whole):
+    found, true = whole.results("twins"), ArmKey(whole.twin.folder, "linear")
+    assert checks.shuffled_pairs(found, whole.model).passed
+    rows = [row for row in found.rows if (row.source, row.arm) != (true.source, "shuffled-linear")]
+    rows = relabelled(rows, true, ArmKey(true.source, "shuffled-linear"))
+    check = checks.shuffled_pairs(Results(found.run, rows), whole.model)
     assert not check.passed
-    assert check.measured.startswith("1 of 12 (")
-    assert check.measured.endswith(": shuffled-map")
-
-
-def test_shuffled_pairs_fails_where_no_adapter_was_tried_or_nothing_steers(whole):
-    rows = whole.rows("twins")
-    none = checks.bootstrap([row for row in rows if not row.arm.startswith("shuffled")], whole.model)
-    assert not checks.shuffled_pairs(none, whole.results("twins")).passed
-    still = checks.bootstrap([replace(row, value=-3.0) for row in rows], whole.model)
-    assert not checks.shuffled_pairs(still, whole.results("twins")).passed
-    assert not checks.native_steers(still).passed
+    assert check.measured == "1 of 12 (shuffled-linear)"
+    none = [row for row in found.rows if not row.arm.startswith("shuffled")]
+    assert not checks.shuffled_pairs(Results(found.run, none), whole.model).passed
+    still = [replace(row, value=-3.0) for row in found.rows]
+    assert not checks.shuffled_pairs(Results(found.run, still), whole.model).passed
+    assert not checks.native_steers(whole.board(still)).passed
 
 
 def test_a_twin_that_is_not_the_model_fails(whole):
-    own, vectors, rows = whole.vectors(whole.model), whole.vectors(whole.twin.folder), whole.rows("same")
+    own, vectors, same = whole.vectors(whole.model), whole.vectors(whole.twin.folder), whole.results("same")
 
-    def failing(logits=0.0, vectors=vectors, rows=rows):
-        checked = checks.is_the_model(whole.twin, logits, own, vectors, rows, whole.model)
-        return [check.name.removeprefix("rotated twin: ") for check in checked if not check.passed]
+    def wrong(logits=0.0, vectors=vectors, rows=same.rows):
+        found = checks.is_the_model(whole.twin, logits, own, vectors, Results(same.run, rows), whole.model)
+        return [name.removeprefix("rotated twin: ") for name in failing(found)]
 
-    assert failing() == []
-    assert failing(logits=2e-3) == ["same logits"]
-    assert failing(vectors=own) == ["its vectors are Q v"]
-    one = next(row for row in rows if row.target == whole.twin.folder and row.arm == "native")
-    steered = "steered by Q v it is the model steered by v"
-    assert failing(rows=[replace(row, value=row.value + 2e-3) if row == one else row for row in rows]) == [steered]
-    assert failing(rows=[row for row in rows if row != one]) == [steered]
-    assert failing(rows=[]) == [steered]
+    assert wrong() == []
+    assert wrong(logits=2e-3) == ["same logits"]
+    assert wrong(vectors=own) == ["its vectors are Q v"]
+    rows = list(same.rows)
+    one = next(row for row in rows if row.target == whole.twin.folder and row.arm == "native" and row.role == "concept")
+    steered = ["steered by Q v it is the model steered by v, at the model's doses"]
+    assert wrong(rows=[replace(row, value=row.value + 2e-3) if row == one else row for row in rows]) == steered
+    assert wrong(rows=[replace(row, factor=row.factor * 1.02) if row == one else row for row in rows]) == steered
+    assert wrong(rows=[row for row in rows if row != one]) == steered
+    rated = [
+        replace(row, value=1.0 - row.value) if row.target == whole.twin.folder and row.task == "rule_following" else row
+        for row in rows
+    ]
+    assert wrong(rows=rated) == ["its replies are rated as the model's"]
 
 
 def test_maps_that_do_not_find_q_and_an_identity_that_does_fail(whole):
     identity, linear = ArmKey(whole.twin.folder, "identity"), ArmKey(whole.twin.folder, "linear")
 
-    def failing(instead):
+    def wrong(instead):
         arms = whole.arms()
         vectors = {}
         for (arm, concept), vector in arms.vectors.items():
             taken = instead.get((arm.source, arm.name))
             vectors[arm, concept] = vector if taken is None else arms.find(taken.name, taken.source, concept)
-        found = checks.like_native(whole.twin, whole.bootstrap(), replace(arms, vectors=vectors))
-        return [check.name.removeprefix("rotated twin, ") for check in found if not check.passed]
+        found = checks.like_native(whole.twin, whole.board(), replace(arms, vectors=vectors))
+        return [name.removeprefix("rotated twin, ") for name in failing(found)]
 
-    assert failing({}) == []
-    assert failing({linear: identity}) == ["linear: finds Q"]
-    assert failing({identity: linear}) == ["identity: vectors look random"]
+    assert wrong({}) == []
+    assert wrong({linear: identity}) == ["linear: finds Q"]
+    assert wrong({identity: linear}) == ["identity: vectors look random"]
 
 
 def test_a_map_that_does_nothing_and_an_identity_that_transfers_fail(whole):
@@ -226,24 +240,35 @@ def test_a_map_that_does_nothing_and_an_identity_that_transfers_fail(whole):
         replace(row, arm=names.get(row.arm, row.arm)) if row.source == whole.twin.folder else row
         for row in whole.rows("twins")
     ]
-    found = checks.like_native(whole.twin, checks.bootstrap(swapped, whole.model), whole.arms())
-    failed = {check.name.removeprefix("rotated twin, ") for check in found if not check.passed}
-    assert failed == {"identity: no transfer", "linear: recovers native", "linear: transfers"}
+    found = checks.like_native(whole.twin, whole.board(swapped), whole.arms())
+    failed = {name.removeprefix("rotated twin, ") for name in failing(found)}
+    assert failed == {"identity: no transfer", "linear: recovers native", "linear: is equivalent"}
 
 
 def test_same_model_fails_where_identity_does_other_than_native(whole):
-    def failing(rows, arms):
-        found = checks.same_model(whole.model, arms, checks.bootstrap(rows, whole.model))
-        return [check.name.removeprefix("same model: identity ") for check in found if not check.passed]
+    same = whole.results("same")
 
-    rows, arms = whole.rows("same"), whole.arms("same")
-    assert failing(rows, arms) == []
+    def wrong(rows, arms):
+        found = checks.same_model(whole.model, arms, Results(same.run, rows))
+        return [name.removeprefix("same model") for name in failing(found)]
+
+    rows, arms = list(same.rows), whole.arms("same")
+    assert wrong(rows, arms) == []
     moved = [
         replace(row, value=row.value + 1e-6 * (row.role == "concept")) if row.arm == "identity" else row for row in rows
     ]
-    assert failing(moved, arms) == ["recovers native"]
+    assert wrong(moved, arms) == [", concept_likelihood: identity is native, unscored rows or not"]
     vectors = {key: vector * (1 + 1e-6 * (key[0].name == "identity")) for key, vector in arms.vectors.items()}
-    assert failing(rows, replace(arms, vectors=vectors)) == ["gives native's vectors"]
+    assert wrong(rows, replace(arms, vectors=vectors)) == [": identity gives native's vectors"]
+
+
+def test_unscored_items_that_count_as_0_or_lose_their_pair_are_seen(whole, monkeypatch):
+    def unpaired(values, arm, other=checks.REFERENCE):
+        return values.value(arm) - values.value(other)
+
+    monkeypatch.setattr(checks.TaskValues, "differences", unpaired)
+    found = failing(checks.same_model(whole.model, whole.arms("same"), whole.results("same")))
+    assert "same model, concept_likelihood: identity is native, unscored rows or not" in found
 
 
 def test_dead_concepts_are_halves_of_the_same_texts_and_fail_where_they_live(whole):
@@ -252,32 +277,109 @@ def test_dead_concepts_are_halves_of_the_same_texts_and_fail_where_they_live(who
         assert one.id == other.id
         assert len(set(one.positives) & {*other.positives, *other.negatives}) == len(one.positives)
         assert not set(one.negatives) & {*other.positives, *other.negatives}
-    assert checks.dead_concepts(whole.rows("dead"), whole.model).passed
-    alive = checks.dead_concepts(whole.rows("same"), whole.model)
+    assert checks.dead_concepts(whole.results("dead"), whole.model).passed
+    alive = checks.dead_concepts(whole.results("same"), whole.model)
     assert not alive.passed
-    assert alive.measured.endswith("verdict: no evidence")  # not: native itself does not steer
+    assert alive.measured.endswith("verdict: equivalent to native")
 
 
-def test_false_positives_fails_where_null_arms_steer_and_where_there_are_none(whole):
-    nulls = whole.results("nulls")
-    assert checks.false_positives(nulls, whole.model).passed
-    without = Results(nulls.run, [row for row in nulls.rows if not row.arm.startswith("random")])
-    assert not checks.false_positives(without, whole.model).passed
-    unnamed = nulls.run.model_copy(update={"arms": ()})
-    assert not checks.false_positives(Results(unnamed, nulls.rows), whole.model).passed
-    for n, passed in ((2, True), (3, False)):
-        rows = list(nulls.rows)
-        for i in range(2, 2 * n + 1, 2):  # every other: the next one is the random control, the first is native's
-            arm = ArmKey("", f"random-{i}")
-            rows = relabelled([row for row in rows if row.arm != arm.name], checks.NATIVE, arm)
-        check = checks.false_positives(Results(nulls.run, rows), whole.model)
-        assert check.measured.startswith(f"{n} of 20 get a verdict of transfer, native does")
-        assert check.passed == passed
+def test_nulls_fail_where_random_arms_steer_where_there_are_none_and_where_native_would_not_get_the_verdict(whole):
+    found = whole.results("twins")
+    rows = list(found.rows)
+
+    def measured(rows):
+        return list(checks.nulls(Results(found.run, rows), whole.model))
+
+    assert failing(measured(rows)) == []
+    assert failing(measured([row for row in rows if not row.arm.startswith("random")])) == ["nulls: random arms"]
+    for arm in ("random-2", "random-4"):
+        rows = relabelled([row for row in rows if row.arm != arm], NATIVE, ArmKey("", arm))
+    first, _ = measured(rows)
+    assert not first.passed
+    assert first.measured == "2 get a verdict of transfer; native: equivalent to native"
+    few = [row for row in found.rows if row.concept in ("", "c0", "c1", "c2")]  # 3 concepts: no p below 2 / 8
+    assert measured(few)[0].measured == "0 get a verdict of transfer; native: too few concepts"
 
 
-def test_false_positives_fails_where_not_even_native_would_get_the_verdict(whole):
-    nulls = whole.results("nulls")
-    few = [row for row in nulls.rows if row.concept in ("", "c0", "c1", "c2")]  # 3 concepts: no p below 2 / 8
-    check = checks.false_positives(Results(nulls.run, few), whole.model)
-    assert not check.passed
-    assert check.measured.startswith("0 of 20 get a verdict of transfer, native does not (0.")
+def test_a_true_rate_of_a_tenth_is_seen(whole, monkeypatch):
+    monkeypatch.setattr("steer_bench.results.stats.verdict.ALPHA", 0.1)
+    assert failing(checks.nulls(whole.results("twins"), whole.model)) == ["nulls: 400 arms drawn from these"]
+
+
+def test_a_dose_of_another_arm_is_seen_in_the_damage_done(whole):
+    board = whole.board()
+    assert checks.doses(board).passed
+    at = next(i for i, one in enumerate(board) if one.arm == "native")
+    cell = board[at].cells["concept_likelihood"]
+    board[at] = replace(board[at], cells={"concept_likelihood": replace(cell, damage=2.3)})
+    assert not checks.doses(board).passed
+    assert checks.doses(board).measured.endswith("native 2.3")
+
+
+def test_the_right_concepts_vector_as_wrong_concept_is_seen(whole):
+    arms = whole.arms()
+    assert checks.others_vectors(arms).passed
+    native = checks.vectors_of(arms, "native")
+    leaked = {key: native[key[1]] if key[0].adapter == "wrong-concept" else one for key, one in arms.vectors.items()}
+    assert checks.others_vectors(replace(arms, vectors=leaked)).measured == "0 of 10 are another concept's"
+
+
+def test_a_text_of_two_purposes_is_seen(whole):
+    run = open_run(str(whole.out / "runs" / "twins"))
+    assert checks.texts_apart("twins", run).passed
+    held = dict(run.data.vector_and_held_out_texts)
+    vector, scored = held["c0"]
+    held["c0"] = replace(vector, positives=vector.positives + scored.positives), scored
+    run.data.__dict__["vector_and_held_out_texts"] = held
+    assert checks.texts_apart("twins", run).measured == "vectors and held-out"
+
+
+def test_tokens_paired_by_index_are_seen(whole, monkeypatch):
+    loaded = load_model(whole.model, dtype="float32", device="cpu")
+    texts = ["ba de fi go", "ku la me"]
+    assert by_hand.pairs_have_read_the_same(loaded, texts).passed
+    monkeypatch.setattr(by_hand, "shared_ends", lambda a, b: (list(range(len(b.ids))), list(range(len(b.ids)))))
+    assert not by_hand.pairs_have_read_the_same(loaded, texts).passed
+
+
+def test_what_is_computed_by_hand_sees_other_texts_layers_and_doses(whole, monkeypatch):
+    run, results = open_run(str(whole.out / "runs" / "twins")), whole.results("twins")
+
+    def wrong(results=results):
+        return [name.removeprefix("by hand: ") for name in failing(by_hand.by_hand(whole.model, run, results))]
+
+    vector, damage, text = (
+        "a vector from texts that are not held out", "damage of doses, on texts set apart",
+        "a text under each arm at its dose",
+    )  # fmt: skip
+    assert wrong() == []
+    rows = [replace(row, value=-row.value) if row.arm == "linear" else row for row in results.rows]
+    assert wrong(Results(results.run, rows)) == [text]
+    load = by_hand.Protocol.load
+
+    def changed(**changes):
+        protocol = load(run.folder.protocol)
+        monkeypatch.setattr(by_hand.Protocol, "load", lambda path: replace(protocol, **changes))
+        return wrong()
+
+    assert changed(calibration=load(run.folder.protocol).neutral) == [damage]
+    one = load(run.folder.protocol).concepts["c0"]
+    assert changed(concepts={"c0": replace(one, positives=one.positives[:1])}) == [vector]
+    arms = whole.arms()
+    monkeypatch.undo()
+    monkeypatch.setattr(by_hand.Arms, "load", lambda path: replace(arms, layer=arms.layer - 1))
+    assert wrong() == [vector, damage, text]
+
+
+def test_error_rates_are_a_line_for_each_kind_and_a_failure_names_its_values(monkeypatch):
+    rates = [
+        checks.Rate("coverage: mean", "normal", 5, 0.95, 200, 0.9, 0.98),
+        checks.Rate("coverage: mean", "skewed", 5, 0.70, 200, 0.9, 0.98),
+        checks.Rate("coverage: mean", "normal", 12, 0.96, 200, 0.93, 0.97),
+        checks.Rate("false transfers: 1 claim", "rules", 12, 0.03, 200, 0.0, 0.025),
+    ]
+    monkeypatch.setattr(checks, "error_rates", lambda n_sims, seed: rates)
+    first, second = checks.simulated(200)
+    assert first.measured == "0.700 at n = 5, 0.960 at n = 12; skewed, n = 5: 0.700"
+    assert (first.passed, second.passed) == (False, True)
+    assert first.expected == "at least 0.9 to 0.93, but for the error of simulation"

@@ -118,14 +118,24 @@ def test_an_unknown_architecture_is_refused():
             rotated_twin(model, random_rotation(32))
 
 
-def test_a_module_that_would_not_be_rotated_is_refused():
+def test_a_part_that_is_not_rotated_is_refused():
+    class Gated(torch.nn.Module):
+        """An MLP whose output is scaled coordinate by coordinate."""
+
+        def __init__(self, mlp):
+            super().__init__()
+            self.mlp, self.scale = mlp, torch.nn.Parameter(torch.linspace(0.5, 1.5, 32))
+
+        def forward(self, hidden):
+            return self.mlp(hidden) * self.scale
+
     model = tiny_llama()
-    model.model.layers[1].mlp.router = torch.nn.Linear(32, 4)
-    with pytest.raises(ValueError, match="a twin does not know: router"):
+    model.model.layers[1].mlp = Gated(model.model.layers[1].mlp)
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM has parts that a twin does not know, .*: no twin of it"):
         rotated_twin(model, random_rotation(32))
     model = tiny_llama()
-    model.model.layers[0].scale = torch.nn.Parameter(torch.ones(32))
-    with pytest.raises(ValueError, match="a twin does not know: scale"):
+    model.model.layers[0].self_attn.register_forward_hook(lambda module, given, out: (out[0] + 0.1, *out[1:]))
+    with pytest.raises(ValueError, match="a twin does not know"):
         rotated_twin(model, random_rotation(32))
 
 
