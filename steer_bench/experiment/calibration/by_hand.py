@@ -17,7 +17,7 @@ from steer_bench.concepts.concept import cut
 from steer_bench.experiment.calibration.checks import LOGITS, Check
 from steer_bench.experiment.run import Run
 from steer_bench.harness.protocol import Protocol
-from steer_bench.models.blocks import decoder_layers, states_of, with_states
+from steer_bench.models.blocks import BlockOutput, decoder_layers, states_of, with_states
 from steer_bench.models.load import Loaded, model_path
 from steer_bench.models.tokens import Tokens, encode, tokenize
 from steer_bench.results.file import Results
@@ -46,10 +46,10 @@ class Plain:
     def log_likelihood(self, text: str, layer: int, added: Tensor | None = None) -> tuple[float, int]:
         """Return the log-likelihood of a text after one BOS, and its tokens; `added` to all activations but the BOS's."""
         first = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
-        ids = encode(self.tokenizer, text)
-        ids = torch.tensor([ids if ids[0] == first else [first, *ids]])
+        read = encode(self.tokenizer, text)
+        ids = torch.tensor([read if read[0] == first else [first, *read]])
 
-        def hook(block: object, given: object, output: Tensor) -> object:
+        def hook(block: object, given: object, output: BlockOutput) -> BlockOutput:
             states = states_of(output).clone()
             states[:, 1:] += added
             return with_states(output, states)
