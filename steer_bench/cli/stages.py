@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steer_bench.cli import engines
-from steer_bench.cli.app import Figures, Out, RunArgument, Unscored, app, open_run, print_files, run_stages, show
+from steer_bench.cli.app import Figures, Out, RunArgument, Unscored, app, open_run, print_files, run_stages, say, show
 from steer_bench.cli.engines import Address, EngineName, Processes, Shard
 from steer_bench.cli.judging import JudgeSpec, end_judged, open_judged
+
+if TYPE_CHECKING:
+    from steer_bench.experiment.run import Run
 
 
 @app.command()
@@ -26,6 +29,12 @@ def run(
 ) -> None:
     """All stages, from concept texts to the leaderboard; continues where it stopped."""
     opened = open_judged(experiment, out, judge)
+    if opened.experiment.repeats > 1:
+        from steer_bench.experiment.repeats import repeated
+
+        for one in repeated(opened):
+            run(str(one.folder), None, figures, None, max_unscored, engine, address, processes)
+        return _show_repeats(opened)
     if processes != 1:
         engines.in_processes("run", opened, processes, *([] if figures else ["--no-figures"]))
     else:
@@ -34,6 +43,15 @@ def run(
             if engines.finish(opened, stages["judge"], figures=figures) > 1:
                 return  # a rank: who started the ranks looks at what they rated
     end_judged(opened, opened.experiment.judge, max_unscored)
+
+
+def _show_repeats(opened: Run) -> None:
+    """Write and print what varies between the repeats of a run."""
+    from steer_bench.experiment.repeats import write_repeats
+
+    path = write_repeats(opened)
+    say(path.read_text())
+    print_files([path])
 
 
 @app.command()
@@ -101,5 +119,7 @@ def report(
     from steer_bench.experiment.stages.report import report
 
     opened = open_run(experiment, out)
+    if opened.experiment.repeats > 1:
+        return _show_repeats(opened)
     find_judge(opened, judge)
     show(opened, run_stages(opened, {"report": partial(report, figures=figures, judge=judge)}))

@@ -188,6 +188,8 @@ class Experiment(Strict):
     map_pairs: int = Field(default=50_000, ge=100)
     """Pairs kept for maps without a closed form."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    repeats: int = Field(default=1, ge=1)
+    """Times that all is measured, each with the next seed of maps and of splits, in RUN/repeat-0, …; what varies is in RUN/repeats.md."""
     cluster: ClusterConfig = ClusterConfig()
 
     @field_validator("capability", mode="before")

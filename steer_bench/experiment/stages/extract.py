@@ -42,6 +42,10 @@ def extract(run: Run) -> list[Path]:
 
 def begin(run: Run) -> None:
     """Do what is done once, before any model is extracted: the layers that the experiment leaves open are chosen."""
+    if run.experiment.repeats > 1:
+        raise ValueError(
+            f"repeats: each is a run of its own; steer-bench run makes them, stages take {run.folder}/repeat-0, …"
+        )
     start(run)
     prepare_models(run.models)
     choose_layers(run)
