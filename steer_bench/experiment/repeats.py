@@ -24,7 +24,8 @@ from steer_bench.results.pages.text import escape_markdown
 HEAD = ("task", "target", "source", "arm", "number", "mean", "sd between repeats", "sd between concepts")
 INTRO = (
     "Effect: the value less that of wrong concepts, over the concepts of a repeat. sd between repeats: what other seeds of maps and "
-    "splits change, beyond what the choice of concepts alone would. sd between concepts: within one repeat. Recovered: the mean of the repeats. `-`: not measured.\n"
+    "splits change, beyond what the choice of concepts alone would. sd between concepts: within one repeat. Recovered: the mean of the "
+    "repeats. `-`: not measured.\n"
 )
 
 
