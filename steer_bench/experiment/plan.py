@@ -194,15 +194,12 @@ def count(run: Run, target: str, task: str) -> tuple[TaskCost, TaskCost, TaskCos
 
 def _dose_tokens(run: Run) -> int:
     """Return the tokens that the doses read: a ladder on few texts, then about two passes over all of them for each level."""
-    protocol = run.data.protocol
-    total = 0
+    total = 0.0
     for target in run.targets:
-        tokens = [_tokens(target, text) for text in protocol.calibration.values()]
+        tokens = [_tokens(target, text) for text in run.data.protocol.calibration.values()]
         entries = _entries(run, target)
-        vectors = sum(len(entry.concepts) for entry in entries)
-        total += sum(1 for _ in _doses(run, target, entries)) * PASSES * sum(tokens) + vectors * LADDER * sum(
-            tokens[:COARSE]
-        )
+        doses, vectors = len(list(_doses(run, target, entries))), sum(len(entry.concepts) for entry in entries)
+        total += doses * PASSES * sum(tokens) + vectors * LADDER * sum(tokens[:COARSE])
     return round(total)
 
 

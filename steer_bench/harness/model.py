@@ -87,9 +87,8 @@ class SteeredLM(HFLM):
         self.bank = _bank(arms, strength, arm, factor or damage)
         if damage is not None and self.bank is not None:
             if not arm or factor:
-                raise ValueError(
-                    f"damage={damage}: give arm=… and concept=… with it, and no factor: it takes the place of one"
-                )
+                said = f"damage={damage}: give arm=… and concept=… with it, and no factor"
+                raise ValueError(f"{said}: it takes the place of one")
             factor = self.bank.arms.dose(arm, str(source), str(concept), damage)
         self._default = Steering(arm, str(source), str(concept), factor) if arm else Steering()
         if arm and self.bank is not None:  # also at factor 0: a misspelt name is never quietly unsteered

@@ -38,7 +38,7 @@ def test_without_halves_source_and_target_have_the_same_texts(tmp_path):
 
 
 def test_few_shot_sizes_are_those_that_every_measured_concept_has_texts_for(tmp_path):
-    found = data(tmp_path, adapters=["native", {"few-shot": {"n": [1, 4, 1000]}}])
+    found = data(tmp_path, adapters=["native", {"few-shot": {"n": [1, 4, 1000]}}], claims=None)
     assert found.few_shot_sizes == (1, 4)
 
 
