@@ -103,8 +103,13 @@ def small_run(once) -> Path:
         pytest.skip(str(error))
 
     def make(folder):
-        experiment = small_experiment(folder)
-        done = command("-m", "steer_bench", "run", str(experiment), "--out", str(folder / "run"), "--no-figures")
-        assert done.returncode == 0, done.stderr
+        experiment, run = small_experiment(folder), folder / "run"
+        for stage in ("extract", "fit", "dose", "run"):
+            no_figures = ["--no-figures"] if stage == "run" else []
+            done = command("-m", "steer_bench", stage, str(experiment), "--out", str(run), *no_figures)
+            assert done.returncode == 0, done.stderr
+            if stage == "dose":  # what is recorded is then what the evaluation asked
+                for file in run.glob("records.sqlite*"):
+                    file.unlink()
 
     return once("small", make) / "run"

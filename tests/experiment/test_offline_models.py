@@ -8,7 +8,7 @@ from small_run import command, copy_run
 
 from steer_bench import shipped
 from steer_bench.experiment import run as runs
-from steer_bench.experiment.stages import evaluate, extract, fit, judge, report
+from steer_bench.experiment.stages import dose, evaluate, extract, fit, judge, report
 from steer_bench.results.file import load_results
 
 pytestmark = pytest.mark.real
@@ -19,7 +19,8 @@ def finished(tmp_path_factory):
     """The quickstart with all of its tasks and very few rows, done in this process."""
     content = yaml.safe_load((shipped("experiments") / "quickstart.yaml").read_text())
     content |= {"concepts": {"source": "concepts.jsonl", "limit": 4, "held_out": 8}, "splits": {"fit": 2, "test": 1}}
-    content |= {"rules": ["question"], "rule_texts": 12, "adapters": ["native", "linear"], "factors": [0.2]}
+    content |= {"rules": ["question"], "rule_texts": 12, "adapters": ["native", "linear"], "claims": ["linear"]}
+    content |= {"damage": [1.1], "dose": {"texts": 4, "max_words": 8}}
     content["neutral"] = content["neutral"] | {"map_limit": 20}
     for limits in content["tasks"].values():
         limits |= {key: 2 for key in limits if key in ("max_texts", "max_neutral", "max_prompts")}
@@ -27,7 +28,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("offline")
     (folder / "real.yaml").write_text(yaml.safe_dump(content))
     run = runs.open_run(str(folder / "real.yaml"), folder / "run")
-    for stage in (extract.extract, fit.fit, evaluate.evaluate, judge.judge):
+    for stage in (extract.extract, fit.fit, dose.dose, evaluate.evaluate, judge.judge):
         stage(run)
     report.report(run, figures=False)
     return run
@@ -37,6 +38,7 @@ def test_the_offline_models_run_from_extract_to_report(finished):
     """A native vector raises the likelihood of its concept's texts, in both models."""
     results = load_results(finished.folder.results)
     assert results.run.complete
+    assert not results.run.unreached
     assert {row.arm for row in results.rows} == {"unsteered", "native", "linear"}
     assert {row.task for row in results.rows} == set(finished.experiment.tasks)
     for target in ("gemma-3-270m", "smollm2-135m-instruct"):

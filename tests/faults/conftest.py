@@ -20,7 +20,7 @@ from small_run import small_experiment, small_models
 from tiny import tiny_llama
 
 from steer_bench.experiment import run as runs
-from steer_bench.experiment.stages import extract, fit
+from steer_bench.experiment.stages import dose, extract, fit
 from steer_bench.judge.prompts import PROBE
 
 
@@ -64,6 +64,9 @@ def prepared(judge: JudgeServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
     run = runs.open_run(str(path), folder / "run")
     extract.extract(run)
     fit.fit(run)
+    dose.dose(run)
+    for file in run.folder.path.glob("records.sqlite*"):  # every trial begins to record
+        file.unlink()
     return run.folder.path
 
 

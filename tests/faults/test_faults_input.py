@@ -151,7 +151,9 @@ def whole(tmp_path_factory):
     )
     row = Row("rule_following", "t", "", "native", "sea", 0.2, "p1", "score", 0.5, 3, ratings={"fluency": 1.0})
     save_results(folder / "results.json", Results(Provenance(name="n", complete=True), (row,)))
-    Protocol({}, {"n": "text"}, (), {"concept_likelihood": (0.1,)}, EmbeddingConfig()).save(folder / "protocol.json")
+    Protocol({}, {"n": "text"}, (), {"concept_likelihood": (1.3,)}, {}, EmbeddingConfig()).save(
+        folder / "protocol.json"
+    )
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 

@@ -51,6 +51,7 @@ class Plain:
 
         def hook(block: object, given: object, output: BlockOutput) -> BlockOutput:
             states = states_of(output).clone()
+            assert added is not None
             states[:, 1:] += added
             return with_states(output, states)
 
@@ -103,12 +104,12 @@ def by_hand(model: str, run: Run, results: Results) -> Iterator[Check]:
             steered = sum(plain.log_likelihood(one, layer, added)[0] for one in protocol.calibration.values())
             lost = (sum(total for total, _ in unsteered) - steered) / n_tokens
             damages.append(abs(math.exp(lost) / (dose.damage or math.nan) - 1))
-    for what, apart in (
+    for what, differences in (
         ("damage of doses, on texts set apart", damages),
         ("a text under each arm at its dose", values),
     ):
-        most = float(np.max(apart)) if apart else math.nan
-        yield Check(f"by hand: {what}", most <= LOGITS, f"{len(apart)} differ by {most:.2g}", f"at most {LOGITS}")
+        most = float(np.max(differences)) if differences else math.nan
+        yield Check(f"by hand: {what}", most <= LOGITS, f"{len(differences)} differ by {most:.2g}", f"at most {LOGITS}")
 
 
 def pairs_have_read_the_same(loaded: Loaded, texts: Iterable[str]) -> Check:

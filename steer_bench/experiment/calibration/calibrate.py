@@ -61,8 +61,8 @@ def calibrate(
         progress(f"experiment {number} of {len(experiments)}: {name}")
         runs[name] = open_run(str(path), out / "runs" / name)
         with runs[name].folder.lock():
-            for stage in {**STAGES, "report": partial(report, figures=False)}.values():
-                stage(runs[name])
+            for stage in STAGES:
+                (partial(report, figures=False) if stage == "report" else STAGES[stage])(runs[name])
     progress("checks")
     texts = load_texts(out / "neutral.jsonl")[:4]
     logits = {twin.folder: logit_difference(model, twin.folder, texts) for twin in twins}

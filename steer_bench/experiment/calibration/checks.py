@@ -183,7 +183,9 @@ def is_the_model(
         f"{twin.name}: steered by Q v it is the model steered by v, at the model's doses",
         apart <= LOGITS and doses <= 0.01, f"difference {apart:.2g} nats a token, doses {doses:.2%}", f"at most {LOGITS}, 1 %",
     )  # fmt: skip
-    alike = np.mean([value == replies[twin.folder].get(key, -1) for key, value in replies[model].items()] or [0])
+    alike = np.mean(
+        [float(value == replies[twin.folder].get(key, -1)) for key, value in replies[model].items()] or [0.0]
+    )
     yield Check(
         f"{twin.name}: its replies are rated as the model's", bool(alike >= 0.9), f"{alike:.1%} alike", "at least 90 %"
     )
