@@ -22,6 +22,9 @@ from steer_bench.results.stats.tests import fewest_concepts
 SPREAD: Mapping[str, float] = {"concept_likelihood": 0.13, "concept_steering": 0.4, "rule_following": 0.25}
 """Task -> standard deviation over concepts of an arm's effect, on runs of the offline models; 0.25 for rules is a guess from few."""
 
+LEAST = fewest_concepts(1)
+"""Concepts from which a verdict is possible where all other claims are shown: Holm's last step."""
+
 
 class Power(NamedTuple):
     """What a task can find."""
@@ -34,13 +37,15 @@ class Power(NamedTuple):
     smallest: float | None
     """Smallest effect that is found 80 % of the time as the hardest of the claims; None where n is too small for any verdict."""
     fewest: int
-    """Concepts from which a verdict is possible."""
+    """Concepts from which a verdict is possible whatever becomes of the other claims."""
 
     def __str__(self) -> str:
         """Return it as one line."""
-        said = f"{self.task}: {self.n} concepts; a verdict is possible from {self.fewest}"
-        if self.n < self.fewest:
+        said = f"{self.task}: {self.n} concepts; a verdict is possible from {LEAST}"
+        if self.n < LEAST:
             return f"{said}: too few concepts, whatever is measured"
+        if self.n < self.fewest:
+            return f"{said}, but from {self.fewest} only where other claims are not shown first"
         if self.smallest is None or self.sd is None:
             return f"{said}; how small an effect is found is not known (give --power RUN, a finished run like it)"
         return f"{said}; an effect of {self.smallest:.2g} is found 80 % of the time (sd over concepts {self.sd:.2g})"

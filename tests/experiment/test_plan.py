@@ -136,7 +136,7 @@ def test_before_a_run_each_task_says_what_it_can_find_and_what_is_too_few(run):
         "concept_steering": 2,
         "rule_following": 1,
     }
-    assert str(now["rule_following"]).endswith("from 9: too few concepts, whatever is measured")
+    assert str(now["rule_following"]).endswith("from 6: too few concepts, whatever is measured")
     more = {one.task: one for one in power(run, concepts=24)}
     assert more["concept_likelihood"].smallest == pytest.approx(detectable(24, 0.13, 12))
     assert "an effect of" in str(more["concept_likelihood"])
