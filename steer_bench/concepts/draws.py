@@ -19,7 +19,7 @@ def drawn(pool: Mapping[str, T], n: int | None, *key: object) -> dict[str, T]:
     """Return `n` items (all where n is None) in an order drawn by the key, such as a seed and a concept.
 
     >>> list(drawn({"a": 1, "b": 2, "c": 3}, 2, 0)), list(drawn({"a": 1, "b": 2, "c": 3}, None, 3))
-    (['c', 'a'], ['b', 'c', 'a'])
+    (['c', 'a'], ['c', 'b', 'a'])
     """
     return {item: pool[item] for item in sorted(pool, key=lambda item: (digest(*key, item), item))[:n]}
 

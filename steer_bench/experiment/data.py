@@ -256,7 +256,7 @@ class Data:
         """
         config = self.experiment.neutral
         texts = load_texts(self.path(config.map))[: config.map_limit]
-        seen = {text_key(t) for concept in self.concepts.values() for t in (*concept.positives, *concept.negatives)}
+        seen = {text_key(t) for topic in self.topics for t in (*topic.positives, *topic.negatives)}
         seen |= {text_key(text) for text in self.neutral_texts.values()}
         shared = next((text for text in texts if text_key(text) in seen), None)
         if shared is not None:

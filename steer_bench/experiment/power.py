@@ -45,7 +45,7 @@ class Power(NamedTuple):
         if self.n < LEAST:
             return f"{said}: too few concepts, whatever is measured"
         if self.n < self.fewest:
-            return f"{said}, but from {self.fewest} only where other claims are not shown first"
+            return f"{said}, below {self.fewest} only where other claims are shown first"
         if self.smallest is None or self.sd is None:
             return f"{said}; how small an effect is found is not known (give --power RUN, a finished run like it)"
         return f"{said}; an effect of {self.smallest:.2g} is found 80 % of the time (sd over concepts {self.sd:.2g})"

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from children import command
-from steered import sharpened
-from tiny import save_tiny, tiny_gemma3, tiny_llama, tiny_tokenizer
+from tiny import save_tiny, taught, tiny_gemma3, tiny_llama, tiny_tokenizer
 
 from steer_bench.concepts.load import load_texts
 from steer_bench.results.file import load_results
@@ -27,7 +26,7 @@ def folder(tmp_path_factory):
     texts = load_texts(ROOT / "tasks" / "data" / "neutral.jsonl")[:8]
     tokenizers = [tiny_tokenizer(texts, bos=bos) for bos in (True, False)]
     for name, model, tokenizer in zip(MODELS, (tiny_gemma3(40), tiny_llama(32)), tokenizers, strict=True):
-        save_tiny(folder / f"tiny-{name}", sharpened(model), tokenizer)
+        save_tiny(folder / f"tiny-{name}", taught(model, tokenizer, texts), tokenizer)
     (folder / "drinks.jsonl").write_text(next(text for kind, text in BLOCKS if kind == "json"))
     for name, text in NAMED.items():
         (folder / name).write_text(tiny(text))
@@ -35,6 +34,8 @@ def folder(tmp_path_factory):
 
 
 def tiny(text: str) -> str:
+    """The text with tiny models, and levels of damage that they reach."""
+    text = text.replace("damage: [1.1, 1.3]", "damage: [1.02, 1.05]").replace("damage: [1.3]", "damage: [1.05]")
     return re.sub(r"(?<=name: )(gemma-3-270m|smollm2-135m-instruct)", r"./tiny-\1", text)
 
 
@@ -64,12 +65,12 @@ def test_the_concepts_the_adapter_and_the_rule_are_in_the_results(ran):
     concepts = {row.concept for row in results.rows} - {""}
     assert concepts == {"tea", "coffee", "rule-all-lower-case", "rule-cheers"}
     arms = {re.sub(r"-\d$", "", row.arm) for row in results.rows}
-    assert arms == {"unsteered", "native", "identity", "linear", "linear-strong", "random"}
+    assert arms == {"unsteered", "native", "identity", "linear", "linear-strong", "wrong-concept", "random"}
     cheers = [row for row in results.rows if row.concept == "rule-cheers" and row.task == "rule_following"]
     assert {row.value for row in cheers} <= {0.0, 1.0}
     page = (ran / "leaderboard.md").read_text()
     assert "linear-strong" in page
-    assert "Costs at every factor" in page
+    assert "Costs at every dose" in page
 
 
 def test_the_task_runs_through_lm_eval_on_the_runs_arms(ran, folder):
@@ -102,7 +103,7 @@ def test_somebodys_vector_is_an_arm_and_goes_through_every_linear_map(ran, folde
     through = {arm for arm, source in arms if arm.endswith("-published") and "gemma" in source}
     assert through == {"identity-published", "linear-published", "linear-strong-published"}
     values = {
-        arm: {(r.factor, r.item): r.value for r in results.rows
+        arm: {(r.level, r.item): r.value for r in results.rows
               if (r.arm, r.task, r.concept, r.role) == (arm, "concept_likelihood", "tea", "concept")
               and "gemma" in (r.target if arm in ("native", "published") else r.source)}
         for arm in ("native", "published", "linear", "linear-published")

@@ -12,15 +12,16 @@ from steer_bench.experiment.stages import dose, evaluate, extract, fit, judge, r
 from steer_bench.results.file import load_results
 
 pytestmark = pytest.mark.real
+TARGET = "smollm2-135m-instruct"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The quickstart with all of its tasks and very few rows, done in this process."""
+    """The quickstart into one of its models, with all of its tasks and very few rows, done in this process."""
     content = yaml.safe_load((shipped("experiments") / "quickstart.yaml").read_text())
     content |= {"concepts": {"source": "concepts.jsonl", "limit": 4, "held_out": 8}, "splits": {"fit": 2, "test": 1}}
     content |= {"rules": ["question"], "rule_texts": 12, "adapters": ["native", "linear"], "claims": ["linear"]}
-    content |= {"damage": [1.1], "dose": {"texts": 4, "max_words": 8}}
+    content |= {"pairs": [["gemma-3-270m", TARGET]], "damage": [1.1], "dose": {"texts": 4, "max_words": 8}}
     content["neutral"] = content["neutral"] | {"map_limit": 20}
     for limits in content["tasks"].values():
         limits |= {key: 2 for key in limits if key in ("max_texts", "max_neutral", "max_prompts")}
@@ -35,19 +36,17 @@ def finished(tmp_path_factory):
 
 
 def test_the_offline_models_run_from_extract_to_report(finished):
-    """A native vector raises the likelihood of its concept's texts, in both models."""
+    """A native vector raises the likelihood of its concept's texts."""
     results = load_results(finished.folder.results)
     assert results.run.complete
     assert not results.run.unreached
     assert {row.arm for row in results.rows} == {"unsteered", "native", "linear"}
     assert {row.task for row in results.rows} == set(finished.experiment.tasks)
-    for target in ("gemma-3-270m", "smollm2-135m-instruct"):
-        values = {
-            arm: [row.value for row in results.rows
-                  if (row.target, row.arm, row.task, row.role) == (target, arm, "concept_likelihood", "concept")]
-            for arm in ("unsteered", "native")
-        }  # fmt: skip
-        assert statistics.mean(values["native"]) > statistics.mean(values["unsteered"])
+    values = {
+        arm: [row.value for row in results.rows if (row.arm, row.task, row.role) == (arm, "concept_likelihood", "concept")]
+        for arm in ("unsteered", "native")
+    }  # fmt: skip
+    assert statistics.mean(values["native"]) > statistics.mean(values["unsteered"])
     assert "smollm2" in (finished.folder.path / "leaderboard.md").read_text()
 
 

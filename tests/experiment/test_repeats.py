@@ -21,6 +21,7 @@ def test_variance_components_by_hand():
     assert components([[], []]) == Components(None, None, None)
 
 
+@pytest.mark.slow
 def test_repeats_are_run_folders_with_the_next_seeds_and_one_table(tmp_path):
     limits = {"max_texts": 1, "max_neutral": 2, "max_words": 6}
     path = small_experiment(

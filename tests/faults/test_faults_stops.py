@@ -22,6 +22,7 @@ KILLS = EVERY_KILL if FULL else ONE_OF_EACH
 """One after the other on one run folder, then a run to the end."""
 
 
+@pytest.mark.slow
 def test_kill_9_at_many_moments_loses_at_most_what_was_in_flight(trial, undisturbed):
     whole, lost, calls = undisturbed.records(), Counter(), trial.asked()
     killed = 0

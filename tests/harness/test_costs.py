@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 from lm_eval.api.instance import Instance
-from steered import TEXTS, likelihoods, make_arms, rolling, sharpened, steer, steered_lm, tiny_pair
+from steered import TEXTS, likelihoods, make_arms, rolling, steer, steered_lm, tiny_pair
 from synthetic_rows import make_run
-from tiny import save_tiny, tiny_gemma3, tiny_llama, tiny_tokenizer
+from tiny import save_tiny, taught, tiny_gemma3, tiny_llama, tiny_tokenizer
 
 from steer_bench import shipped
 from steer_bench.concepts.load import load_texts
@@ -143,7 +143,8 @@ def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("costs")
     texts = load_texts(shipped("tasks") / "data" / "neutral.jsonl")
     for name, model, bos in (("a", tiny_gemma3(40), True), ("b", tiny_llama(32), False)):
-        save_tiny(folder / name, sharpened(model), tiny_tokenizer(texts[:8], bos=bos))
+        tokenizer = tiny_tokenizer(texts[:8], bos=bos)
+        save_tiny(folder / name, taught(model, tokenizer, texts), tokenizer)
     questions = [json.dumps({"q": f"{i} and {i}", "options": ["one", "two"], "right": i % 2}) for i in range(3)]
     (folder / "sums.jsonl").write_text("\n".join(questions))
     (folder / "sums.yaml").write_text(
@@ -163,6 +164,8 @@ def ran(tmp_path_factory):
         "suppress": ["numbered-list", "all-capitals"],
         "rule_texts": 12,
         "factors": [0.2, 0.4],
+        "damage": [1.05],
+        "dose": {"texts": 8, "max_words": 8},
         "tasks": {
             "steered_perplexity": {"max_neutral": 2, "max_words": 8},
             "rule_following": {"max_prompts": 1, "max_new_tokens": 4},
@@ -174,7 +177,7 @@ def ran(tmp_path_factory):
     }
     (folder / "costs.yaml").write_text(yaml.safe_dump(experiment))
     run = runs.open_run(str(folder / "costs.yaml"), folder / "run")
-    for stage in ("extract", "fit", "evaluate", "judge"):
+    for stage in ("extract", "fit", "dose", "evaluate", "judge"):
         STAGES[stage](run)
     report.report(run, figures=False)
     return run

@@ -283,9 +283,9 @@ def test_centred_norm_by_hand(monkeypatch):
     }
 
     def fake(_loaded, _layer, _tokens):
-        yield from ((i, torch.tensor(states, dtype=torch.float32)) for i, states in rows.items())
+        yield from ((i, [torch.tensor(states, dtype=torch.float32)]) for i, states in rows.items())
 
-    monkeypatch.setattr(activations, "stream", fake)
+    monkeypatch.setattr(activations, "stream_layers", fake)
     monkeypatch.setattr(activations, "tokenize", lambda _loaded, texts: texts)
     # Left: (1,0) (0,1) (3,4) (-1,0) (1,0) (0,-1); mean (4/6, 4/6). Squared distances to it, times 9:
     # (1,0): 1+4=5   (0,1): 4+1=5   (3,4): 49+100=149   (-1,0): 25+4=29   (1,0): 5   (0,-1): 4+25=29

@@ -81,10 +81,11 @@ def native_verdict(values: TaskValues) -> Verdict | None:
         return Verdict(
             "too few concepts", f"native has an effect on {n} concepts; {fewest} are the fewest that can pass"
         )
-    p = sign_flip_p(effects)
-    if p > ALPHA:
+    p, shown = sign_flip_p(effects), mean_estimate(effects)
+    if p > ALPHA or (shown.low is not None and shown.low <= 0):
+        interval = "" if shown.low is None else f" [{shown.low:.3f}, {shown.high:.3f}]"
         return Verdict(
-            "native itself does not steer", f"its effect {np.nanmean(effects):.3f} is not above 0 (p = {p:.2g})"
+            "native itself does not steer", f"its effect {shown.value:.3f}{interval} is not above 0 (p = {p:.2g})"
         )
     return None
 
