@@ -35,6 +35,7 @@ SIZES = Sizes(
     scored=6,
     words=20,
     damage=2.0,
+    compared=10,
     dose_texts=10,
     neutral=20,
     pairs=40,
