@@ -23,8 +23,8 @@ MODELS = ("gemma-3-270m", "smollm2-135m-instruct")
 def folder(tmp_path_factory):
     """A user's folder with the README's files in it; tiny models stand where the README has the offline ones."""
     folder = tmp_path_factory.mktemp("user")
-    texts = load_texts(ROOT / "tasks" / "data" / "neutral.jsonl")[:8]
-    tokenizers = [tiny_tokenizer(texts, bos=bos) for bos in (True, False)]
+    texts = load_texts(ROOT / "tasks" / "data" / "neutral.jsonl")
+    tokenizers = [tiny_tokenizer(texts[:8], bos=bos) for bos in (True, False)]
     for name, model, tokenizer in zip(MODELS, (tiny_gemma3(40), tiny_llama(32)), tokenizers, strict=True):
         save_tiny(folder / f"tiny-{name}", taught(model, tokenizer, texts), tokenizer)
     (folder / "drinks.jsonl").write_text(next(text for kind, text in BLOCKS if kind == "json"))

@@ -99,12 +99,15 @@ def taught(
     model.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     random = torch.Generator().manual_seed(seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the same model whatever the machine's threads
     for _ in range(steps):
         batch = ids[torch.randint(len(ids), (8,), generator=random)]
         model(input_ids=batch, labels=batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+    torch.set_num_threads(threads)
     return model.eval().requires_grad_(False)
 
 
