@@ -71,20 +71,21 @@ class _Search:
         if len(self.points) == 1:
             reached = sorted(level for level in left if _crossing(self.ladder, math.log(level)))
             left = reached[len(reached) // 2 :][:1]
-        return sorted({factor for level in left if (factor := self._next_factor(math.log(level))) is not None})
+        factors = {factor for level in left if (factor := self._next_factor(math.log(level))) is not None}
+        return sorted(factors - {factor for factor, _ in self.points})
 
     def _next_factor(self, goal: float) -> float | None:
         """Return the factor to try for a damage: that of the ladder, moved as far as the nearest point on all texts lies off it."""
         guess = _factor_at(self.ladder, goal)
         measured = [point for point in self.points[1:] if 0 < point[1] < math.inf]
         if guess is None or not measured:
-            return guess
+            return guess and _rounded(guess)
         factor, damage = min(measured, key=lambda point: abs(point[1] - goal))
         there = _factor_at(self.ladder, damage)
-        guess = factor * (guess / there if there else math.sqrt(goal / damage))
+        guess = _rounded(factor * (guess / there if there else math.sqrt(goal / damage)))
         bracket = _crossing(sorted(self.points), goal)
         if bracket and (len(self.points) > ROUNDS // 2 or not bracket[0][0] < guess < bracket[1][0]):
-            return _between(*bracket, goal)
+            return _rounded(_between(*bracket, goal))
         return guess
 
     def dose(self, level: float) -> Dose:
@@ -102,6 +103,15 @@ class _Search:
         else:
             reason = f"damage jumps over {level:g} between two factors, in {ROUNDS} rounds"
         return Dose(arm=arm, source=source, concept=concept, level=level, factor=None, reason=reason)
+
+
+def _rounded(factor: float) -> float:
+    """Return a factor to three significant digits.
+
+    A damage differs in its last bits with the batch that it was computed in. Factors that kept these bits would make a run that was
+    resumed ask for other rows than one that was never stopped.
+    """
+    return float(f"{factor:.3g}")
 
 
 def _crossing(points: Sequence[Point], goal: float) -> tuple[Point, Point] | None:

@@ -1,6 +1,7 @@
 """Doses: the factors at which vectors do a stated damage, on curves known by hand and on tiny models."""
 
 import math
+import random
 from typing import NamedTuple
 
 import pytest
@@ -129,3 +130,17 @@ def test_each_vector_has_its_own_dose_and_they_are_what_the_model_does():
 def test_without_texts_there_is_no_dose():
     with pytest.raises(ValueError, match="doses are found on neutral texts; there are none"):
         doses(lambda factor: factor, n_texts=0)
+
+
+def test_last_bits_of_the_damage_do_not_change_the_factors_asked_for():
+    """A resumed run has other batches, so other last bits; it must still find the records of the rows that it asked before."""
+
+    def asked(noise):
+        rng = random.Random(noise)
+        scorer = Curves({f"{i}": lambda f, i=i: (0.5 + i) * f**2 + (f > 0) * rng.gauss(0, 3e-8) for i in range(20)})
+        sought = [Sought(f"{i}", "", "sea", LEVELS) for i in range(20)]
+        return find_doses(scorer, sought, ["a text"] * 40), scorer.factors
+
+    (first, factors), (second, others) = asked(1), asked(2)
+    assert factors == others
+    assert [dose.factor for dose in first] == [dose.factor for dose in second]
