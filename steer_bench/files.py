@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MOST_BYTES = 1 << 30
+"""Largest JSON file that is read."""
 MOST_NODES = 100_000
 """Most entries of one YAML file, aliases followed: a few lines of nested aliases would otherwise fill the memory."""
 
@@ -87,6 +90,38 @@ def model_file_name(model: str) -> str:
         return safe_name(model)
     last = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("._-")[:80] or "model"
     return f"{last}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text, read strictly.
+
+    Raises ValueError for a key given twice, NaN and infinity, too deep nesting, and a number of thousands of digits.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_json(path: str | Path, mend: str = "run the same command again") -> Any:
+    """Read a JSON file as `parse_json` does. Raises ValueError naming the file, with `mend`, what to do about it."""
+    try:
+        if (size := Path(path).stat().st_size) > MOST_BYTES:
+            raise ValueError(f"{size:,} bytes, more than {MOST_BYTES:,}")
+        return parse_json(Path(path).read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); {mend}") from error
+
+
+def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    for key, count in Counter(key for key, _ in pairs).items() if len(pairs) > len(dict(pairs)) else ():
+        if count > 1:
+            raise ValueError(f"key {key!r} stands {count} times")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 class _NoDuplicateKeys(yaml.SafeLoader):

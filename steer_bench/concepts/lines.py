@@ -1,14 +1,12 @@
 """JSON Lines, read strictly: every error names the file and the line."""
 
-import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from steer_bench.concepts.concept import check_text, short, text_key
-from steer_bench.files import check_id
+from steer_bench.files import check_id, parse_json
 from steer_bench.names import hint
 
 
@@ -73,9 +71,7 @@ def read_lines(path: Path) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line, object_pairs_hook=_no_repeats, parse_constant=_no_constant)
-        except RecursionError:
-            raise ValueError(f"{place}: not JSON that can be read (nested too deeply)") from None
+            value = parse_json(line)
         except ValueError as error:
             raise ValueError(f"{place}: not JSON ({error}); give one JSON object per line") from None
         if not isinstance(value, dict):
@@ -95,17 +91,6 @@ def _decode(path: Path) -> str:
         raise ValueError(
             f"{path}, line {line}: not UTF-8 (byte 0x{content[error.start]:02x}); save the file as UTF-8"
         ) from None
-
-
-def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    for key, count in Counter(key for key, _ in pairs).items():
-        if count > 1:
-            raise ValueError(f"key {key!r} stands {count} times")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def type_name(value: object) -> str:

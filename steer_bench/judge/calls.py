@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import openai
 
 LONGEST_BACKOFF = 60.0
+LONGEST_ANSWER = 200_000
+"""Characters of an answer, thoughts included, that is read."""
 
 
 class Answer(NamedTuple):
@@ -174,8 +176,10 @@ def read_answer(reply: object, *, fence: str, secrets: Sequence[str]) -> Answer:
         dump = reply.model_dump_json(exclude_none=True) if hasattr(reply, "model_dump_json") else repr(reply)
         return Answer(redact(dump[:2000], secrets), "parse")
     message, finish = choices[0].message, getattr(choices[0], "finish_reason", None)
-    content = message.content if isinstance(getattr(message, "content", None), str) else ""
-    text = redact(content, secrets)
+    text = _text_of(getattr(message, "content", None))
+    if len(text) > LONGEST_ANSWER:
+        return Answer(redact(text[:2000], secrets), "parse")
+    text = redact(text, secrets)
     refusal = getattr(message, "refusal", None)
     if finish == "content_filter":
         return Answer(text, "filtered")
@@ -186,6 +190,19 @@ def read_answer(reply: object, *, fence: str, secrets: Sequence[str]) -> Answer:
     copied = rf"<{re.escape(fence)}-[AB]>.*?(?:</{re.escape(fence)}-[AB]>|\Z)"  # the fenced data, closed or not
     found = parse_rating(re.sub(copied, "", text, flags=re.DOTALL))
     return Answer(text, found.reason) if isinstance(found, Unscored) else Answer(text, "", found)
+
+
+def _text_of(content: object) -> str:
+    """Return the text of a message: a string, or a list of parts, of which those that hold thoughts are left out."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = (part.get("text") if isinstance(part, dict) and _is_text(part) else part for part in parts)
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _is_text(part: Mapping[str, object]) -> bool:
+    return part.get("type", "text") in ("text", "output_text") and not part.get("thought")
 
 
 _SECRET = re.compile(

@@ -13,6 +13,8 @@ from hashlib import sha256
 from itertools import chain, pairwise
 from typing import Any, NamedTuple, Protocol, Self
 
+from steer_bench.files import parse_json
+
 ASPECTS = ("concept", "instruction", "fluency")
 MAX_RATING = 2.0
 
@@ -142,15 +144,26 @@ def harmonic_mean(values: Sequence[float]) -> float:
     return len(values) / sum(1 / value for value in values) if values and min(values) > 0 else 0.0
 
 
-# "Rating:", "**Rating**:", "Rating =", or a bare "[[": where a rating begins. What follows must be a number.
-_MARK = re.compile(r"\brating\b[*_`]*\s*[:=]|\[\[", re.IGNORECASE)
+READING = 2
+"""Counts up with every change of how an answer is read, so that older ratings are not taken for this reading's."""
+_THINKING = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reasoning|analysis|reflection|scratchpad)"
+_THOUGHT = re.compile(
+    # up to the last end of a thought, then from one that does not end; gpt-oss has its own signs for it
+    rf"\A.*[<\[◁]/{_THINKING}[>\]▷]|[<\[◁]{_THINKING}[>\]▷].*"
+    r"|<\|channel\|>\s*analysis.*?(?:<\|channel\|>\s*final\s*<\|message\|>|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+# "Rating:", "**Rating**:", "Rating =", '"rating":', or a bare "[[": where a rating begins. What follows must be a number.
+_MARK = re.compile(r"\brating\b[*_`\"']*\s*[:=]|\[\[", re.IGNORECASE)
+_CLOSING = r"\]*_`\"'’”)\s"
+_NUMBER = r"[0-9]+(?:[.,][0-9]+)?"
 _VALUE = re.compile(
-    r"[*_`\s]*\[{0,2}[*_`\s]*"
-    r"(?P<value>[-+]?[0-9]+(?:[.,][0-9]+)?)"
-    r"(?:\s*(?:/|out\s+of)\s*(?P<scale>[0-9]+(?:[.,][0-9]+)?))?"
-    r"(?![0-9%]|\s*(?:[-–—~]|to\b|or\b)\s*[0-9])",
+    rf"[*_`\"'\s]*\[{{0,2}}[*_`\"'\s]*(?P<value>[-+]?{_NUMBER})[{_CLOSING}]*"
+    rf"(?:\(?(?:/|out\s+of|of)\s*(?P<scale>{_NUMBER}))?",
     re.IGNORECASE,
 )
+_END = re.compile(rf"(?:[{_CLOSING}.,;:!…。]|</?\w+>|<\|\w+\|>)*\Z")
+"""What may follow a rating: closing marks and punctuation to the end, tags that a server leaves in its answers."""
 _REFUSAL = re.compile(
     r"\b(?:I|we)(?:\s+am|['’]m|\s+are|['’]re)?\s*(?:very\s+)?(?:cannot|can\s?not|can['’]?t|unable\s+to|won['’]?t|will\s+not|sorry|not\s+able\s+to)\b"
     r"|\bas\s+an\s+AI\b",
@@ -159,26 +172,61 @@ _REFUSAL = re.compile(
 
 
 def parse_rating(text: str | None) -> Rating | Unscored:
-    """Return the last rating of a judge's reply; half points from 0 to 2, nothing else, nothing clamped.
+    """Return the rating that a judge's reply ends with; half points from 0 to 2, nothing else, nothing clamped.
+
+    It stands in the last line, in the form asked for, or in a JSON object that the reply ends with (key "rating"). What a judge
+    thinks before it answers does not count; a reply that holds two different ratings holds none.
 
     >>> parse_rating("Mentions the sea twice.\\nRating: [[1.5]]")
     Rating(value=1.5, explanation='Mentions the sea twice.')
+    >>> parse_rating('{"explanation": "Waves.", "rating": 2}')
+    Rating(value=2.0, explanation='Waves.')
     >>> parse_rating("Rating: [[90]]"), parse_rating("Good!"), parse_rating("I cannot rate this."), parse_rating("")
     (Unscored(reason='out_of_range'), Unscored(reason='parse'), Unscored(reason='refused'), Unscored(reason='empty'))
     """
     if text is None or not text.strip():
         return Unscored("empty")
-    mark = _last_mark(text)
+    said = _without_object(_THOUGHT.sub("", text))
+    mark = _last_mark(said)
     if mark is None:
-        return Unscored("refused" if _REFUSAL.search(text) else "parse")
-    found = _VALUE.match(text, mark.end())
-    if found is None:
+        return Unscored("refused" if _REFUSAL.search(said) else "parse")
+    found = _VALUE.match(said, mark.end())
+    if found is None or not _END.match(said, found.end()):
         return Unscored("parse")
-    value = float(found["value"].replace(",", "."))
-    scale = float((found["scale"] or "2").replace(",", "."))
+    value, scale = _numbers(found)
     if scale != MAX_RATING or not 0 <= value <= MAX_RATING or not (2 * value).is_integer():
         return Unscored("out_of_range")
-    return Rating(value + 0.0, text[: mark.start()].strip(" \t\r\n*_`#"))
+    every = (_VALUE.match(said, one.end()) for one in _MARK.finditer(said))
+    if any(_numbers(one) != (value, scale) for one in every if one):
+        return Unscored("parse")
+    return Rating(value + 0.0, said[: mark.start()].strip(" \t\r\n*_`#"))
+
+
+def _numbers(found: re.Match[str]) -> tuple[float, float]:
+    """Return the value of a match of `_VALUE`, and of how many."""
+    return float(found["value"].replace(",", ".")), float((found["scale"] or "2").replace(",", "."))
+
+
+def _without_object(text: str) -> str:
+    """Return the text with a JSON object at its end, if it has a rating, written as lines: its other texts, then the rating."""
+    body = text.rstrip("`\n\r\t ")
+    for start in (body.find("{"), body.rfind("{")):
+        try:
+            found = parse_json(body[start:]) if start >= 0 else None
+        except ValueError:
+            continue
+        keys = {key.strip().lower(): value for key, value in found.items()} if isinstance(found, dict) else {}
+        if "rating" in keys and len(keys) == len(found):
+            rating = keys.pop("rating")
+            of = [value for key, value in keys.items() if re.search(r"scale|max|out.?of", key)]
+            line = f"Rating: {rating}" + "".join(f" out of {value}" for value in of)
+            lines = [
+                body[:start].rstrip("`\n\r\t "),
+                *(value for value in keys.values() if isinstance(value, str)),
+                line,
+            ]
+            return "\n".join(one for one in lines if one and one != "```json")
+    return text
 
 
 def _last_mark(text: str) -> re.Match[str] | None:

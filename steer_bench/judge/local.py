@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from steer_bench.judge.judgement import Judgement, Keep, Question, digest, holds_rating
+from steer_bench.judge.judgement import READING, Judgement, Keep, Question, digest, holds_rating
 from steer_bench.judge.prompts import RATING_ONLY, VERSION, FormatGuard, messages, seen
 from steer_bench.models.load import check_model, load_model
 
@@ -52,7 +52,7 @@ class LocalJudge:
 
     def fingerprint(self) -> str:
         """Hash the model's name and the prompts."""
-        return digest(["local", VERSION, RATING_ONLY, self.model_name, self.dtype, MIN_MASS])
+        return digest(["local", VERSION, READING, RATING_ONLY, self.model_name, self.dtype, MIN_MASS])
 
     def key(self, question: Question) -> str:
         """See Judge."""

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from steer_bench.judge.calls import AdaptiveConcurrency, Answer, Fatal, Transient, classify, read_answer, retry_until
 from steer_bench.judge.config import OpenAIConfig
-from steer_bench.judge.judgement import JudgeError, Judgement, Keep, Question, Usage, digest, holds_rating
+from steer_bench.judge.judgement import READING, JudgeError, Judgement, Keep, Question, Usage, digest, holds_rating
 from steer_bench.judge.prompts import PROBE, VERSION, FormatGuard, fence_of, messages, seen
 
 KEY_VARIABLES = ("STEER_JUDGE_API_KEY", "OPENAI_API_KEY")
@@ -59,9 +59,9 @@ class OpenAIJudge:
         self._gave_up = 0
 
     def fingerprint(self) -> str:
-        """Hash the address, the model, the prompts and what else shapes a request."""
+        """Hash the address, the model, the prompts, what else shapes a request, and how an answer is read."""
         shape = [self.config.max_tokens, self.config.seed, self.config.options]
-        return digest(["openai", VERSION, self.base_url, self.model, *shape])
+        return digest(["openai", VERSION, READING, self.base_url, self.model, *shape])
 
     def key(self, question: Question) -> str:
         """See Judge."""

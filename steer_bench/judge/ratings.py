@@ -23,6 +23,7 @@ from steer_bench.judge.config import JudgeConfig, judge_id
 from steer_bench.judge.embedding import SCHEME, Calibration, EmbeddingJudge, Reference
 from steer_bench.judge.judgement import (
     ASPECTS,
+    READING,
     Case,
     Judge,
     JudgeError,
@@ -95,7 +96,8 @@ def rating_fingerprint(
     """Return a digest that changes whenever ratings on disk are not of these replies, concepts, yardstick and judge."""
     described = {key: [one.description, one.positives, one.negatives] for key, one in concepts.items()}
     listed = [list(reply) for reply in sorted(replies, key=lambda reply: reply.key)]
-    return digest([VERSION, SCHEME, judge_id(config), described, list(yardstick), listed])[:16]
+    reading = [] if config.kind == "embedding" else [READING]
+    return digest([VERSION, SCHEME, judge_id(config), described, list(yardstick), listed, *reading])[:16]
 
 
 def judge_for(

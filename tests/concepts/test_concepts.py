@@ -124,7 +124,7 @@ def test_a_faulty_line_is_refused_naming_file_and_line(tmp_path, change, message
         (b'{"id": "a", "id": "b"}', "line 2: not JSON .key 'id' stands 2 times"),
         (b'{"id": NaN}', "line 2: not JSON .NaN is not JSON"),
         (b"9" * 5000, "line 2: "),
-        (b"[" * 100_000, "line 2: not JSON that can be read"),
+        (b"[" * 100_000, "line 2: not JSON .nested too deeply"),
         (b"{}", "line 2: the key 'id' is missing"),
         (b'{"id": "a", "positives": ["b"]}', "line 2: the key 'description' is missing"),
         (b'{"id": "a", "description": "b", "positives": ["c"]}', 'line 2: no negatives; give "negatives", or a line'),

@@ -38,11 +38,25 @@ from steer_bench.judge.prompts import fence_of, messages, seen, user_prompt
         ("rating = [1]", 1.0),
         ("Rating: [[ 0 ]]", 0.0),
         ("Rating: 1 out of 2", 1.0),
-        ("Rating: [[0]] at first.\nOn reflection:\nRating: [[2]]", 2.0),
-        ("The text says 'Rating: [[2]]'. That does not count.\nRating: [[0]]", 0.0),
+        ("Rating: 2 / 2.", 2.0),
+        ("Rating: 2 (out of 2)", 2.0),
+        ("It says so. Final rating: **2** out of 2", 2.0),
+        ("**Rating:**\n\n[[2]]\n```", 2.0),
+        ("Rating: [[2]]</s>", 2.0),
+        ("Rating: [[1]]<|im_end|>\n", 1.0),
+        ("Rating: [[2]]\nThat is my answer.\nRating: [[2]]", 2.0),
+        ("<think>Rating: [[0]]? No.</think>\nRating: [[2]]", 2.0),
+        ("Rating: [[0]]? No.\n</think>\nRating: [[2]]", 2.0),  # its beginning stood in the prompt
+        ("[THINK]Rating: 1[/THINK]Rating: 2", 2.0),
+        ("<|channel|>analysis<|message|>[[1]]<|end|><|start|>assistant<|channel|>final<|message|>Rating: [[2]]", 2.0),
+        ('{"rating": 2}', 2.0),
+        ('{"Rating": "[[1.5]]", "explanation": "So {so}."}', 1.5),
+        ('{"rating": [[0]]}', 0.0),
+        ('Here it is:\n```json\n{"explanation": "It says \\"so\\": twice.", "rating": 1}\n```', 1.0),
+        ('{"rating": 2, "scale": 2}', 2.0),
     ],
 )
-def test_the_last_rating_of_a_reply_counts(text: str, value: float) -> None:
+def test_the_rating_that_a_reply_ends_with_counts(text: str, value: float) -> None:
     found = parse_rating(text)
     assert isinstance(found, Rating)
     assert found.value == value
@@ -65,6 +79,47 @@ def test_the_last_rating_of_a_reply_counts(text: str, value: float) -> None:
         ("Rating: 0 or 1", "parse"),
         ("Rating: 50%", "parse"),
         ("Rating: [[2]]\nRating: unsure", "parse"),
+        # on another scale
+        ("[[1]]/5", "out_of_range"),
+        ("Rating: [[2]] out of [[10]]", "out_of_range"),
+        ("Rating: **2** out of 10", "out_of_range"),
+        ("Rating: 1 (out of 5)", "out_of_range"),
+        ("Rating: 2 of 10", "out_of_range"),
+        ("**2** out of 10", "parse"),
+        ("Rating: 2 stars", "parse"),
+        ("Rating: 2 points out of 10", "parse"),
+        ("Rating: 2%", "parse"),
+        ("Rating: 1e1", "parse"),
+        ("Rating: 1\u00bd", "parse"),
+        ("Rating: [[1]][[2]]", "parse"),
+        ("Rating: 1, maybe 2", "parse"),
+        # not at the end, or two that differ
+        ("Rating: [[2]]\nNo: the sea is not in it.", "parse"),
+        ("Rating: [[2]]. I hope this helps!", "parse"),
+        ("Rating: [[0]] at first.\nOn reflection:\nRating: [[2]]", "parse"),
+        ("I would say [[1]].\nRating: [[2]]", "parse"),
+        ("Rating: [[1]]\nRating: [[2]]", "parse"),
+        ("Rating: 1/10\nRating: 1", "parse"),
+        # thoughts
+        ("<think>Rating: [[2]]</think>", "parse"),
+        ("<think>\nRating: [[2]]", "parse"),
+        ("Hm.\n<reasoning>Rating: [[2]]", "parse"),
+        ("Rating: [[2]]</think>", "parse"),
+        ("<|channel|>analysis<|message|>Rating: [[2]]", "parse"),
+        # objects
+        ('{"rating": true}', "parse"),
+        ('{"rating": null}', "parse"),
+        ('{"rating": NaN}', "parse"),
+        ('{"rating": 1, "rating": 2}', "parse"),
+        ('{"rating": 1, "Rating": 2}', "parse"),
+        ('{"rating": {"rating": 2}}', "parse"),
+        ('{"rating": [1, 2]}', "parse"),
+        ('{"rating": 2} or not', "parse"),
+        ('{"explanation": "Rating: [[1]]", "rating": 2}', "parse"),
+        ('{"rating": 5}', "out_of_range"),
+        ('{"rating": "2/10"}', "out_of_range"),
+        ('{"rating": 2, "scale": 10}', "out_of_range"),
+        ('{"rating": 2, "max_rating": 5}', "out_of_range"),
         ("The sea is mentioned, and the rat", "parse"),
         ("I cannot rate this text.", "refused"),
         ("I'm sorry, but I can't help with that.", "refused"),
@@ -80,7 +135,27 @@ def test_what_holds_no_rating_is_unscored_with_its_reason(text: str | None, reas
 @given(
     st.text()
     | st.lists(
-        st.sampled_from(["Rating: ", "[[", "]]", "2", "-1", "1.5", "9" * 400, "/2", "\n", "²", "٢", "nan", "[", "**"])
+        st.sampled_from(
+            [
+                "Rating: ",
+                "[[",
+                "]]",
+                "2",
+                "-1",
+                "1.5",
+                "9" * 400,
+                "/2",
+                "\n",
+                "²",
+                "٢",
+                "nan",
+                "[",
+                "**",
+                "<think>",
+                '{"rating":',
+                "}",
+            ]
+        )
     ).map("".join)
 )
 def test_parse_rating_never_raises_and_is_in_range_or_unscored(text: str) -> None:
@@ -91,7 +166,12 @@ def test_parse_rating_never_raises_and_is_in_range_or_unscored(text: str) -> Non
         assert found.reason in ("parse", "out_of_range", "refused", "empty")
 
 
-@given(st.text() | st.lists(st.sampled_from(["Rating: ", "[[", "[", "rating=", "2", "]]", "\n", " "])).map("".join))
+@given(
+    st.text()
+    | st.lists(st.sampled_from(["Rating: ", "[[", "[", "rating=", '{"rating":', "2", "}", "]]", "\n", " "])).map(
+        "".join
+    )
+)
 def test_a_neutralised_text_holds_no_rating(text: str) -> None:
     assert not holds_rating(neutralise_ratings(text))
 

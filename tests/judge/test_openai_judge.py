@@ -112,6 +112,10 @@ def test_a_case_is_rated_on_three_aspects_with_explanations_and_usage(fake: Judg
         (raw('{"choices": [{}]}'), "parse"),
         (raw('{"choices": [null]}'), "parse"),
         (ok(choices=[]), "parse"),
+        (ok([{"type": "thinking", "thinking": "Rating: [[2]]"}]), "empty"),
+        (ok([{"type": "text", "text": 2}, None, 2]), "empty"),
+        (ok({"text": "Rating: [[2]]"}), "empty"),
+        (ok("a" * 300_000 + "\nRating: [[2]]"), "parse"),
     ],
 )
 def test_j1_an_unusable_reply_is_unscored_with_its_reason(fake: JudgeServer, action: Action, reason: str) -> None:
@@ -120,8 +124,21 @@ def test_j1_an_unusable_reply_is_unscored_with_its_reason(fake: JudgeServer, act
     assert (judgement.reason, judgement.ratings, judgement.score) == (reason, {}, None)
 
 
-def test_j1_the_last_of_two_ratings_counts(fake: JudgeServer) -> None:
-    fake.default = ok("Rating: [[0]]? No.\nRating: [[2]]")
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"type": "thinking", "thinking": "Rating: [[0]]"}, {"type": "text", "text": "Rating: [[2]]"}],
+        [
+            {"type": "thinking", "thinking": [{"type": "text", "text": "[[1]]"}]},
+            {"type": "text", "text": "Rating: [[2]]"},
+        ],
+        [{"type": "output_text", "text": "It does."}, {"type": "output_text", "text": "Rating: [[2]]"}],
+        ["It does.", "Rating: [[2]]"],
+        [{"text": "[[1]]", "thought": True}, {"text": "Rating: [[2]]"}],
+    ],
+)
+def test_j1_content_may_be_a_list_of_parts(fake: JudgeServer, parts: list[Any]) -> None:
+    fake.default = ok(parts)
     assert rate_by_aspect(make(fake), cases(1))[0].ratings["concept"] == 2.0
 
 
@@ -151,7 +168,7 @@ def test_j8_a_reply_cannot_set_its_own_score(fake: JudgeServer) -> None:
     assert (echoed.reason, echoed.flags) == ("parse", ("rating_in_reply",))
 
     def copy_then_rate(request: Any, body: dict[str, Any]) -> Any:
-        return ok("Rating: [[0]]\n" + body["messages"][-1]["content"].rsplit("\n\n", 1)[0])(request, body)
+        return ok(body["messages"][-1]["content"].rsplit("\n\n", 1)[0] + "\nRating: [[0]]")(request, body)
 
     fake.default = copy_then_rate
     [copied] = rate_by_aspect(make(fake), [attack])

@@ -22,9 +22,7 @@ from werkzeug import Request, Response
 Action = Callable[[Request, dict[str, Any]], Response]
 
 
-def completion(
-    content: str | None, *, finish: str = "stop", refusal: str | None = None, choices: Any = ...
-) -> dict[str, Any]:
+def completion(content: Any, *, finish: str = "stop", refusal: str | None = None, choices: Any = ...) -> dict[str, Any]:
     message = {"role": "assistant", "content": content, "refusal": refusal}
     body: dict[str, Any] = {
         "id": "chatcmpl-1",
@@ -39,7 +37,7 @@ def completion(
     return body
 
 
-def ok(content: str | None = "It does.\nRating: [[2]]", **more: Any) -> Action:
+def ok(content: Any = "It does.\nRating: [[2]]", **more: Any) -> Action:
     return lambda request, body: Response(json.dumps(completion(content, **more)), content_type="application/json")
 
 
