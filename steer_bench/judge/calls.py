@@ -1,15 +1,15 @@
 """One call to a server: how often it is tried, what its faults mean, and what can be read from its reply.
 
-Three kinds of outcome: an `Answer` (with a rating or the reason why not), `Transient` (worth waiting for), `Fatal` (every
-further call would fail alike).
+Four kinds of outcome: an `Answer` (with a rating or the reason why not), `Transient` (worth waiting for), `Refused` (this question,
+perhaps not the next), `Fatal` (every further call would fail alike). Every wait is bounded, and so is every answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,11 +19,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from steer_bench.judge.judgement import Rating, Unscored, parse_rating
 
 if TYPE_CHECKING:
+    import httpx
     import openai
 
 LONGEST_BACKOFF = 60.0
 LONGEST_ANSWER = 200_000
 """Characters of an answer, thoughts included, that is read."""
+LONGEST_BODY = 4 << 20
+"""Bytes of a body that are received; a 64th of it where it is compressed."""
+TRIES_OF_ONE = 6
+"""How often a question is tried that the server fails on (500) while it answers a test question."""
 
 
 class Answer(NamedTuple):
@@ -35,13 +40,28 @@ class Answer(NamedTuple):
     rating: Rating | None = None
 
 
-class Transient(Exception):
+class Failed(Exception):
+    """There is no answer to this question, for this reason."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Refused(Failed):
+    """The server refused the question."""
+
+
+class Transient(Failed):
     """The server or the network failed in a way that may pass."""
 
     def __init__(self, message: str, *, reason: str, retry_after: float = 0.0) -> None:
-        super().__init__(message)
-        self.reason = reason
+        super().__init__(message, reason=reason)
         self.retry_after = retry_after
+
+
+class TooLong(Exception):
+    """A body is longer than any answer can be."""
 
 
 class Fatal(Exception):
@@ -58,13 +78,15 @@ class AdaptiveConcurrency:
         self._free = asyncio.Condition()
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Wait until one more call may be in flight, and count it as such."""
+    async def slot(self, deadline: float) -> AsyncIterator[None]:
+        """Wait until one more call may be in flight, and count it as such; raise Transient where that is after `deadline`."""
         async with self._free:
             await self._free.wait_for(lambda: self._in_flight < self.limit)
             self._in_flight += 1
         try:
             while (pause := self._not_before - time.monotonic()) > 0:
+                if self._not_before > deadline:
+                    raise Transient(f"the server asks to wait {pause:.0f} s", reason="http_429", retry_after=pause)
                 await asyncio.sleep(pause)
             yield
         finally:
@@ -89,8 +111,8 @@ class AdaptiveConcurrency:
             self._successes = 0
 
 
-async def retry_until(once: Callable[[int], Awaitable[Answer]], *, max_wait: float, first_wait: float) -> Answer:
-    """Call until there is an answer; raise the last Transient when `max_wait` seconds would be over before the next try.
+async def retry_until(once: Callable[[int], Awaitable[Answer]], *, deadline: float, first_wait: float) -> Answer:
+    """Call until there is an answer; raise the last Transient when the next try would come after `deadline` (time.monotonic).
 
     Waits double from `first_wait` up to a minute, with jitter; a longer Retry-After of the server is honoured.
     """
@@ -103,7 +125,7 @@ async def retry_until(once: Callable[[int], Awaitable[Answer]], *, max_wait: flo
         asked = fault.retry_after if isinstance(fault, Transient) else 0.0
         return asked + first_wait / 4 + float(exponential(state))
 
-    again, stop = tenacity.retry_if_exception_type(Transient), tenacity.stop_before_delay(max_wait)
+    again, stop = tenacity.retry_if_exception_type(Transient), tenacity.stop_before_delay(deadline - time.monotonic())
     retrying = tenacity.AsyncRetrying(retry=again, wait=wait, stop=stop, reraise=True)
     async for attempt in retrying:
         with attempt:
@@ -111,60 +133,101 @@ async def retry_until(once: Callable[[int], Awaitable[Answer]], *, max_wait: flo
     return answer
 
 
-def classify(error: Exception, *, where: str, model: str, secrets: Sequence[str]) -> Answer | Transient | Fatal:
+def bounded_http() -> httpx.AsyncClient:
+    """Make the HTTP client of the openai client: it raises TooLong in the middle of a body of more than LONGEST_BODY bytes."""
+    import openai
+
+    library = sys.modules[openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]]  # httpx, or httpx2
+
+    class Bounded(library.AsyncByteStream):  # type: ignore[name-defined]
+        def __init__(self, response: httpx.Response) -> None:
+            self.stream, self.left = response.stream, LONGEST_BODY
+            if "content-encoding" in response.headers:
+                self.left //= 64
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for chunk in self.stream:
+                self.left -= len(chunk)
+                if self.left < 0:
+                    raise TooLong
+                yield chunk
+
+        async def aclose(self) -> None:
+            await self.stream.aclose()
+
+    async def bound(response: httpx.Response) -> None:
+        response.stream = Bounded(response)
+
+    return openai.DefaultAsyncHttpxClient(event_hooks={"response": [bound]}, headers={"Accept-Encoding": "identity"})
+
+
+def classify(error: Exception, *, where: str, model: str, secrets: Sequence[str]) -> Answer | Failed | Fatal:
     """Say what an exception of the openai client means for this call and for the next."""
     import openai
 
-    if isinstance(error, openai.APITimeoutError):
+    said = redact(f"{type(error).__name__}: {error}"[:2000], secrets)
+    if isinstance(error, TooLong) or isinstance(error.__cause__, TooLong):
+        return Answer(f"a body of more than {LONGEST_BODY} bytes", "parse")
+    if isinstance(error, TimeoutError | openai.APITimeoutError):
         return Transient(f"no answer from {where} in time", reason="timeout")
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__ or error
         return Transient(redact(f"no connection to {where} ({cause})", secrets), reason="connection")
     if isinstance(error, openai.APIStatusError):
         return _classify_status(error, where=where, model=model, secrets=secrets)
-    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError, openai.APIResponseValidationError)):
-        return Answer(redact(f"{type(error).__name__}: {error}", secrets), "parse")
-    return Fatal(redact(f"{where} cannot be asked ({type(error).__name__}: {error})", secrets))
+    if isinstance(error, openai.APIResponseValidationError):
+        return Answer(said, "parse")
+    if isinstance(error, openai.OpenAIError | UnicodeEncodeError):  # the request could not be made
+        return Refused(f"{where} cannot be asked ({said})", reason="request")
+    return Answer(said, "parse")  # the client could not read what came: no JSON, nested too deeply, of other types
 
 
 def _classify_status(
     error: openai.APIStatusError, *, where: str, model: str, secrets: Sequence[str]
-) -> Answer | Transient | Fatal:
+) -> Answer | Failed | Fatal:
     status = error.status_code
     body = error.body if isinstance(error.body, dict) else {}
-    code = " ".join(str(body.get(name) or "") for name in ("code", "type"))
-    shown = re.sub(r"<[^>]*>|[\x00-\x1f\x7f]", " ", str(body.get("message") or error.message))  # an HTML page, for one
+    code = " ".join(str(body.get(name) or "")[:200] for name in ("code", "type"))
+    message = str(body.get("message") or error.message)[:5000]
+    shown = re.sub(r"<[^<>]*>|[\x00-\x1f\x7f]", " ", message)  # an HTML page, for one
     said = redact(" ".join(shown.split())[:300], secrets)
-    if "insufficient_quota" in code:
+    if "insufficient_quota" in code or status == 402:
         return Fatal(f"{status} insufficient_quota from {where}: {said}; add credit to the account")
     if status == 400 and "content_" in code:  # content_filter, content_policy_violation
         return Answer(said, "filtered")
-    if status == 413 or "context_length_exceeded" in code:
-        return Answer(said, f"http_{status}")
     if status in (408, 409, 429) or status >= 500:
         wait = _retry_after(error.response.headers)
         return Transient(f"{status} from {where}: {said}", reason=f"http_{status}", retry_after=wait)
     hint = "the request does not suit the server; judge.options can change its fields"
-    if status in (401, 403):
+    if status in (401, 403, 407):
         hint = "is the key in STEER_JUDGE_API_KEY or OPENAI_API_KEY right?"
     elif status == 404:
         hint = f"does the server have the model {model!r}, and does judge.base_url end in /v1?"
-    return Fatal(f"{status} from {where}: {said}; {hint}")
+    fault = f"{status} from {where}: {said}; {hint}"
+    return Fatal(fault) if status in (401, 407) else Refused(fault, reason=f"http_{status}")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
     """Return the seconds a server asks to wait (Retry-After-Ms, or Retry-After as seconds or a date); 0 by default."""
-    try:
-        if headers.get("retry-after-ms"):
-            seconds = float(headers["retry-after-ms"]) / 1000
-        else:
-            seconds = float(headers.get("retry-after") or 0)
-    except ValueError:
+    wanted = headers.get("retry-after") or ""
+    for text, unit in ((headers.get("retry-after-ms") or "", 1000), (wanted, 1)):
         try:
-            seconds = parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time()
-        except (ValueError, TypeError):
-            return 0.0
-    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
+            seconds = float(text) / unit
+        except ValueError:
+            continue
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
+    try:
+        return max(0.0, parsedate_to_datetime(wanted).timestamp() - time.time())
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):
+        return 0.0
+
+
+def tokens_of(reply: object, name: str) -> int:
+    """Return a count of tokens that a reply states; 0 where it states none that can be."""
+    count = getattr(getattr(reply, "usage", None), name, 0)
+    known = isinstance(count, int | float) and not isinstance(count, bool) and 0 <= count < math.inf
+    return int(count) if known else 0
 
 
 def read_answer(reply: object, *, fence: str, secrets: Sequence[str]) -> Answer:
@@ -173,8 +236,7 @@ def read_answer(reply: object, *, fence: str, secrets: Sequence[str]) -> Answer:
         return Answer(redact(reply[:2000], secrets), "parse")
     choices = getattr(reply, "choices", None)
     if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
-        dump = reply.model_dump_json(exclude_none=True) if hasattr(reply, "model_dump_json") else repr(reply)
-        return Answer(redact(dump[:2000], secrets), "parse")
+        return Answer(redact(repr(reply)[:2000], secrets), "parse")
     message, finish = choices[0].message, getattr(choices[0], "finish_reason", None)
     text = _text_of(getattr(message, "content", None))
     if len(text) > LONGEST_ANSWER:

@@ -158,7 +158,7 @@ _MARK = re.compile(r"\brating\b[*_`\"']*\s*[:=]|\[\[", re.IGNORECASE)
 _CLOSING = r"\]*_`\"'’”)\s"
 _NUMBER = r"[0-9]+(?:[.,][0-9]+)?"
 _VALUE = re.compile(
-    rf"[*_`\"'\s]*\[{{0,2}}[*_`\"'\s]*(?P<value>[-+]?{_NUMBER})[{_CLOSING}]*"
+    rf"[*_`\"'\s]*(?:\[{{1,2}}[*_`\"'\s]*)?(?P<value>[-+]?{_NUMBER})[{_CLOSING}]*"
     rf"(?:\(?(?:/|out\s+of|of)\s*(?P<scale>{_NUMBER}))?",
     re.IGNORECASE,
 )
@@ -212,10 +212,10 @@ def _without_object(text: str) -> str:
     body = text.rstrip("`\n\r\t ")
     for start in (body.find("{"), body.rfind("{")):
         try:
-            found = parse_json(body[start:]) if start >= 0 else None
+            found = parse_json(body[start:]) if start >= 0 else {}
         except ValueError:
             continue
-        keys = {key.strip().lower(): value for key, value in found.items()} if isinstance(found, dict) else {}
+        keys = {key.strip().lower(): value for key, value in found.items()}
         if "rating" in keys and len(keys) == len(found):
             rating = keys.pop("rating")
             of = [value for key, value in keys.items() if re.search(r"scale|max|out.?of", key)]

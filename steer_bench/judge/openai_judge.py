@@ -11,11 +11,25 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from steer_bench.judge.calls import AdaptiveConcurrency, Answer, Fatal, Transient, classify, read_answer, retry_until
+from steer_bench.judge.calls import (
+    TRIES_OF_ONE,
+    AdaptiveConcurrency,
+    Answer,
+    Failed,
+    Fatal,
+    Refused,
+    Transient,
+    bounded_http,
+    classify,
+    read_answer,
+    retry_until,
+    tokens_of,
+)
 from steer_bench.judge.config import OpenAIConfig
 from steer_bench.judge.judgement import READING, JudgeError, Judgement, Keep, Question, Usage, digest, holds_rating
 from steer_bench.judge.prompts import PROBE, VERSION, FormatGuard, fence_of, messages, seen
@@ -30,6 +44,8 @@ HINT = (
 """What helps where answers hold no rating."""
 _PROBE_WAIT = 3.0
 """Seconds the probe waits for a server that refuses connections or is busy."""
+_LANDING = 5.0
+"""Seconds that Ctrl-C leaves the answers in flight, which are paid for."""
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -56,7 +72,8 @@ class OpenAIJudge:
         self.resume, self.backoff, self.progress = resume, backoff, progress
         self.usage = Usage(cost=0.0 if config.price else None)
         self._guard = FormatGuard(max_ignored=config.max_ignored, hint=HINT)
-        self._gave_up = 0
+        self._failed = 0
+        """Questions without an answer, in a row."""
 
     def fingerprint(self) -> str:
         """Hash the address, the model, the prompts, what else shapes a request, and how an answer is read."""
@@ -68,7 +85,7 @@ class OpenAIJudge:
         return digest([self.fingerprint(), seen(question)])
 
     def answer(self, questions: Sequence[Question], keep: Keep) -> list[Judgement]:
-        """See Judge. Raises JudgeError when the server refuses every question."""
+        """See Judge. Raises JudgeError when the server takes no more questions; answers in flight are kept."""
         return _in_own_loop(lambda: self._answer_all(questions, keep))
 
     def probe(self) -> None:
@@ -76,12 +93,13 @@ class OpenAIJudge:
 
         async def ask() -> Judgement:
             wait = min(_PROBE_WAIT, self.config.max_wait)
+            self._begin()
             async with self._client() as client:
                 return await self._ask(client, AdaptiveConcurrency(1), PROBE, max_wait=wait, watch=False)
 
         try:
             judgement = _in_own_loop(ask)
-        except Fatal as fault:
+        except (Fatal, Failed) as fault:
             raise ValueError(f"judge {self.model}: {fault}") from None
         if judgement.reason:
             raw = judgement.raw.get(PROBE.aspect)
@@ -97,6 +115,7 @@ class OpenAIJudge:
         judgements: list[Judgement | None] = [None] * len(questions)
         todo = iter(enumerate(questions))
         slots = AdaptiveConcurrency(self.config.concurrency)
+        self._begin()
         disable = None if self.progress else True  # None: only where there is a terminal
         with tqdm(total=len(questions), desc="judging", unit="rating", disable=disable, dynamic_ncols=True) as bar:
             async with self._client() as client:
@@ -109,21 +128,43 @@ class OpenAIJudge:
                         judgements[index] = judgement
                         bar.set_postfix_str(self._spent(), refresh=False)
                         bar.update()
+                        if self._stopping:
+                            return
 
                 workers = [asyncio.create_task(work()) for _ in range(min(self.config.concurrency, len(questions)))]
+                grace = _LANDING
                 try:
-                    await asyncio.gather(*workers)
-                except Fatal as fault:
-                    rated = sum(judgement is not None and not judgement.reason for judgement in judgements)
-                    raise JudgeError(
-                        f"judge stopped: {fault}. {rated}/{len(questions)} ratings of this round were received. "
-                        f"Mend it and continue: {self.resume}"
-                    ) from None
+                    done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+                    grace = self.config.timeout
                 finally:
-                    for worker in workers:
-                        worker.cancel()
-                    await asyncio.gather(*workers, return_exceptions=True)
+                    await self._land(workers, grace)
+        fault = next((worker.exception() for worker in done if worker.exception()), None)
+        if isinstance(fault, Fatal):
+            rated = sum(judgement is not None and not judgement.reason for judgement in judgements)
+            raise JudgeError(
+                f"judge stopped: {fault}. {rated}/{len(questions)} ratings of this round were received. "
+                f"Mend it and continue: {self.resume}"
+            )
+        if fault is not None:
+            raise fault
         return [judgement for judgement in judgements if judgement is not None]
+
+    def _begin(self) -> None:
+        self._stopping, self._doubt = False, asyncio.Lock()
+        self._in_flight = set[asyncio.Task[None] | None]()
+
+    async def _land(self, workers: Sequence[asyncio.Task[None]], grace: float) -> None:
+        """End all work: ask nothing more, and leave the calls in flight `grace` seconds for their answers."""
+        self._stopping = True
+        for worker in workers:
+            if worker not in self._in_flight:
+                worker.cancel()
+        try:
+            await asyncio.wait(workers, timeout=grace)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
 
     async def _ask(
         self,
@@ -134,27 +175,26 @@ class OpenAIJudge:
         max_wait: float,
         watch: bool = True,
     ) -> Judgement:
-        """Rate one question: ask, and ask again where the answer holds no rating.
+        """Rate one question within `max_wait` seconds: ask, and ask again where the answer holds no rating.
 
-        Raises Fatal when the server answered none of the last questions in time.
+        Raises Fatal when the server takes no more questions; without `watch` (the probe) Refused, when it refuses this one.
         """
         raw: list[str] = []
-        answer = Answer("", "parse")
+        answer, deadline = Answer("", "parse"), time.monotonic() + max_wait
         for attempt in range(1 + REASKS):
             try:
-                answer = await self._call(client, slots, question, self.config.seed + attempt, max_wait)
-            except Transient as fault:
-                self._gave_up += watch
-                if self._gave_up > max(8, self.config.concurrency):
-                    raise Fatal(
-                        f"the last {self._gave_up} questions to {self.base_url} had no answer in {max_wait:g} s each ({fault})"
-                    ) from None
+                answer = await self._call(client, slots, question, self.config.seed + attempt, deadline)
+            except Failed as fault:
+                if watch:
+                    await self._check_server(client, fault)
+                elif isinstance(fault, Refused):
+                    raise
                 return Judgement(reason=fault.reason, raw={question.aspect: tuple(raw)} if raw else {})
-            self._gave_up = 0
+            self._failed = 0
             raw.append(answer.text)
-            if attempt == 0 and watch:
+            if attempt == 0 and watch and not self._stopping:
                 self._guard.note(answer.reason, answer.text)
-            if not answer.reason or answer.reason == "filtered":
+            if not answer.reason or answer.reason == "filtered" or self._stopping:
                 break
         flags = ("rating_in_reply",) if holds_rating(question.case.reply) else ()
         kept = {question.aspect: tuple(raw)}
@@ -163,10 +203,30 @@ class OpenAIJudge:
         ratings = {question.aspect: answer.rating.value}
         return Judgement(ratings, "", {question.aspect: answer.rating.explanation}, kept, flags)
 
+    async def _check_server(self, client: AsyncOpenAI, fault: Failed) -> None:
+        """Count a question without an answer; raise Fatal when many in a row have none, and a test question neither."""
+        self._failed += 1
+        many = max(8, self.config.concurrency)
+        async with self._doubt:
+            if self._failed <= many or self._stopping:
+                return
+            if not await self._is_well(client):
+                raise Fatal(f"the last {self._failed} questions and a test question had no answer: {fault}")
+            self._failed = 0
+
+    async def _is_well(self, client: AsyncOpenAI) -> bool:
+        """Tell whether the server answers a test question."""
+        deadline = time.monotonic() + min(_PROBE_WAIT, self.config.max_wait)
+        try:
+            await self._call(client, AdaptiveConcurrency(1), PROBE, self.config.seed, deadline)
+        except Failed:
+            return False
+        return True
+
     async def _call(
-        self, client: AsyncOpenAI, slots: AdaptiveConcurrency, question: Question, seed: int, max_wait: float
+        self, client: AsyncOpenAI, slots: AdaptiveConcurrency, question: Question, seed: int, deadline: float
     ) -> Answer:
-        """Return one answer; raise Transient when server or network failed until the wait was over, Fatal when they always will."""
+        """Return one answer; raise Refused, Transient when server or network failed until the deadline, Fatal when they always will."""
         # Not client.chat.completions.create: it refuses fields it does not know, and walks through every message's type (a fifth
         # of the time of a call).
         from openai.types.chat import ChatCompletion
@@ -177,33 +237,45 @@ class OpenAIJudge:
 
         async def once(attempt: int) -> Answer:
             self.usage.retries += attempt > 1
-            async with slots.slot():
+            async with slots.slot(deadline):
                 self.usage.calls += 1
+                task = asyncio.current_task()
+                self._in_flight.add(task)
                 try:
-                    reply = await client.post("/chat/completions", body=request, cast_to=ChatCompletion)
+                    # the client's own bound is on each read: a body that drips would never end
+                    async with asyncio.timeout(min(self.config.timeout, deadline - time.monotonic())):
+                        reply = await client.post("/chat/completions", body=request, cast_to=ChatCompletion)
                 except Exception as error:
                     fault = classify(error, where=self.base_url, model=self.model, secrets=_secrets())
                     if isinstance(fault, Answer):
                         return fault
                     if isinstance(fault, Transient) and fault.reason == "http_429":
-                        slots.shrink(fault.retry_after)
+                        # a wait that is too long for this question is no reason for the others to wait
+                        slots.shrink(fault.retry_after if fault.retry_after <= self.config.max_wait else 0.0)
+                    failed_again = (
+                        isinstance(fault, Transient) and fault.reason == "http_500" and attempt == TRIES_OF_ONE
+                    )
+                    if failed_again and question != PROBE and await self._is_well(client):
+                        raise Refused(str(fault), reason="http_500") from None
                     raise fault from None
+                finally:
+                    self._in_flight.discard(task)
             slots.grow()
-            usage = getattr(reply, "usage", None)
-            self.usage.input_tokens += getattr(usage, "prompt_tokens", 0) or 0
-            self.usage.output_tokens += getattr(usage, "completion_tokens", 0) or 0
+            self.usage.input_tokens += tokens_of(reply, "prompt_tokens")
+            self.usage.output_tokens += tokens_of(reply, "completion_tokens")
             if price := self.config.price:
                 spent = self.usage.input_tokens * price.input + self.usage.output_tokens * price.output
                 self.usage.cost = spent / 1_000_000
             return read_answer(reply, fence=fence_of(question), secrets=_secrets())
 
-        return await retry_until(once, max_wait=max_wait, first_wait=self.backoff)
+        return await retry_until(once, deadline=deadline, first_wait=self.backoff)
 
     def _client(self) -> AsyncOpenAI:
         from openai import AsyncOpenAI
 
         key = next(iter(_secrets()), "none")
-        return AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=self.config.timeout)
+        timeout, http = self.config.timeout, bounded_http()
+        return AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=timeout, http_client=http)
 
     def _spent(self) -> str:
         cost = "" if self.usage.cost is None else f", ${self.usage.cost:.2f}"
@@ -233,8 +305,10 @@ def _in_own_loop(make: Callable[[], Coroutine[object, None, T]]) -> T:
 
 
 async def _finish() -> None:
-    """Wait for what was cancelled."""
+    """Wait for what was cancelled, and cancel what does not end."""
     rest = asyncio.all_tasks() - {asyncio.current_task()}
+    if rest:
+        await asyncio.wait(rest, timeout=_LANDING + 1)
     for task in rest:
         task.cancel()
     await asyncio.gather(*rest, return_exceptions=True)

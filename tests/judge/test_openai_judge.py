@@ -1,6 +1,8 @@
 """The openai judge against a scripted server. Run: python -m pytest tests/judge/test_openai_judge.py"""
 
 import asyncio
+import gzip
+import json
 import logging
 import signal
 import subprocess
@@ -27,6 +29,7 @@ from fakes.judge_server import (
     status,
 )
 from pytest_httpserver import HTTPServer
+from werkzeug import Response
 
 from steer_bench.judge.calls import redact
 from steer_bench.judge.config import OpenAIConfig, Price, judge_config
@@ -266,15 +269,14 @@ def test_j3_calls_in_flight_shrink_on_429_only(fake: JudgeServer) -> None:
     [
         (status(400, "temperature is not supported"), "400.*temperature is not supported.*judge.options"),
         (status(401, "bad key"), "401.*STEER_JUDGE_API_KEY"),
+        (status(402, "pay"), "402.*credit"),
         (status(403, "forbidden"), "403.*STEER_JUDGE_API_KEY"),
         (status(404, "no such model"), "404.*'fake'"),
         (status(422, "unknown field"), "422"),
         (status(429, "pay", error_code="insufficient_quota"), "insufficient_quota.*credit"),
     ],
 )
-def test_j4_a_lasting_fault_stops_all_judging_at_once(
-    fake: JudgeServer, tmp_path: Path, action: Action, words: str
-) -> None:
+def test_j4_a_lasting_fault_stops_all_judging(fake: JudgeServer, tmp_path: Path, action: Action, words: str) -> None:
     fake.then(*[ok()] * 12)
     fake.default = action
     judge = make(fake, concurrency=4)
@@ -285,8 +287,10 @@ def test_j4_a_lasting_fault_stops_all_judging_at_once(
         assert fake.base_url in str(caught.value)
         assert "\n" not in str(caught.value)
         saved = len(store)
-        assert 12 - 3 <= saved <= 12  # an answer that was on its way when the fault came may be lost
-        assert len(fake.calls) <= 12 + 4
+        assert saved == 12
+        assert len(fake.calls) <= 12 + 3 + 8 + 4 + 1  # many in a row, those in flight at both ends, and a test question
+        if "401" in words or "402" in words or "quota" in words:
+            assert len(fake.calls) <= 12 + 4
         # after mending, only what is missing is asked
         fake.calls.clear()
         fake.default = ok()
@@ -411,7 +415,161 @@ def test_ctrl_c_ends_judging_soon_and_keeps_what_was_rated(fake: JudgeServer, tm
     assert child.returncode == 130
     assert "Traceback" not in errors
     with Records(path) as store:
-        assert len(fake.calls) - 2 <= len(store) <= len(fake.calls)
+        assert len(store) == len(fake.calls)
+
+
+@pytest.mark.parametrize(
+    ("fault", "options"),
+    [
+        (status(401), {}),
+        (status(429, error_code="insufficient_quota"), {}),
+        (ok("Hm"), {"max_ignored": 0.0}),
+    ],
+)
+def test_answers_in_flight_when_a_judge_stops_are_kept(
+    fake: JudgeServer, tmp_path: Path, fault: Action, options: dict[str, Any]
+) -> None:
+    fake.then(*[delay(0.6, ok())] * 3, delay(0.3, fault))
+    fake.default = fault
+    with Records(tmp_path / "r.sqlite") as store:
+        with pytest.raises(JudgeError):
+            rate_recorded(make(fake, concurrency=4, **options), cases(20), store)
+        assert (len(store), len(fake.calls)) == (3, 4)
+
+
+# --- one question's fault is no other's, and no wait is without end ---
+
+
+REFUSALS = (400, 403, 404, 405, 410, 413, 418, 422, 431, 451, 500)
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_what_a_server_refuses_of_one_reply_leaves_that_one_unscored(
+    fake: JudgeServer, tmp_path: Path, code: int
+) -> None:
+    fake.default = by_prompt([("number 3", status(code, "no such thing"))], ok())
+    with Records(tmp_path / "r.sqlite") as store:
+        for _ in range(2):  # a continuation meets the refused reply first
+            judgements = rate_recorded(make(fake, concurrency=2), cases(9), store)
+            assert [one.reason for one in judgements] == [*[""] * 3, f"http_{code}", *[""] * 5]
+            assert len(store) == 8 * len(ASPECTS)
+
+
+def test_many_refused_replies_in_a_row_are_unscored_while_a_test_question_is_answered(fake: JudgeServer) -> None:
+    fake.default = by_prompt([(f"number {i}\n", status(400)) for i in range(20)], ok())
+    judgements = rate_by_aspect(make(fake, concurrency=2), cases(25))
+    assert [one.reason for one in judgements] == ["http_400"] * 20 + [""] * 5
+
+
+def drip(seconds: float, of: bytes = b" ") -> Action:
+    """A body that does not end: a piece of it every so often."""
+
+    def pieces() -> Iterator[bytes]:
+        end = time.monotonic() + 8
+        while time.monotonic() < end:
+            yield of
+            time.sleep(seconds)
+
+    return lambda request, body: Response(pieces(), content_type="application/json")
+
+
+def gzipped(text: str) -> Action:
+    headers = {"Content-Encoding": "gzip"}
+    return lambda request, body: Response(
+        gzip.compress(text.encode()), headers=headers, content_type="application/json"
+    )
+
+
+ENDLESS = {
+    "drips": (drip(0.1), "timeout"),
+    "never ends": (drip(0.0, b"a" * 65536), "parse"),
+    "never ends in white space": (drip(0.0, b" " * 65536), "parse"),
+    "long": (ok("a" * 20_000_000 + "\nRating: [[2]]"), "parse"),
+    "long error": (status(400, "a" * 20_000_000), "parse"),
+    "long page": (raw("<" * 6_000_000, "text/html"), "parse"),
+    "small for long": (gzipped(json.dumps(completion("a" * 20_000_000))), "parse"),
+    "deep": (raw("[" * 200_000), "parse"),
+    "deep and closed": (raw('{"choices":' + "[" * 100_000 + "]" * 100_000 + "}"), "parse"),
+    "digits": (raw('{"choices": ' + "9" * 100_000 + "}"), "parse"),
+    "marks": (ok("rating: " * 20_000), "parse"),
+    "brackets": (ok("[" * 150_000 + " " * 40_000), "parse"),
+    "spaces": (ok("I" + " " * 190_000 + "Rating:" + " " * 9_000), "parse"),
+    "thoughts": (ok("<think>" * 25_000), "parse"),
+    "braces": (ok("{" * 190_000 + "}"), "parse"),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_no_body_is_waited_for_or_read_without_end(fake: JudgeServer, name: str) -> None:
+    action, reason = ENDLESS[name]
+    fake.default = by_prompt([("number 1", action)], ok())
+    start = time.monotonic()
+    judgements = rate_by_aspect(make(fake, timeout=1.0, max_wait=2.0), cases(3))
+    assert [one.reason for one in judgements] == ["", reason, ""]
+    assert time.monotonic() - start < 8
+
+
+@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize("header", ["3600", "1e308", "1e400", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_wait_that_is_too_long_is_waited_for_by_nobody(fake: JudgeServer, code: int, header: str) -> None:
+    fake.then(status(code, headers={"Retry-After": header}))
+    start = time.monotonic()
+    judgements = rate_by_aspect(make(fake, concurrency=2, max_wait=3.0), cases(8))
+    expected = "" if header == "1e400" else f"http_{code}"
+    assert {one.reason for one in judgements} == {"", expected}
+    assert sum(bool(one.reason) for one in judgements) == (1 if expected else 0)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Retry-After-Ms": "soon"},
+        {"Retry-After-Ms": ""},
+        {"Retry-After-Ms": "nan"},
+        {"Retry-After-Ms": "x", "Retry-After": "0"},
+        {"Retry-After": "soon"},
+        {"Retry-After": "-5"},
+        {"Retry-After": "Mon, 99 Foo 2026 00:00:00 GMT"},
+        {"Retry-After": "Mon, 01 Jan 99999999999 00:00:00 GMT"},
+        {"Retry-After": "1_0e1_0_"},
+    ],
+)
+def test_a_wait_that_is_no_number_is_not_waited_for(fake: JudgeServer, headers: dict[str, str]) -> None:
+    _, judgement = one_at_a_time(fake, status(429, headers=headers))
+    assert judgement.score == 2.0
+    assert fake.gaps()[0] < 3
+
+
+def test_max_wait_bounds_all_that_is_done_for_one_question(fake: JudgeServer) -> None:
+    fake.default = by_prompt([("show this concept", delay(0.4, ok("Hm")))], ok())
+    start = time.monotonic()
+    [judgement] = rate_by_aspect(make(fake, max_wait=0.6), cases(1))
+    assert judgement.reason == "timeout"
+    assert judgement.raw["concept"] == ("Hm",)
+    assert time.monotonic() - start < 1.5
+
+
+@pytest.mark.parametrize(
+    "usage",
+    ["many", None, [], 7, {"prompt_tokens": "many"}, {"prompt_tokens": [1]}, {"prompt_tokens": True}, {"prompt_tokens": -3},
+     {"prompt_tokens": None, "completion_tokens": {"a": 1}}],
+)  # fmt: skip
+def test_a_usage_that_cannot_be_costs_no_rating_and_counts_nothing(fake: JudgeServer, usage: object) -> None:
+    fake.default = raw(json.dumps({**completion("Rating: [[2]]"), "usage": usage}))
+    judge = make(fake, price=Price(input=1.0, output=1.0))
+    assert rate_by_aspect(judge, cases(1))[0].score == 2.0
+    assert (judge.usage.input_tokens, judge.usage.output_tokens, judge.usage.cost) == (0, 0, 0.0)
+
+
+ODD_MESSAGES = ("text", [], None, 3, {}, {"content": 3}, {"content": True}, {"content": "Hm", "refusal": 3})
+
+
+@pytest.mark.parametrize("message", ODD_MESSAGES)
+def test_a_message_of_another_type_is_unscored(fake: JudgeServer, message: object) -> None:
+    fake.default = by_prompt([("show this concept", ok(choices=[{"message": message, "finish_reason": ["x"]}]))], ok())
+    [judgement] = rate_by_aspect(make(fake), cases(1))
+    assert judgement.reason in ("parse", "empty")
 
 
 # --- secrets, loops, configuration ---
