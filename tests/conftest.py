@@ -71,6 +71,13 @@ def _threads(request):
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_description_of_the_machine():
+    from children import describe_no_machine
+
+    describe_no_machine()
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
     """Make a folder once per test run, whichever worker comes first: `once(name, make)`, where make(folder) fills it."""

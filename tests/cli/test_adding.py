@@ -83,6 +83,7 @@ def test_the_task_runs_through_lm_eval_on_the_runs_arms(ran, folder):
     assert {"native,none", "linear-strong<./tiny-gemma-3-270m,none"} <= set(results)
 
 
+@pytest.mark.slow
 def test_somebodys_vector_is_an_arm_and_goes_through_every_linear_map(ran, folder):
     """The README's `vectors` key, on a control vector that llama.cpp and repeng would read."""
     added = next(text for kind, text in BLOCKS if kind == "yaml" and text.startswith("vectors:"))

@@ -1,5 +1,6 @@
 """The real offline models from their texts to the report: in one process, in several, and on Ray."""
 
+import json
 import statistics
 
 import pytest
@@ -15,18 +16,27 @@ pytestmark = pytest.mark.real
 TARGET = "smollm2-135m-instruct"
 
 
+def _few_texts():
+    """Yield the first 3 shipped concepts, with 8 texts each, and 10 negatives."""
+    for line in map(json.loads, (shipped("tasks") / "data" / "concepts.jsonl").read_text().splitlines()):
+        if line["genre"] == "passage" and line.get("id", "") in ("sea", "cooking", "space", ""):
+            texts = {side: line[side][:n] for side, n in (("positives", 8), ("negatives", 10)) if side in line}
+            yield line | texts
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The quickstart into one of its models, with all of its tasks and very few rows, done in this process."""
     content = yaml.safe_load((shipped("experiments") / "quickstart.yaml").read_text())
-    content |= {"concepts": {"source": "concepts.jsonl", "limit": 4, "held_out": 8}, "splits": {"fit": 2, "test": 1}}
-    content |= {"rules": ["question"], "rule_texts": 12, "adapters": ["native", "linear"], "claims": ["linear"]}
+    folder = tmp_path_factory.mktemp("offline")
+    (folder / "few.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _few_texts()))
+    content |= {"concepts": {"source": str(folder / "few.jsonl"), "held_out": 3}, "splits": {"fit": 2, "test": 1}}
+    content |= {"rules": ["question"], "rule_texts": 10, "adapters": ["native", "linear"], "claims": ["linear"]}
     content |= {"pairs": [["gemma-3-270m", TARGET]], "damage": [1.1], "dose": {"texts": 4, "max_words": 8}}
-    content["neutral"] = content["neutral"] | {"map_limit": 20}
+    content["neutral"] = content["neutral"] | {"map_limit": 10}
     for limits in content["tasks"].values():
         limits |= {key: 2 for key in limits if key in ("max_texts", "max_neutral", "max_prompts")}
         limits |= {"max_new_tokens": 4} if "max_new_tokens" in limits else {}
-    folder = tmp_path_factory.mktemp("offline")
     (folder / "real.yaml").write_text(yaml.safe_dump(content))
     run = runs.open_run(str(folder / "real.yaml"), folder / "run")
     for stage in (extract.extract, fit.fit, dose.dose, evaluate.evaluate, judge.judge):
@@ -53,7 +63,6 @@ def test_the_offline_models_run_from_extract_to_report(finished):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["--processes 2", "--processes 3", "--engine ray"])
 def test_ranks_and_ray_give_the_bytes_of_one_process(finished, tmp_path, way):
-    """In bfloat16 where the machine computes it."""
     if "ray" in way:
         pytest.importorskip("ray", reason="needs the extra [ray]: pip install 'steer-bench[ray]'")
     other = copy_run(finished.folder.path, tmp_path / "other")

@@ -15,7 +15,7 @@ def _goes_on(trial, undisturbed):
     assert trial.records() == undisturbed.records()
 
 
-@pytest.mark.parametrize("limit", [9_000, 90_000])
+@pytest.mark.parametrize("limit", [9_000, pytest.param(90_000, marks=pytest.mark.slow)])
 def test_a_file_that_can_not_grow_stops_the_run_with_exit_4(limit, trial, undisturbed):
     code, said = trial.run(limit=limit)
     assert code == 4, said
@@ -42,7 +42,9 @@ def small_disk(trial):
         subprocess.run(["umount", "-l", str(trial.folder)], check=True)
 
 
-@pytest.mark.parametrize("room", [0, 60_000, 300_000])
+@pytest.mark.parametrize(
+    "room", [0, pytest.param(60_000, marks=pytest.mark.slow), pytest.param(300_000, marks=pytest.mark.slow)]
+)
 def test_a_full_disk_stops_the_run_with_exit_4_and_freeing_it_lets_it_go_on(room, small_disk, undisturbed):
     filler = small_disk.folder / "filler"
     file = os.open(filler, os.O_WRONLY | os.O_CREAT)

@@ -99,7 +99,12 @@ def test_every_digit_of_a_record_that_is_changed_on_disk_is_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"not a database, but long enough to be read as one" * 9, b"SQLite format 3\0" + b"\xff" * 5000]
+    "content",
+    [
+        pytest.param(b"", marks=pytest.mark.slow),
+        b"not a database, but long enough to be read as one" * 9,
+        pytest.param(b"SQLite format 3\0" + b"\xff" * 5000, marks=pytest.mark.slow),
+    ],
 )
 def test_a_records_file_that_is_none_stops_the_run_with_the_way_on(content, trial, undisturbed):
     (trial.folder / "records.sqlite").write_bytes(content)

@@ -47,7 +47,7 @@ def rows(run):
     return sorted(json.dumps(row, sort_keys=True) for row in json.loads(run.folder.results.read_text())["rows"])
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_shards_in_any_order_then_evaluate_give_the_same_records_rows_and_page_without_weights(
     fitted, alone, tmp_path, count, monkeypatch
 ):
@@ -72,6 +72,7 @@ def _never(*_args, **_kwargs):
     raise AssertionError("weights were loaded")
 
 
+@pytest.mark.slow
 def test_what_no_shard_measured_is_computed_by_evaluate(fitted, alone, tmp_path):
     run = again(fitted, tmp_path / "run")
     measure_shards(run, 1, 3)  # the others never ran

@@ -268,6 +268,7 @@ def test_concept_auroc_on_axbench() -> None:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_concept_auroc_on_the_shipped_concepts() -> None:
     from steer_bench.concepts.load import load_concepts
 

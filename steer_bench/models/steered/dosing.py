@@ -71,8 +71,7 @@ class _Search:
         if len(self.points) == 1:
             reached = sorted(level for level in left if _crossing(self.ladder, math.log(level)))
             left = reached[len(reached) // 2 :][:1]
-        factors = {factor for level in left if (factor := self._next_factor(math.log(level))) is not None}
-        return sorted(factors - {factor for factor, _ in self.points})
+        return sorted({factor for level in left if (factor := self._next_factor(math.log(level))) is not None})
 
     def _next_factor(self, goal: float) -> float | None:
         """Return the factor to try for a damage: that of the ladder, moved as far as the nearest point on all texts lies off it."""
@@ -81,12 +80,14 @@ class _Search:
         if guess is None or not measured:
             return guess and _rounded(guess)
         factor, damage = min(measured, key=lambda point: abs(point[1] - goal))
-        there = _factor_at(self.ladder, damage)
+        there, tried = _factor_at(self.ladder, damage), {point[0] for point in self.points}
         guess = _rounded(factor * (guess / there if there else math.sqrt(goal / damage)))
+        if guess in tried:  # the ladder tells the two damages not apart
+            guess = _rounded(factor * math.sqrt(goal / damage))
         bracket = _crossing(sorted(self.points), goal)
         if bracket and (len(self.points) > ROUNDS // 2 or not bracket[0][0] < guess < bracket[1][0]):
-            return _rounded(_between(*bracket, goal))
-        return guess
+            guess = _rounded(_between(*bracket, goal, margin=0.05))
+        return None if guess in tried else guess
 
     def dose(self, level: float) -> Dose:
         """Return what was found for a level, or why there is nothing."""
@@ -125,11 +126,14 @@ def _factor_at(points: Sequence[Point], goal: float) -> float | None:
     return None if crossed is None else _between(*crossed, goal)
 
 
-def _between(low: Point, high: Point, goal: float) -> float:
-    """Return the factor of a damage between two points, linear in its square root: damage grows about quadratically."""
+def _between(low: Point, high: Point, goal: float, margin: float = 0.0) -> float:
+    """Return the factor of a damage between two points, linear in its square root: damage grows about quadratically.
+
+    It keeps a margin, a share of the distance, from both.
+    """
     below, above = math.sqrt(max(low[1], 0.0)), math.sqrt(high[1])
     share = (math.sqrt(goal) - below) / (above - below) if math.isfinite(above) and above > below else 0.5
-    return low[0] + min(max(share, 0.05), 0.95) * (high[0] - low[0])
+    return low[0] + min(max(share, margin), 1 - margin) * (high[0] - low[0])
 
 
 def find_doses(scorer: Scorer, sought: Sequence[Sought], texts: Sequence[str], *, quiet: bool = False) -> list[Dose]:

@@ -28,6 +28,7 @@ from steer_bench.results.stats.grid import NATIVE, ArmKey
 from steer_bench.vectors.arms import Arms
 from steer_bench.vectors.store import Vector, VectorStore
 
+pytestmark = pytest.mark.slow
 SIZES = Sizes(
     concepts=10,
     positives=24,

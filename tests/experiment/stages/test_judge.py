@@ -409,7 +409,9 @@ def test_a_third_of_calls_answered_429_costs_no_judgement(fake: JudgeServer, cop
     assert ratings.card.usage.retries >= n_questions(copy) // 3
 
 
-@pytest.mark.parametrize("when", ["first", "middle", "last"])
+@pytest.mark.parametrize(
+    "when", [pytest.param("first", marks=pytest.mark.slow), "middle", pytest.param("last", marks=pytest.mark.slow)]
+)
 def test_a_killed_judging_goes_on_with_the_missing_calls_only(fake: JudgeServer, copy: runs.Run, when: str) -> None:
     total = n_questions(copy)
     position = {"first": 1, "middle": total // 2, "last": total}[when]

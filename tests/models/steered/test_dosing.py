@@ -144,3 +144,13 @@ def test_last_bits_of_the_damage_do_not_change_the_factors_asked_for():
     (first, factors), (second, others) = asked(1), asked(2)
     assert factors == others
     assert [dose.factor for dose in first] == [dose.factor for dose in second]
+
+
+@pytest.mark.parametrize("step", range(40))
+def test_a_level_is_found_wherever_it_lies_between_two_rungs(step):
+    """Also close to a rung, where the ladder gives two damages one factor, and on a curve that falls before it rises."""
+    factor = START * STEP ** (1 + step / 20)
+    for curve in (lambda f: f**2, lambda f: -0.3 * f + 2 * f**2, lambda f: 8 * max(f - 0.15, 0) ** 2):
+        if curve(factor) > 0.01:
+            [one] = doses(curve, (math.exp(curve(factor)),))[0]
+            assert one.factor == pytest.approx(factor, rel=0.06), one.reason
