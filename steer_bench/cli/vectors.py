@@ -53,7 +53,7 @@ def inspect(
     allow_pickle: Pickle = False,
 ) -> None:
     """Ids, norms, cosines, duplicates and provenance of a vector file."""
-    from steer_bench.vectors.convert import describe, render
+    from steer_bench.vectors.summary import describe, render
 
     say(render(describe(file, format=from_format, ids=ids, allow_pickle=allow_pickle)))
 

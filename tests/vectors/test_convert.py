@@ -25,19 +25,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from steer_bench.models.steered.steering import Steering, VectorBank
 from steer_bench.vectors.arms import Arm, ArmEntry, Arms, ArmsCard
-from steer_bench.vectors.convert import (
-    FORMATS,
-    LAYER_CONVENTION,
-    VectorFile,
-    convert,
-    describe,
-    read_vectors,
-    render,
-    steered,
-    to_arms,
-    write_vectors,
-)
+from steer_bench.vectors.convert import FORMATS, convert, read_vectors, write_vectors
+from steer_bench.vectors.formats.vector_file import LAYER_CONVENTION, VectorFile, steered
 from steer_bench.vectors.store import VectorCard, VectorStore
+from steer_bench.vectors.summary import describe, render
 from steer_bench.vectors.tensor_file import save_tensors
 
 torch.set_num_threads(1)
@@ -503,7 +494,8 @@ class TestArms:
     def test_the_scale_of_a_file_of_another_model_layer_or_width_is_refused(self, tmp_path):
         like = store_file(tmp_path / "store.safetensors")
         vectors = file_of("a", matrix=np.ones((1, 3), np.float32), card={})
-        assert to_arms(vectors, scale=like).scale == 10.0
+        npy, out = tmp_path / "v.npy", tmp_path / "arms.safetensors"
+        assert Arms.load(convert(write_vectors(npy, "npy", vectors), "arms", out, like=like)).scale == 10.0
         for other in (
             replace(vectors, model="m"),
             replace(vectors, layer=4),
@@ -512,7 +504,7 @@ class TestArms:
             with pytest.raises(
                 ValueError, match=r"store\.safetensors: is of owner/model, layer 3, d_model 3; the vectors are of"
             ):
-                to_arms(other, scale=like)
+                convert(write_vectors(npy, "npy", other), "arms", out, like=like)
 
     def test_an_unknown_scale_model_or_layer_says_what_to_give(self, tmp_path):
         for changes, said in (({"card": {}}, "--scale"), ({"model": ""}, "--model"), ({"layer": None}, "--layer")):
@@ -521,17 +513,15 @@ class TestArms:
                     write_vectors(tmp_path / "v.safetensors", format, file_of("a", **changes))
 
     @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), True])
-    def test_a_scale_that_cannot_be_one_is_refused(self, scale):
+    def test_a_scale_that_cannot_be_one_is_refused(self, scale, tmp_path):
+        path = write_vectors(tmp_path / "v.npy", "npy", file_of("a"))
         with pytest.raises(ValueError, match="cannot be S"):
-            to_arms(file_of("a"), scale=scale)
+            convert(path, "arms", tmp_path / "arms.safetensors", scale=scale)
 
-    def test_the_scale_of_one_model_is_not_taken_for_another(self):
-        with pytest.raises(ValueError, match="S of other, the unit of factors, is not known"):
-            to_arms(file_of("a"), "other")
-
-    def test_an_id_that_cannot_be_a_file_name_is_refused(self):
+    @pytest.mark.parametrize("format", ["arms", "steer-bench"])
+    def test_an_id_that_cannot_be_a_file_name_is_refused(self, format, tmp_path):
         with pytest.raises(ValueError, match=r"'\.\./a'"):
-            to_arms(file_of("../a"))
+            write_vectors(tmp_path / "v.safetensors", format, file_of("../a"))
 
     @pytest.mark.parametrize(
         ("options", "said"),
@@ -539,7 +529,7 @@ class TestArms:
             ({}, r"name one of its arms \(--arm\): linear, native"),
             ({"arm": "linea"}, "unknown arm 'linea'; did you mean 'linear'"),
             ({"arm": "linear"}, r"several sources, name one \(--source\): m/one, m/two"),
-            ({"arm": "linear", "source": "m/tow"}, "did you mean 'm/two'"),
+            ({"arm": "linear", "source_model": "m/tow"}, "did you mean 'm/two'"),
             ({"arm": "native", "model": "other"}, "is of owner/model, layer 3"),
         ],
     )

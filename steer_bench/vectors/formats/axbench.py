@@ -12,22 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
-from steer_bench.files import written_whole
+from steer_bench.files import write_whole
 from steer_bench.vectors.formats.torch_files import as_float32, load_torch, save_torch
-from steer_bench.vectors.formats.vector_file import ReadOptions, VectorFile, read_sidecar, write_sidecar
+from steer_bench.vectors.formats.vector_file import VectorFile
 
 WEIGHT = "_weight.pt"
 
 
 def bias_of(weight: Path) -> Path:
-    """NAME_weight.pt -> NAME_bias.pt. Raises ValueError for another name."""
+    """Return NAME_bias.pt of NAME_weight.pt. Raises ValueError for another name."""
     if not weight.name.endswith(WEIGHT):
         raise ValueError(f"{weight}: AxBench's files are called NAME{WEIGHT} and NAME_bias.pt; give the first")
     return weight.with_name(weight.name.removesuffix(WEIGHT) + "_bias.pt")
 
 
-def read_axbench(path: Path, options: ReadOptions) -> VectorFile:
-    """Weights with their biases (kept in the card). Raises ValueError where rows, biases and ids do not belong together."""
+def read(path: Path, *, ids: Path | None = None, numbered: bool = False, **_: object) -> VectorFile:
+    """Read weights with their biases (kept in the card). Raises ValueError where rows, biases and ids do not belong together."""
     bias_file = bias_of(path)
     if not bias_file.is_file():
         raise ValueError(f"{bias_file}: missing beside {path.name}; AxBench writes both")
@@ -35,26 +35,20 @@ def read_axbench(path: Path, options: ReadOptions) -> VectorFile:
     bias = as_float32(load_torch(bias_file), f"the bias in {bias_file.name}", bias_file)
     if matrix.ndim != 2 or bias.shape != matrix.shape[:1] or not np.isfinite(bias).all():
         raise ValueError(f"weight {matrix.shape} and bias {bias.shape} are not (n, d_model) and n finite numbers")
-    label = read_sidecar(path)
-    layer = label.layer if options.layer is None else options.layer
-    ids = _ids(path, len(matrix), options)
-    return VectorFile(options.model or label.model, layer, ids, matrix, {**label.card, "bias": bias.tolist()})
-
-
-def _ids(path: Path, n: int, options: ReadOptions) -> tuple[str, ...]:
-    source = options.ids or path.with_name("metadata.jsonl")
-    if not source.is_file():
-        if options.numbered and options.ids is None:
-            return tuple(f"row {row}" for row in range(n))
+    n, source = len(matrix), ids or path.with_name("metadata.jsonl")
+    if source.is_file():
+        names = read_metadata(source) if source.suffix == ".jsonl" else read_ids(source)
+    elif numbered and ids is None:
+        names = tuple(f"row {row}" for row in range(n))
+    else:
         raise ValueError(f"{source}: no such file; rows are named by it: give AxBench's metadata.jsonl with --ids")
-    ids = read_metadata(source) if source.suffix == ".jsonl" else read_ids(source)
-    if len(ids) != n:
-        raise ValueError(f"{source}: names {len(ids)} vectors, {path.name} holds {n}; give the file it was made with")
-    return ids
+    if len(names) != n:
+        raise ValueError(f"{source}: names {len(names)} vectors, {path.name} holds {n}; give the file it was made with")
+    return VectorFile("", None, names, matrix, {"bias": bias.tolist()})
 
 
 def read_metadata(path: Path) -> tuple[str, ...]:
-    """An id a line: its `id`, which we write, else FOLDER-concept_id, the id our concepts of the same folder have.
+    """Return one id per line: its `id`, which we write, else FOLDER-concept_id, the id our concepts of the same folder have.
 
     Raises ValueError, naming the lines, for a concept_id or id that stands twice.
     """
@@ -79,7 +73,7 @@ def read_metadata(path: Path) -> tuple[str, ...]:
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
-    """A text file with an id a line; an empty line at the end is none. Raises ValueError for ids that stand twice."""
+    """Read a text file with one id per line; an empty line at the end is none. Raises ValueError for ids that stand twice."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give a text file with an id a line (--ids)")
     lines = path.read_text(encoding="utf-8-sig").rstrip("\r\n").splitlines()
@@ -93,8 +87,8 @@ def read_ids(path: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines)
 
 
-def write_axbench(path: Path, vectors: VectorFile) -> None:
-    """NAME_weight.pt (float32), NAME_bias.pt (the biases that were read, else zeros) and metadata.jsonl beside them.
+def write(path: Path, vectors: VectorFile) -> None:
+    """Write NAME_weight.pt (float32), NAME_bias.pt (the biases that were read, else zeros) and metadata.jsonl beside them.
 
     Raises ValueError where another metadata.jsonl stands there: it may be of other vectors.
     """
@@ -112,6 +106,4 @@ def write_axbench(path: Path, vectors: VectorFile) -> None:
     bias = bias if isinstance(bias, list) and len(bias) == len(vectors.ids) else [0.0] * len(vectors.ids)
     save_torch(path, torch.from_numpy(vectors.matrix.copy()))
     save_torch(bias_file, torch.tensor(bias, dtype=torch.float32))
-    with written_whole(metadata) as part:
-        part.write_text(text, encoding="utf-8")
-    write_sidecar(path, vectors)
+    write_whole(metadata, text)

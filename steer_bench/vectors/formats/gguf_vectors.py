@@ -15,19 +15,25 @@ from pathlib import Path
 import numpy as np
 
 from steer_bench.files import written_whole
-from steer_bench.vectors.formats.vector_file import Label, Layered, ReadOptions, VectorFile, needed_layer
+from steer_bench.vectors.formats.vector_file import NO_LABEL, Label, Layered, VectorFile, label_of
 
 MAGIC = b"GGUF"
 _CARD = "steer_bench.card"
 _DIRECTION = re.compile(r"direction\.(\d{1,6})")
 
 
-def layers_of_gguf(path: Path, _options: ReadOptions) -> Layered:
-    """All directions of a control vector. Raises ValueError for a GGUF file of anything else."""
+def read(path: Path, **_: object) -> Layered:
+    """Read all directions of a control vector. Raises ValueError for a GGUF file of anything else."""
     from gguf import GGUFReader
     from gguf.quants import dequantize
 
-    _check_header(path)
+    with path.open("rb") as file:
+        header = file.read(24)
+    if len(header) < 24 or header[:4] != MAGIC:
+        raise ValueError("not a GGUF file")
+    _, n_tensors, n_fields = struct.unpack("<IQQ", header[4:])
+    if (n_tensors + n_fields) * 12 > path.stat().st_size:
+        raise ValueError("a damaged GGUF file: the header claims more than it holds")
     reader = GGUFReader(path)
     architecture = _text(reader, "general.architecture")
     if architecture != "controlvector":
@@ -41,20 +47,9 @@ def layers_of_gguf(path: Path, _options: ReadOptions) -> Layered:
             )
         vectors[int(found[1])] = np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
     card = _text(reader, _CARD)
-    label = Label.from_json(card) if card else Label()
-    hint = _text(reader, "controlvector.model_hint")
-    return Layered(vectors, Label(label.model, label.layer, label.concept, {**label.card, "model_hint": hint}))
-
-
-def _check_header(path: Path) -> None:
-    """Raise ValueError where the header claims more tensors or fields than the file has room for."""
-    with path.open("rb") as file:
-        header = file.read(24)
-    if len(header) < 24 or header[:4] != MAGIC:
-        raise ValueError("not a GGUF file")
-    _, n_tensors, n_fields = struct.unpack("<IQQ", header[4:])
-    if (n_tensors + n_fields) * 12 > path.stat().st_size:
-        raise ValueError("a damaged GGUF file: the header claims more than it holds")
+    label = Label.parse(card) if card else NO_LABEL
+    card_with_hint = {**label.card, "model_hint": _text(reader, "controlvector.model_hint")}
+    return Layered(vectors, label.model_copy(update={"card": card_with_hint}))
 
 
 def _text(reader: object, key: str) -> str:
@@ -63,19 +58,14 @@ def _text(reader: object, key: str) -> str:
     return content if isinstance(content, str) else ""
 
 
-def read_gguf(path: Path, options: ReadOptions) -> VectorFile:
-    """One layer of a control vector."""
-    return layers_of_gguf(path, options).pick(path, options)
+def write(path: Path, one: VectorFile) -> None:
+    """Write one vector as a control vector of one layer, to be added with strength 1.
 
-
-def write_gguf(path: Path, vectors: VectorFile) -> None:
-    """One vector as a control vector of one layer, to be added with strength 1.
-
-    Raises ValueError for several vectors, no layer, and block 0, which llama.cpp cannot steer.
+    Raises ValueError for no layer, and block 0, which llama.cpp cannot steer.
     """
     from gguf import GGUFWriter
 
-    one, layer = vectors.only(None), needed_layer(vectors, "gguf")
+    layer = one.needed_layer("gguf")
     if layer == 0:
         raise ValueError(
             "llama.cpp never steers block 0 and refuses direction.0; take another layer, or another format"
@@ -85,7 +75,7 @@ def write_gguf(path: Path, vectors: VectorFile) -> None:
         try:
             writer.add_string("controlvector.model_hint", str(one.card.get("model_hint") or one.model or "unknown"))
             writer.add_uint32("controlvector.layer_count", 1)
-            writer.add_string(_CARD, Label.of(one).to_json())
+            writer.add_string(_CARD, label_of(one))
             writer.add_tensor(f"direction.{layer}", one.matrix[0].copy())
             writer.write_header_to_file()
             writer.write_kv_data_to_file()

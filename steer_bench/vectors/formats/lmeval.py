@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 
 from steer_bench.vectors.formats.torch_files import as_float32, load_torch, save_torch
-from steer_bench.vectors.formats.vector_file import Label, Layered, ReadOptions, VectorFile, needed_layer
+from steer_bench.vectors.formats.vector_file import NO_LABEL, Label, Layered, VectorFile, label_of
 
 _BLOCK = re.compile(r"((?:[A-Za-z_]\w*\.)*(?:layers|h|blocks|block))\.(\d{1,6})")
 """Name of a decoder block in the base model: layers.15 (Llama, Gemma, …), h.15 (GPT-2)."""
 
 
-def layers_of_lmeval(path: Path, _options: ReadOptions) -> Layered:
-    """What lm-eval adds after each block, the coefficient multiplied in. Raises ValueError where it does more than add."""
+def read(path: Path, **_: object) -> Layered:
+    """Read what lm-eval adds after each block, the coefficient multiplied in. Raises ValueError where it does more than add."""
     content = load_torch(path)
     if not isinstance(content, dict) or not content:
         raise ValueError("not a file of lm-eval's steered model: no mapping of hook points")
     vectors: dict[int, np.ndarray] = {}
-    label, hook_points, coefficients = Label(), {}, {}
+    label, hook_points, coefficients = NO_LABEL, {}, {}
     for hook_point, entry in content.items():
         found = _BLOCK.fullmatch(hook_point) if isinstance(hook_point, str) else None
         if found is None or not isinstance(entry, dict):
@@ -44,38 +44,23 @@ def layers_of_lmeval(path: Path, _options: ReadOptions) -> Layered:
         layer = int(found[2])
         if layer in vectors:
             raise ValueError(f"layer {layer} stands twice, again as {hook_point}")
-        vectors[layer] = (
-            vector if coefficient == 1 else vector * np.float32(coefficient)
-        )  # as lm-eval: in the vector's dtype
+        vectors[layer] = vector if coefficient == 1 else vector * np.float32(coefficient)  # as lm-eval, in its dtype
         hook_points[str(layer)], coefficients[str(layer)] = found[1], coefficient
         if isinstance(entry.get("steer_bench"), str):
-            label = Label.from_json(entry["steer_bench"])
-    first = min(vectors)
-    card = {
-        **label.card,
-        "positions_steered": "all",
-        "hook_point": hook_points[str(first)],
-        "coefficients": coefficients,
-    }
-    return Layered(vectors, Label(label.model, label.layer, label.concept, card))
+            label = Label.parse(entry["steer_bench"])
+    found_out = {
+        "positions_steered": "all", "hook_point": hook_points[str(min(vectors))], "coefficients": coefficients
+    }  # fmt: skip
+    return Layered(vectors, label.model_copy(update={"card": {**label.card, **found_out}}))
 
 
-def read_lmeval(path: Path, options: ReadOptions) -> VectorFile:
-    """One layer of the file."""
-    return layers_of_lmeval(path, options).pick(path, options)
-
-
-def write_lmeval(path: Path, vectors: VectorFile) -> None:
-    """One vector, to be added as it is: float32, coefficient 1. Raises ValueError for several vectors or no layer."""
+def write(path: Path, one: VectorFile) -> None:
+    """Write one vector, to be added as it is: float32, coefficient 1. Raises ValueError for no layer."""
     import torch
 
-    one, layer = vectors.only(None), needed_layer(vectors, "lm-eval")
+    layer, vector = one.needed_layer("lm-eval"), torch.from_numpy(one.matrix[0].copy())
     entry = {
-        "steering_vector": torch.from_numpy(one.matrix[0].copy()),
-        "steering_coefficient": 1.0,
-        "action": "add",
-        "bias": None,
-        "head_index": None,
-        "steer_bench": Label.of(one).to_json(),
-    }
+        "steering_vector": vector, "steering_coefficient": 1.0, "action": "add", "bias": None, "head_index": None,
+        "steer_bench": label_of(one),
+    }  # fmt: skip
     save_torch(path, {f"{one.card.get('hook_point') or 'layers'}.{layer}": entry})

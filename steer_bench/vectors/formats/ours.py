@@ -10,114 +10,94 @@ import numpy as np
 
 from steer_bench.files import check_id
 from steer_bench.names import known
-from steer_bench.vectors.arms import Arm, ArmEntry, Arms, ArmsCard
-from steer_bench.vectors.formats.vector_file import ReadOptions, VectorFile, needed, positive
-from steer_bench.vectors.store import VectorCard, VectorStore
+from steer_bench.vectors.arms import Arm, ArmEntry, Arms, ArmsCard, Kind
+from steer_bench.vectors.formats.vector_file import VectorFile, positive
+from steer_bench.vectors.store import Vector, VectorCard, VectorStore
 from steer_bench.vectors.tensor_file import load_card
 
-_OWN = ("kind", "model", "target", "layer", "d_model", "sha256")
-"""Keys of a card that say what other fields say."""
 
-
-def read_ours(path: Path, options: ReadOptions) -> VectorFile:
-    """A vectors file, or one arm of an arms file. Raises ValueError where the arm has to be named."""
+def read(
+    path: Path, *, model: str | None = None, layer: int | None = None, arm: str | None = None, source_model: str | None = None,
+    **_: object,
+) -> VectorFile:  # fmt: skip
+    """Read a vectors file, or one arm of an arms file. Raises ValueError where the arm has to be named."""
     card = load_card(path)
     theirs = card.get("target", card.get("model")), card.get("layer")
-    if (options.model or theirs[0], theirs[1] if options.layer is None else options.layer) != theirs:
+    if (model or theirs[0], theirs[1] if layer is None else layer) != theirs:
         raise ValueError(f"{path}: is of {theirs[0]}, layer {theirs[1]}; leave out --model and --layer")
     if card.get("kind") == "arms":
-        return _one_arm(Arms.load(path), options)
-    if options.arm or options.source:
+        return _one_arm(Arms.load(path), arm, source_model)
+    if arm or source_model:
         raise ValueError(f"{path}: holds the vectors of a model, no arms; leave out the arm and its source")
     store = VectorStore.load(path)
-    ids, matrix = _stacked(store.vectors)
-    return VectorFile(store.model, store.layer, ids, matrix, {**_rest(store.card.to_json()), "scale": store.scale})
+    return _stacked(store.model, store.layer, store.vectors, {**store.card.to_json(), "scale": store.scale})
 
 
-def _one_arm(arms: Arms, options: ReadOptions) -> VectorFile:
-    names = sorted({arm.name for arm, _ in arms.vectors})
-    if options.arm is None and len(names) > 1:
+def _one_arm(arms: Arms, arm: str | None, source: str | None) -> VectorFile:
+    names = sorted({one.name for one, _ in arms.vectors})
+    if arm is None and len(names) > 1:
         raise ValueError(f"arms of {arms.target}: name one of its arms (--arm): {', '.join(names)}")
-    name = names[0] if options.arm is None else known(options.arm, names, "arm")
-    sources = sorted({arm.source for arm, _ in arms.vectors if arm.name == name})
-    if options.source is None and len(sources) > 1:
+    name = names[0] if arm is None else known(arm, names, "arm")
+    sources = sorted({one.source for one, _ in arms.vectors if one.name == name})
+    if source is None and len(sources) > 1:
         raise ValueError(
             f"arm {name!r} of {arms.target} has several sources, name one (--source): {', '.join(sources)}"
         )
-    source = sources[0] if options.source is None else known(options.source, sources, f"source of arm {name!r}")
-    vectors = {key: vector for (arm, key), vector in arms.vectors.items() if (arm.name, arm.source) == (name, source)}
-    ids, matrix = _stacked(vectors)
-    card = {
-        key: value for key, value in _rest(arms.card.to_json()).items() if key not in ("arms", "geometry", "refused")
-    }
+    source = sources[0] if source is None else known(source, sources, f"source of arm {name!r}")
+    vectors = {key: vector for (one, key), vector in arms.vectors.items() if (one.name, one.source) == (name, source)}
+    card = _without(arms.card.to_json(), "arms", "geometry", "refused")
     card["fits"] = [fit for fit in card.get("fits", []) if (fit.get("arm"), fit.get("source")) == (name, source)]
     card |= {"scale": arms.scale, "arm": name, "source": source}
-    return VectorFile(arms.target, arms.layer, ids, matrix, card)
+    return _stacked(arms.target, arms.layer, vectors, card)
 
 
-def _stacked(vectors: Mapping[str, np.ndarray]) -> tuple[tuple[str, ...], np.ndarray]:
+def _stacked(model: str, layer: int, vectors: Mapping[str, Vector], card: Mapping[str, Any]) -> VectorFile:
     ids = tuple(sorted(vectors))
-    return ids, np.stack([vectors[name] for name in ids])
+    return VectorFile(model, layer, ids, np.stack([vectors[name] for name in ids]), _without(card))
 
 
-def _rest(card: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in card.items() if key not in _OWN}
+def _without(card: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """Return a card without some keys, and without those that say what other fields say."""
+    left_out = {"kind", "model", "target", "layer", "d_model", "sha256", *keys}
+    return {key: value for key, value in card.items() if key not in left_out}
 
 
-def write_store(path: Path, vectors: VectorFile) -> None:
-    """A vectors file. Raises ValueError where model, layer or S are unknown, and for ids that cannot be file names."""
-    model, layer = needed(vectors, "steer-bench")
+def _placed(vectors: VectorFile, format: str) -> tuple[str, int, float, dict[str, Vector]]:
+    """Return model, layer, S and rows. Raises ValueError where one is unknown, and for ids that cannot be file names."""
+    if not vectors.model:
+        raise ValueError(f"format {format} says which model the vectors steer, and the source does not: give --model")
+    layer = vectors.needed_layer(format)
     if vectors.scale is None:
         raise ValueError(
             "the source does not say S, the unit of factors: give --scale, or --like FILE of the same model"
         )
     rows = {check_id(name): row for name, row in zip(vectors.ids, vectors.matrix, strict=True)}
-    VectorStore(model, layer, rows, vectors.scale, VectorCard.of(_rest(vectors.card), path)).save(path)
+    return vectors.model, layer, vectors.scale, rows
+
+
+def write_store(path: Path, vectors: VectorFile) -> None:
+    """Write a vectors file. Raises ValueError where model, layer or S are unknown, and for ids that cannot be file names."""
+    model, layer, scale, rows = _placed(vectors, "steer-bench")
+    VectorStore(model, layer, rows, scale, VectorCard.of(_without(vectors.card), path)).save(path)
 
 
 def write_arms(path: Path, vectors: VectorFile) -> None:
-    """An arms file with one arm: the one the vectors were read from, or "native". Raises ValueError as `to_arms`."""
-    card = vectors.card
-    to_arms(vectors, arm=card.get("arm") or "native", source=card.get("source") or "").save(path)
+    """Write an arms file with one arm, to steer with like any other: the one the vectors were read from, or "native".
 
-
-def to_arms(
-    vectors: VectorFile,
-    target: str | None = None,
-    scale: float | str | Path | None = None,
-    *,
-    arm: str = "native",
-    source: str = "",
-) -> Arms:
-    """The vectors as one arm of a target, to steer with like any other.
-
-    target: left out, the model of the vectors. scale: S, or an arms or vectors file of the target to take it from; left out,
-    the S that the vectors came with. Raises ValueError where model, layer or S are unknown or the file is of another
-    model, layer or width, and for ids that cannot be file names.
+    Raises ValueError as `write_store`, and for an arm or source that cannot be one.
     """
-    model, layer = needed(vectors, "arms")
-    target = target or model
-    check_id(arm)
-    if "|" in source:
-        raise ValueError(f"source {source!r} of arm {arm!r}: a model name has no '|'; give another")
-    if isinstance(scale, str | Path):
-        scale = scale_like(scale, target, layer, vectors.d_model)
-    elif scale is None and target == vectors.model:
-        scale = vectors.scale
-    if scale is None:
-        raise ValueError(
-            f"S of {target}, the unit of factors, is not known: give --scale, or --like FILE of the same model"
-        )
-    one = Arm(arm, source=source)
-    rows = {(one, check_id(name)): row for name, row in zip(vectors.ids, vectors.matrix, strict=True)}
-    kept = {key: value for key, value in _rest(vectors.card).items() if key not in ("scale", "bias")}
-    entry = ArmEntry.of(one, "baseline" if arm == "native" else "transfer", "imported", sorted(vectors.ids))
-    card = ArmsCard.model_validate({**kept, "arms": (entry,)})
-    return Arms(target, layer, positive(scale), rows, card)
+    model, layer, scale, rows = _placed(vectors, "arms")
+    arm = Arm(check_id(vectors.card.get("arm") or "native"), source=vectors.card.get("source") or "")
+    if "|" in arm.source:
+        raise ValueError(f"source {arm.source!r} of arm {arm.name!r}: a model name has no '|'; give another")
+    kind: Kind = "baseline" if arm.name == "native" else "transfer"
+    card = {**_without(vectors.card, "scale", "bias"), "arms": (ArmEntry.of(arm, kind, "imported", sorted(rows)),)}
+    named = {(arm, name): row for name, row in rows.items()}
+    Arms(model, layer, scale, named, ArmsCard.model_validate(card)).save(path)
 
 
-def scale_like(path: str | Path, model: str, layer: int | None, d_model: int) -> float:
-    """S of a vectors or arms file of the same model and layer. Raises ValueError where they differ."""
+def scale_like(path: Path, model: str, layer: int | None, d_model: int) -> float:
+    """Return S of a vectors or arms file of the same model and layer. Raises ValueError where they differ."""
     card = load_card(path)
     theirs = card.get("target", card.get("model"))
     if (theirs, card.get("layer"), card.get("d_model")) != (model, layer, d_model):

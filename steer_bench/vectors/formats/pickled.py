@@ -13,21 +13,12 @@ import sys
 import types
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steer_bench.vectors.formats.torch_files import as_float32, load_torch, save_torch
-from steer_bench.vectors.formats.vector_file import (
-    Layered,
-    ReadOptions,
-    VectorFile,
-    needed_layer,
-    read_sidecar,
-    write_sidecar,
-)
+from steer_bench.vectors.formats.vector_file import Layered, VectorFile
 
 _MODULE = "steering_vectors.steering_vector"
 
@@ -44,7 +35,7 @@ SteeringVector.__module__ = _MODULE  # pickle writes a class as module and name
 
 
 def is_pickled(path: Path) -> bool:
-    """Whether a file names the package's class. Reads no pickle."""
+    """Tell whether a file names the package's class. Reads no pickle."""
     try:
         with zipfile.ZipFile(path) as archive:
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
@@ -53,9 +44,13 @@ def is_pickled(path: Path) -> bool:
         return _MODULE.encode() in path.read_bytes()
 
 
-def layers_of_pickled(path: Path, options: ReadOptions) -> Layered:
-    """All layers of a file. Raises ValueError without `allow_pickle`, and for layers that are not decoder blocks."""
-    content = _load(path) if options.allow_pickle else load_torch(path)
+def read(path: Path, *, allow_pickle: bool = False, **_: object) -> Layered:
+    """Read all layers of a file. Raises ValueError without `allow_pickle`, and for layers that are not decoder blocks."""
+    if allow_pickle and not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            content = _Unpickler(file).load()
+    else:
+        content = load_torch(path, ((SteeringVector, f"{_MODULE}.SteeringVector"),) if allow_pickle else ())
     if isinstance(content, dict):  # the bare layer_activations, which need no pickle
         content = SteeringVector(content)
     if not isinstance(content, SteeringVector) or not isinstance(getattr(content, "layer_activations", None), dict):
@@ -68,14 +63,7 @@ def layers_of_pickled(path: Path, options: ReadOptions) -> Layered:
         if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
             raise ValueError(f"layer {layer!r} is not the index of a decoder block, counted from 0")
         vectors[layer] = as_float32(tensor, f"layer {layer}", path).reshape(-1)
-    return Layered(vectors, read_sidecar(path))
-
-
-def _load(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        return load_torch(path, ((SteeringVector, f"{_MODULE}.SteeringVector"),))
-    with path.open("rb") as file:
-        return _Unpickler(file).load()
+    return Layered(vectors)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -88,7 +76,9 @@ class _Unpickler(pickle.Unpickler):
             (_MODULE, "SteeringVector"): SteeringVector,
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-            ("torch.storage", "_load_from_bytes"): _storage_from_bytes,
+            ("torch.storage", "_load_from_bytes"): lambda content: torch.load(
+                io.BytesIO(content), map_location="cpu", weights_only=True
+            ),
         }
         if (module, name) not in allowed:
             raise ValueError(
@@ -97,40 +87,18 @@ class _Unpickler(pickle.Unpickler):
         return allowed[module, name]
 
 
-def _storage_from_bytes(content: bytes) -> Any:
+def write(path: Path, one: VectorFile) -> None:
+    """Write one vector as the package's own object, for `torch.load` where the package is installed. Raises ValueError for no layer."""
     import torch
 
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
-def read_pickled(path: Path, options: ReadOptions) -> VectorFile:
-    """One layer of a file."""
-    return layers_of_pickled(path, options).pick(path, options)
-
-
-def write_pickled(path: Path, vectors: VectorFile) -> None:
-    """One vector as the package's own object, for `torch.load` where the package is installed. Raises ValueError without a layer."""
-    import torch
-
-    one, layer = vectors.only(None), needed_layer(vectors, "steering-vectors")
-    with _importable():
-        save_torch(path, SteeringVector({layer: torch.from_numpy(one.matrix[0].copy())}))
-    write_sidecar(path, one)
-
-
-@contextmanager
-def _importable() -> Iterator[None]:
-    """Within the block our class is found under the package's name: pickle looks a class up before it writes its name."""
-    names = (_MODULE.split(".")[0], _MODULE)
-    before = {name: sys.modules.get(name) for name in names}
-    package, module = (types.ModuleType(name) for name in names)
-    module.SteeringVector = SteeringVector  # type: ignore[attr-defined]
-    sys.modules.update(dict(zip(names, (package, module), strict=True)))
+    content = SteeringVector({one.needed_layer("steering-vectors"): torch.from_numpy(one.matrix[0].copy())})
+    modules = {name: types.ModuleType(name) for name in (_MODULE.split(".")[0], _MODULE)}
+    modules[_MODULE].SteeringVector = SteeringVector  # type: ignore[attr-defined]
+    before = {name: sys.modules[name] for name in modules if name in sys.modules}
+    sys.modules.update(modules)  # pickle looks a class up before it writes its name
     try:
-        yield
+        save_torch(path, content)
     finally:
-        for name, old in before.items():
-            if old is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = old
+        for name in modules:
+            del sys.modules[name]
+        sys.modules.update(before)

@@ -15,7 +15,7 @@ from steer_bench.files import written_whole
 
 
 def load_torch(path: Path, stand_ins: tuple[tuple[type, str], ...] = ()) -> Any:
-    """What a `.pt` file holds, on the CPU. `stand_ins`: (our class, dotted name in the file), built in its place.
+    """Return what a `.pt` file holds, on the CPU. `stand_ins`: (our class, dotted name in the file), built in its place.
 
     Raises ValueError, naming the file, for a damaged one and for a pickle that asks for anything but tensors and values.
     """
@@ -33,11 +33,8 @@ def load_torch(path: Path, stand_ins: tuple[tuple[type, str], ...] = ()) -> Any:
             raise ValueError(
                 f"{path}: a pickle of the steering-vectors package; read it with --allow-pickle"
             ) from error
-        why = (
-            f"a pickle that asks for code ({asked[0]})"
-            if asked
-            else "not a PyTorch file, or a pickle that asks for code"
-        )
+        why = f"a pickle that asks for code ({asked[0]})" if asked else None
+        why = why or "not a PyTorch file, or a pickle that asks for code"
         raise ValueError(f"{path}: {why}, which is never run; save tensors only, or as .npy") from error
 
 
@@ -50,7 +47,7 @@ def save_torch(path: Path, value: Any) -> None:
 
 
 def as_float32(tensor: Any, what: str, path: Path) -> np.ndarray:
-    """A floating tensor as float32, exactly, for dtypes of at most 32 bits. Raises ValueError for anything else."""
+    """Return a floating tensor as float32, exactly, for dtypes of at most 32 bits. Raises ValueError for anything else."""
     import torch
 
     if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tensor.layout != torch.strided:

@@ -1,4 +1,4 @@
-"""A set of steering vectors, whatever file it came from, and the card that says where it came from.
+"""A set of steering vectors, whatever file it came from, and what a file says of them.
 
     [file of any tool] -> VectorFile -> file of any tool, or arms
 
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from steer_bench.files import file_digest, written_whole
+from steer_bench.files import file_digest, write_whole
 from steer_bench.names import known, listed
 from steer_bench.vectors.store import Vector, unit
 
 LAYER_CONVENTION = "0-based index of the decoder block whose output it is (Hugging Face hidden_states[layer + 1])"
-UNKNOWN = "unknown"
 PROVENANCE = ("revision", "positions", "template", "method")
 """What every card says, if only that it is unknown."""
 
@@ -37,7 +37,7 @@ class VectorFile:
     """0-based index of the decoder block they are added after; None where the file does not say."""
     ids: tuple[str, ...]
     matrix: np.ndarray
-    """(n, d_model) float32, a row an id"""
+    """(n, d_model) float32, one row per id"""
     card: Mapping[str, Any] = field(default_factory=dict)
     """Provenance, as JSON can hold it. `scale`: S of the model, where known."""
 
@@ -75,51 +75,42 @@ class VectorFile:
         return None if scale is None else positive(scale)
 
     def vector(self, name: str) -> Vector:
-        """The vector of an id. Raises ValueError, with what is near, for an unknown one."""
+        """Return the vector of an id. Raises ValueError, with what is near, for an unknown one."""
         return self.matrix[self.ids.index(known(name, self.ids, "id"))]
 
     def only(self, name: str | None) -> VectorFile:
-        """The file with one vector. None will do where there is no other. Raises ValueError as `vector`."""
+        """Return the file with one vector. None will do where there is no other. Raises ValueError as `vector`."""
         if name is None and len(self.ids) > 1:
             raise ValueError(
                 f"{len(self.ids)} vectors, and the format holds one; name it (--concept): {listed(self.ids)}"
             )
         name = self.ids[0] if name is None else name
-        card = {
-            key: _about(value, name, self.ids) for key, value in self.card.items() if key != "bias"
-        }  # AxBench: a number a row
+        card = {}
+        for key, value in self.card.items():
+            if isinstance(value, Mapping) and value and all(one.lstrip("+-") in self.ids for one in value):
+                value = {one: entry for one, entry in value.items() if one.lstrip("+-") == name}  # a mapping by id
+            if key != "bias":  # of AxBench, one per row
+                card[key] = value
         return replace(self, ids=(name,), matrix=self.vector(name)[None], card=card)
 
+    def needed_layer(self, format: str) -> int:
+        """Return the layer, for a format that cannot do without. Raises ValueError where it is unknown."""
+        if self.layer is None:
+            raise ValueError(
+                f"format {format} says which layer the vectors steer, and the source does not: give --layer"
+            )
+        return self.layer
 
-def _about(value: Any, name: str, ids: tuple[str, ...]) -> Any:
-    """A value of a card; of a mapping by id (its keys may begin with + or -) only what is about `name`."""
-    if not isinstance(value, Mapping) or not value or not all(key.lstrip("+-") in ids for key in value):
-        return value
-    return {key: entry for key, entry in value.items() if key.lstrip("+-") == name}
 
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """What a file may not say itself, or holds several of."""
-
-    ids: Path | None = None
-    """Text file with an id a line, or the metadata.jsonl of AxBench."""
-    concept: str | None = None
-    """Id of the vector, where a format holds one vector without a name."""
-    model: str | None = None
-    layer: int | None = None
-    """Which layer, where a file holds several."""
-    arm: str | None = None
-    source: str | None = None
-    """Which arm, and source model, of an arms file."""
-    allow_pickle: bool = False
-    """Read pickles of the steering-vectors package. Even then nothing but its class and tensors is built."""
-    numbered: bool = False
-    """Rows without ids are called "row 0", "row 1", …, in place of an error."""
+def positive(scale: Any) -> float:
+    """Return `scale`, if it can be S."""
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale <= 0:
+        raise ValueError(f"scale {scale!r} cannot be S, the median centred residual norm: a positive number")
+    return float(scale)
 
 
 def steered(vectors: VectorFile, name: str | None, factor: float) -> VectorFile:
-    """The one vector that a tool has to add, as it is, to steer by `factor`: what this package would add, bit for bit.
+    """Return the one vector that a tool has to add, as it is, to steer by `factor`: what this package would add, bit for bit.
 
     factor * S * unit vector where the file knows S, else factor * vector (`strength: raw`).
     Raises ValueError for an unknown id, factor 0 or not finite, and a zero vector.
@@ -136,18 +127,17 @@ def steered(vectors: VectorFile, name: str | None, factor: float) -> VectorFile:
         except ValueError as error:
             raise ValueError(f"vector {one.ids[0]!r}: {error}") from error
         norm = f"factor {factor} x S {scale} x unit vector"
-    card = {
-        key: value for key, value in one.card.items() if key != "scale"
-    }  # it is used up: the vector is added as it is
-    return replace(one, matrix=made[None], card={**card, "factor": factor, "norm": norm})
+    card = {**one.card, "factor": factor, "norm": norm}
+    card.pop("scale", None)  # it is used up: the vector is added as it is
+    return replace(one, matrix=made[None], card=card)
 
 
 def full_card(vectors: VectorFile, path: Path, format: str) -> VectorFile:
-    """With a card that says everything of `PROVENANCE`, the layer convention, the norm, and the file it was read from."""
+    """Add to the card everything of `PROVENANCE`, the layer convention, the norm, and the file the vectors were read from."""
     norms = np.linalg.norm(vectors.matrix.astype(np.float64), axis=1)
     read = {"file": path.name, "format": format, "sha256": file_digest(path)}
     card = {
-        **dict.fromkeys(PROVENANCE, UNKNOWN),
+        **dict.fromkeys(PROVENANCE, "unknown"),
         "norm": "unit" if np.allclose(norms, 1, atol=5e-3) else "as made",  # bfloat16 keeps a norm to 0.4 %
         **vectors.card,
         "layer_convention": LAYER_CONVENTION,
@@ -156,72 +146,65 @@ def full_card(vectors: VectorFile, path: Path, format: str) -> VectorFile:
     return replace(vectors, card=card)
 
 
-# ------------------------------------------------------------------------------------------- labels and sidecars
-
-
-@dataclass(frozen=True)
-class Label:
+class Label(BaseModel):
     """What we write into, or beside, a file of another tool: it has no place of its own for it."""
 
-    model: str = ""
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    model: str
     layer: int | None = None
     concept: str | None = None
-    card: Mapping[str, Any] = field(default_factory=dict)
+    card: dict[str, Any]
+    sha256: str | None = None
+    """Checksum of the file, where the label stands beside it."""
 
     @classmethod
-    def of(cls, vectors: VectorFile) -> Label:
-        """The label of a set; with its id where it is one vector."""
-        concept = vectors.ids[0] if len(vectors.ids) == 1 else None
-        return cls(vectors.model, vectors.layer, concept, vectors.card)
+    def parse(cls, text: str) -> Label:
+        """Read a label. Raises ValueError for anything else."""
+        try:
+            return cls.model_validate(json.loads(text))
+        except ValidationError as error:
+            raise ValueError(
+                "its steer-bench card is no JSON mapping, or has a model, layer or concept of a wrong type"
+            ) from error
 
-    def to_json(self, **more: str) -> str:
-        """One line of JSON, always the same for the same label."""
-        known = {"model": self.model, "layer": self.layer, "concept": self.concept, "card": dict(self.card)}
-        return json.dumps({**known, **more}, sort_keys=True, allow_nan=False)
 
-    @classmethod
-    def from_json(cls, text: str) -> Label:
-        """Raises ValueError for anything but a label."""
-        content = json.loads(text)
-        if not isinstance(content, dict) or not isinstance(content.get("card"), dict):
-            raise ValueError("its steer-bench card is no JSON mapping")
-        model, layer, concept = content.get("model"), content.get("layer"), content.get("concept")
-        if not isinstance(model, str) or not isinstance(layer, int | None) or not isinstance(concept, str | None):
-            raise ValueError("its steer-bench card has a model, layer or concept of a wrong type")
-        return cls(model, layer, concept, content["card"])
+NO_LABEL = Label(model="", card={})
+
+
+def label_of(vectors: VectorFile, **more: str) -> str:
+    """Return the label of a set as one line of JSON, always the same for the same set; with its id where it is one vector."""
+    concept = vectors.ids[0] if len(vectors.ids) == 1 else None
+    label = {"model": vectors.model, "layer": vectors.layer, "concept": concept, "card": dict(vectors.card), **more}
+    return json.dumps(label, sort_keys=True, allow_nan=False)
 
 
 def sidecar(path: Path) -> Path:
-    """Where the label of a file stands that cannot hold one itself."""
+    """Return where the label of a file stands that cannot hold one itself."""
     return path.with_name(path.name + ".card.json")
 
 
 def write_sidecar(path: Path, vectors: VectorFile) -> None:
-    """The label of `path`, tied to its content."""
-    with written_whole(sidecar(path)) as part:
-        part.write_text(Label.of(vectors).to_json(sha256=file_digest(path)) + "\n", encoding="utf-8")
+    """Write the label of `path`, tied to its content."""
+    write_whole(sidecar(path), label_of(vectors, sha256=file_digest(path)) + "\n")
 
 
 def read_sidecar(path: Path) -> Label:
-    """The label beside `path`, an empty one where there is none. Raises ValueError for the label of another file."""
+    """Read the label beside `path`, an empty one where there is none. Raises ValueError for the label of another file."""
     beside = sidecar(path)
     if not beside.is_file():
-        return Label()
+        return NO_LABEL
     try:
-        text = beside.read_text(encoding="utf-8")
-        label, digest = Label.from_json(text), json.loads(text).get("sha256")
+        label = Label.parse(beside.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
             f"{beside}: not a card of steer-bench ({error}); delete it, then give --model and --layer"
         ) from error
-    if digest != file_digest(path):
+    if label.sha256 != file_digest(path):
         raise ValueError(
             f"{beside}: the card of another {path.name} (SHA-256 differs); delete it, then give --model and --layer"
         )
     return label
-
-
-# -------------------------------------------------------------------------------------------------- layered files
 
 
 @dataclass(frozen=True)
@@ -229,54 +212,30 @@ class Layered:
     """One vector per layer, without a name: control vectors, steering-vectors, lm-eval."""
 
     vectors: Mapping[int, Vector]
-    label: Label
+    label: Label = NO_LABEL
     """The file's label, if we wrote the file."""
 
-    def pick(self, path: Path, options: ReadOptions) -> VectorFile:
-        """The vector of the layer asked for; no need to ask where there is one."""
+    def pick(self, path: Path, *, layer: int | None = None, concept: str | None = None, **_: object) -> VectorFile:
+        """Return the vector of the layer asked for; no need to ask where there is one."""
         layers = sorted(self.vectors)
         if not layers:
             raise ValueError("holds no vector")
-        if options.layer is None and len(layers) > 1:
+        if layer is None and len(layers) > 1:
             raise ValueError(f"holds {len(layers)} layers; choose one (--layer): {listed(map(str, layers))}")
-        layer = layers[0] if options.layer is None else options.layer
+        layer = layers[0] if layer is None else layer
         if layer not in self.vectors:
             raise ValueError(f"holds no layer {layer}; there are: {listed(map(str, layers))}")
-        name = options.concept or self.label.concept or id_from(path)
         card = dict(self.label.card)
         if len(layers) > 1:
             card["layers_in_file"] = layers  # the tool that made it adds them all
-        return VectorFile(options.model or self.label.model, layer, (name,), self.vectors[layer][None], card)
+        name = concept or self.label.concept or id_from(path)
+        return VectorFile(self.label.model, layer, (name,), self.vectors[layer][None], card)
 
 
 def id_from(path: Path) -> str:
-    """An id made of a file's name.
+    """Make an id of a file's name.
 
     >>> id_from(Path("a happy mood (v2).gguf"))
     'a-happy-mood-v2'
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:100] or "vector"
-
-
-# ------------------------------------------------------------------------------------------------- small and shared
-
-
-def positive(scale: Any) -> float:
-    """`scale`, if it can be S."""
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale <= 0:
-        raise ValueError(f"scale {scale!r} cannot be S, the median centred residual norm: a positive number")
-    return float(scale)
-
-
-def needed(vectors: VectorFile, format: str) -> tuple[str, int]:
-    """Model and layer, where a format cannot do without. Raises ValueError where they are unknown."""
-    if not vectors.model:
-        raise ValueError(f"format {format} says which model the vectors steer, and the source does not: give --model")
-    return vectors.model, needed_layer(vectors, format)
-
-
-def needed_layer(vectors: VectorFile, format: str) -> int:
-    """The layer, where a format cannot do without. Raises ValueError where it is unknown."""
-    if vectors.layer is None:
-        raise ValueError(f"format {format} says which layer the vectors steer, and the source does not: give --layer")
-    return vectors.layer

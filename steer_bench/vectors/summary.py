@@ -15,8 +15,8 @@ import numpy as np
 
 from steer_bench.names import listed
 from steer_bench.vectors.arms import Arms
-from steer_bench.vectors.formats.formats import FORMATS, format_of, read_layers, read_vectors
-from steer_bench.vectors.formats.vector_file import ReadOptions
+from steer_bench.vectors.convert import ReadOptions, format_of, read_raw, read_vectors
+from steer_bench.vectors.formats.vector_file import VectorFile
 from steer_bench.vectors.tensor_file import load_card, load_tensors
 
 DUPLICATE = 0.999
@@ -76,7 +76,7 @@ class Summary:
 def describe(
     path: str | Path, *, format: str | None = None, ids: Path | None = None, allow_pickle: bool = False
 ) -> Summary:
-    """The summary of a file: vectors, all arms, all layers, or the tensors of a map.
+    """Summarise a file: vectors, all arms, all layers, or the tensors of a map.
 
     Raises ValueError as `read_vectors`; rows without ids are numbered.
     """
@@ -89,20 +89,18 @@ def describe(
             return _of_tensors(path)
     options = ReadOptions(ids=ids, allow_pickle=allow_pickle, numbered=True)
     name = format_of(path, format)
-    if FORMATS[name].layers is None:
-        found = read_vectors(path, name, ids=ids, allow_pickle=allow_pickle, numbered=True)
+    raw = read_raw(path, name, **options)
+    if isinstance(raw, VectorFile):
+        found = read_vectors(path, name, **options)
         return _of_matrix(path, name, found.model, found.layer, found.ids, found.matrix, found.card)
-    layered = read_layers(path, name, options)
-    layers = sorted(layered.vectors)
-    widths = {vector.shape for vector in layered.vectors.values()}
+    layers = sorted(raw.vectors)
+    widths = {vector.shape for vector in raw.vectors.values()}
     if not layers or len(widths) != 1:
         raise ValueError(f"{path}: holds {len(layers)} layers of shapes {sorted(widths)}; all must be (d_model,)")
-    only = layers[0] if len(layers) == 1 else None
     first = read_vectors(path, name, allow_pickle=allow_pickle, layer=layers[0])
-    names = (first.ids[0],) if only is not None else tuple(f"layer {layer}" for layer in layers)
-    return _of_matrix(
-        path, name, first.model, only, names, np.stack([layered.vectors[layer] for layer in layers]), first.card
-    )
+    only, names = (layers[0], first.ids) if len(layers) == 1 else (None, tuple(f"layer {layer}" for layer in layers))
+    matrix = np.stack([raw.vectors[layer] for layer in layers])
+    return _of_matrix(path, name, first.model, only, names, matrix, first.card)
 
 
 def _of_arms(path: Path) -> Summary:
@@ -117,26 +115,13 @@ def _of_tensors(path: Path) -> Summary:
     entries = tuple(
         Entry(name, float(np.linalg.norm(tensor.astype(np.float64))), tensor.shape) for name, tensor in tensors.items()
     )
-    return Summary(
-        str(path),
-        str(card.get("kind", "tensors")),
-        str(card.get("target", "")),
-        card.get("layer"),
-        entries,
-        None,
-        card=card,
-    )
+    kind, target = str(card.get("kind", "tensors")), str(card.get("target", ""))
+    return Summary(str(path), kind, target, card.get("layer"), entries, None, card=card)
 
 
 def _of_matrix(
-    path: Path,
-    format: str,
-    model: str,
-    layer: int | None,
-    ids: tuple[str, ...],
-    matrix: np.ndarray,
-    card: Mapping[str, Any],
-) -> Summary:
+    path: Path, format: str, model: str, layer: int | None, ids: tuple[str, ...], matrix: np.ndarray, card: Mapping[str, Any]
+) -> Summary:  # fmt: skip
     norms = np.linalg.norm(matrix.astype(np.float64), axis=1)
     entries = tuple(Entry(name, float(norm), (matrix.shape[1],)) for name, norm in zip(ids, norms, strict=True))
     kept = np.flatnonzero(norms)
@@ -146,7 +131,7 @@ def _of_matrix(
 
 
 def _pairs(ids: list[str], units: np.ndarray) -> tuple[Cosines | None, tuple[Duplicate, ...], int]:
-    """Cosines of all pairs, block by block: 16,000 vectors need no 16,000 x 16,000 matrix. units: (n, d_model), norm 1"""
+    """Compare all pairs, block by block: 16,000 vectors need no 16,000 x 16,000 matrix. units: (n, d_model), norm 1"""
     if len(ids) < 2:
         return None, (), 0
     found: list[Duplicate] = []
@@ -160,16 +145,14 @@ def _pairs(ids: list[str], units: np.ndarray) -> tuple[Cosines | None, tuple[Dup
         lowest, highest, total = min(lowest, values.min()), max(highest, values.max()), total + float(values.sum())
         same = np.flatnonzero(values > DUPLICATE)
         n_found += len(same)
-        found += [
-            Duplicate(ids[start + rows[i]], ids[start + columns[i]], float(values[i]))
-            for i in same[: _MOST - len(found)]
-        ]
+        for i in same[: _MOST - len(found)]:
+            found.append(Duplicate(ids[start + rows[i]], ids[start + columns[i]], float(values[i])))
     pairs = len(ids) * (len(ids) - 1) // 2
     return Cosines(pairs, float(lowest), total / pairs, float(highest)), tuple(found), n_found
 
 
 def render(summary: Summary, most: int = 20) -> str:
-    """The summary as text; of ids and duplicates the first `most`."""
+    """Return the summary as text; of ids and duplicates the first `most`."""
     from tabulate import tabulate
 
     n, zeros = len(summary.entries), summary.zeros
@@ -181,17 +164,11 @@ def render(summary: Summary, most: int = 20) -> str:
         ("layer", "not said in the file, or several" if summary.layer is None else summary.layer),
         ("vectors", f"{n} of shape {' '.join(map(str, shapes))}"),
     ]
-    if summary.cosines:
-        cosines = summary.cosines
-        facts.append(
-            (
-                "cosines",
-                f"{cosines.lowest:.3f} to {cosines.highest:.3f}, mean {cosines.mean:.3f} ({cosines.pairs} pairs)",
-            )
-        )
-    facts.append(
-        ("duplicates", f"{summary.n_duplicates} pairs with cosine > {DUPLICATE}" if summary.n_duplicates else "none")
-    )
+    if (found := summary.cosines) is not None:
+        span = f"{found.lowest:.3f} to {found.highest:.3f}, mean {found.mean:.3f} ({found.pairs} pairs)"
+        facts.append(("cosines", span))
+    duplicates = f"{summary.n_duplicates} pairs with cosine > {DUPLICATE}" if summary.n_duplicates else "none"
+    facts.append(("duplicates", duplicates))
     if zeros:
         facts.append(("zero vectors", listed(zeros)))
     facts += [(key, _shown(value)) for key, value in sorted(summary.card.items())]
