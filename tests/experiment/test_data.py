@@ -1,5 +1,7 @@
 """What an experiment's files hold, and where a run keeps its own."""
 
+from itertools import combinations
+
 import yaml
 
 from steer_bench import shipped
@@ -51,3 +53,24 @@ def test_every_path_of_a_run_is_within_it_and_two_models_never_share_one(tmp_pat
     assert folder.vectors("m", "source") == folder.path / "vectors" / "source" / "m.safetensors"
     assert folder.map("org/a.b", "c", "linear") == folder.path / "maps" / "org__a.b--c" / "linear.safetensors"
     assert folder.pair("org/a.b", "c") == folder.path / "maps" / "org__a.b--c.safetensors"
+
+
+def test_no_text_has_two_purposes(tmp_path):
+    """Neither the texts that doses are found on, those that damage is reported on, nor those of maps and vectors are each other's."""
+    found = data(tmp_path)
+    protocol = found.protocol
+    neutral = found.neutral_texts
+    scored = {neutral[item] for item in protocol.neutral}
+    calibration = {neutral[item] for item in protocol.calibration}
+    assert len(calibration) == found.experiment.dose.texts
+    assert len(scored) >= 100
+    maps = set(found.map_texts)
+    vectors = {text for texts in found.texts_by_side(list(found.concepts)).values() for text in texts}
+    for one, other in combinations((scored, calibration, maps, vectors), 2):
+        assert not one & other or (one, other) == (
+            maps,
+            vectors,
+        )  # maps may see what the vectors of fit concepts are made of
+    asked = {prompt.instruction for prompt in protocol.yardstick}
+    assert len(asked) >= 20
+    assert not asked & {prompt.instruction for prompt in protocol.prompts}
