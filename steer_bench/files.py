@@ -8,12 +8,14 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidatorFunctionWrapHandler, field_validator
+from pydantic_core import PydanticCustomError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MOST_BYTES = 1 << 30
@@ -92,23 +94,24 @@ def model_file_name(model: str) -> str:
     return f"{last}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, finite: bool = True) -> Any:
     """Return the value of a JSON text, read strictly.
 
-    Raises ValueError for a key given twice, NaN and infinity, too deep nesting, and a number of thousands of digits.
+    Raises ValueError for a key given twice, too deep nesting, a number of thousands of digits, and where all has to be `finite` for
+    NaN and infinity.
     """
     try:
-        return json.loads(text, object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_no_repeats, parse_constant=_no_constant if finite else None)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def read_json(path: str | Path, mend: str = "run the same command again") -> Any:
+def read_json(path: str | Path, mend: str = "run the same command again", *, finite: bool = True) -> Any:
     """Read a JSON file as `parse_json` does. Raises ValueError naming the file, with `mend`, what to do about it."""
     try:
         if (size := Path(path).stat().st_size) > MOST_BYTES:
             raise ValueError(f"{size:,} bytes, more than {MOST_BYTES:,}")
-        return parse_json(Path(path).read_text(encoding="utf-8-sig"))
+        return parse_json(Path(path).read_text(encoding="utf-8-sig"), finite=finite)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); {mend}") from error
 
@@ -122,6 +125,31 @@ def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+class Checked(BaseModel):
+    """What a file says: unknown keys are errors, and true is no number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _true_is_no_number(cls, given: object, make: ValidatorFunctionWrapHandler) -> object:
+        made = make(given)
+        if _holds_lost_bool(given, made):
+            raise PydanticCustomError("bool_as_number", "true and false are no numbers")
+        return made
+
+
+def _holds_lost_bool(given: object, made: object) -> bool:
+    """Tell whether true or false of what was given became a number, which pydantic makes of them."""
+    if isinstance(given, bool):
+        return isinstance(made, int | float) and not isinstance(made, bool)
+    if isinstance(given, Mapping) and isinstance(made, Mapping):
+        return any(_holds_lost_bool(value, made.get(key)) for key, value in given.items())
+    if isinstance(given, list | tuple) and isinstance(made, list | tuple) and len(given) == len(made):
+        return any(map(_holds_lost_bool, given, made))
+    return False
 
 
 class _NoDuplicateKeys(yaml.SafeLoader):
@@ -169,20 +197,32 @@ class KeyLines:
 def read_yaml_lines(path: Path) -> tuple[Any, KeyLines]:
     """Read YAML strictly and where its keys stand. Raises ValueError naming the file, and the line of a key given twice."""
     try:
-        text = path.read_text(encoding="utf-8")
+        content, root = _yaml(path.read_text(encoding="utf-8"))
+        return content, KeyLines(path, root, content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid YAML: {error or 'nested too deeply'}") from error
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _yaml(text: str) -> tuple[Any, yaml.Node | None]:
+    """Return the value of a YAML text, and its root. Raises ValueError, on one line, for whatever is wrong with it."""
+    try:
         root = yaml.compose(text, Loader=_NoDuplicateKeys)
         for count, _ in enumerate(_nodes(root)):
             if count > MOST_NODES:
                 raise ValueError(f"more than {MOST_NODES} entries, or an alias within itself")
-        content = yaml.load(text, Loader=_NoDuplicateKeys)  # noqa: S506 (a SafeLoader)
-        return content, KeyLines(path, root, content)
+        return yaml.load(text, Loader=_NoDuplicateKeys), root  # noqa: S506 (a SafeLoader)
     except RecursionError:
-        raise ValueError(f"{path}: not valid YAML: nested too deeply") from None
+        raise ValueError("nested too deeply") from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         # PyYAML's own constructors raise any of these on odd dates, tags and numbers
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML text, read as strictly as a file. Raises ValueError, on one line."""
+    return _yaml(text)[0]
 
 
 def read_yaml(path: Path) -> Any:

@@ -6,6 +6,7 @@ Exit codes: 0 complete, 2 bad input and nothing run, 3 finished but too much uns
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import typer
 
 from steer_bench.cli import checks, doctor, judging, lmeval, planning, report, search, stages, vectors  # noqa: F401 (commands)
 from steer_bench.cli.app import app
-from steer_bench.cli.faults import Fault, explained, printable
+from steer_bench.cli.faults import Fault, explained, is_bad_path, printable
 from steer_bench.models.device import keep_freed_memory
 
 
@@ -22,8 +23,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
-    keep_freed_memory()
     try:
+        _check_ranks()
+        keep_freed_memory()
         app()
     except KeyboardInterrupt:
         typer.echo("interrupted; what is finished is saved, the same command continues", err=True)
@@ -33,15 +35,22 @@ def main() -> None:
             raise
         for line in _said(error):
             typer.echo(printable(f"error: {line}"), err=True)
-        sys.exit(2 if isinstance(error, ValueError | FileNotFoundError) else 4)
+        sys.exit(2 if isinstance(error, ValueError) or is_bad_path(error) else 4)
+
+
+def _check_ranks() -> None:
+    """Raise ValueError for a number of torchrun, Slurm or one's own shell that is none."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        if not (value := os.environ.get(name, "0") or "0").isdecimal():
+            raise ValueError(f"{name} is {value!r} in the environment; unset it, or give a whole number")
 
 
 def _said(error: Exception) -> list[str]:
     """Return an error as lines, one per fault."""
     if isinstance(error, ValueError | Fault):
         return str(error).splitlines() or [type(error).__name__]
-    if isinstance(error, FileNotFoundError):
-        return [f"{error.filename}: no such file or folder; check the path"]
+    if isinstance(error, OSError) and is_bad_path(error):
+        return [f"{error.filename}: {(error.strerror or '').lower()}; check the path"]
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return [f"{where}{explained(error, Path.cwd())}"]

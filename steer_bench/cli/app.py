@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,8 +29,28 @@ RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="An experiment (shipped name or YAML) or a run folder.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
+
+
+def number(least: float, most: float) -> Callable[[typer.CallbackParam, float | None], float | None]:
+    """Return the check of an option that is a number in a range, ends included; it raises ValueError for another, and for NaN."""
+
+    def check(option: typer.CallbackParam, value: float | None) -> float | None:
+        if value is not None and not (least <= value <= most and abs(value) < inf):
+            raise ValueError(
+                f"--{str(option.name).replace('_', '-')} {value}: give a number from {least:g} to {most:g}"
+            )
+        return value
+
+    return check
+
+
 Unscored = Annotated[
-    float, typer.Option("--max-unscored", help="Share of replies without a rating above which the exit code is 3.")
+    float,
+    typer.Option(
+        "--max-unscored",
+        help="Share of replies without a rating above which the exit code is 3.",
+        callback=number(0, 1),
+    ),
 ]
 Figures = Annotated[bool, typer.Option("--figures/--no-figures", help="Draw figures (needs the extra [plots]).")]
 
@@ -54,7 +76,7 @@ def run_stages(run: Run, stages: Stages) -> list[Path]:
 
     files: list[Path] = []
     folder, resume = run.folder.path, f"steer-bench run {plain(run.folder.path)}"
-    with StageErrors("the run", folder, resume), run.folder.lock(), stoppable():
+    with run.folder.lock(), StageErrors("the run", folder, resume), stoppable():  # no lock: nothing has run
         for name, stage in stages.items():
             with StageErrors(name, folder, resume):
                 files = stage(run)

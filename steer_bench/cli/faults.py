@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PATHS = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+"""What a path that cannot be read or written gives."""
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|.?)|[\x00-\x08\x0b-\x1f\x7f-\x9f]", re.DOTALL
 )
@@ -18,6 +22,11 @@ _ESCAPES = re.compile(
 
 class Fault(Exception):
     """A run that stopped and can be continued: exit code 4."""
+
+
+def is_bad_path(error: BaseException) -> bool:
+    """Tell whether a path that was given is at fault."""
+    return isinstance(error, OSError) and error.errno in _PATHS
 
 
 def printable(text: str) -> str:

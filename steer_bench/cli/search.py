@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from steer_bench.cli.app import app, say
+from steer_bench.cli.app import app, number, say
 
 ArmsFile = Annotated[Path, typer.Argument(metavar="FILE", help="Arms or vectors file (RUN/arms/ or RUN/vectors/).")]
 Model = Annotated[str | None, typer.Option(help="Model; default the one the file names.")]
@@ -20,7 +21,9 @@ Device = Annotated[str | None, typer.Option(help="Torch device; default cuda whe
 def screen(
     file: ArmsFile,
     texts: Annotated[Path, typer.Option(help="Texts whose likelihood is to rise: JSON Lines of {id, text}.")],
-    factor: Annotated[float, typer.Option(help="Factor the vectors would be added with.")] = 0.1,
+    factor: Annotated[
+        float, typer.Option(help="Factor the vectors would be added with.", callback=number(-inf, inf))
+    ] = 0.1,
     arm: ArmNames = None,
     top: Annotated[int, typer.Option(help="Best vectors that are run exactly.")] = 20,
     sample: Annotated[int, typer.Option(help="Random vectors that are run exactly, for the rank correlation.")] = 20,

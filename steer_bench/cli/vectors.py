@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from steer_bench.cli.app import Out, RunArgument, app, open_run, plain, print_files, say
+from steer_bench.cli.app import Out, RunArgument, app, number, open_run, plain, print_files, say
 
 FromFormat = Annotated[str | None, typer.Option("--from", help="Format of the file; guessed when left out.")]
 Ids = Annotated[Path | None, typer.Option(help="Text file with an id a line, for formats without ids.")]
@@ -27,12 +28,16 @@ def convert(
     arm: Annotated[str | None, typer.Option(help="Arm, of an arms file.")] = None,
     source_model: Annotated[str | None, typer.Option("--source", help="Source model of the arm.")] = None,
     concept: Annotated[str | None, typer.Option(help="Concept id.")] = None,
-    factor: Annotated[float, typer.Option(help="Factor, for formats that hold one steering.")] = 1.0,
+    factor: Annotated[
+        float, typer.Option(help="Factor, for formats that hold one steering.", callback=number(-inf, inf))
+    ] = 1.0,
     ids: Ids = None,
     allow_pickle: Pickle = False,
     model: Annotated[str | None, typer.Option(help="Model the vectors are of, where the file does not say.")] = None,
     layer: Annotated[int | None, typer.Option(help="Layer the vectors are of, where the file does not say.")] = None,
-    scale: Annotated[float | None, typer.Option(help="S, the unit of factors, where the file does not say.")] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="S, the unit of factors, if the file does not say.", callback=number(0, inf))
+    ] = None,
     like: Annotated[Path | None, typer.Option(help="Take S, model and layer from this vectors or arms file.")] = None,
 ) -> None:
     """Vectors from and to the formats of other tools."""
@@ -68,23 +73,23 @@ def generate(
     descriptions: Annotated[Path | None, typer.Option(help="For concepts: JSON file, {id: description}.")] = None,
     words: Annotated[tuple[int, int], typer.Option(help="Fewest and most words of a text.")] = (25, 60),
     prefix: Annotated[str, typer.Option(help="For neutral: what ids begin with.")] = "neutral",
-    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.8,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.", callback=number(0, inf))] = 0.8,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens a reply.")] = 115,
     batch_size: Annotated[int, typer.Option(help="Replies at once.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of prompts and sampling.")] = 0,
 ) -> None:
     """Concept passages or neutral paragraphs, written by a model; what misses its concept is dropped and counted."""
-    import json
     from collections import Counter
 
     from steer_bench.concepts.generate.passages import Writing, generate_concepts, generate_neutral, save_lines
     from steer_bench.concepts.generate.writers import OpenAIWriter, Writer
+    from steer_bench.files import read_json
 
     if what not in ("neutral", "concepts"):
         raise ValueError(f"generate {what}: there are neutral and concepts")
     if what == "concepts" and descriptions is None:
         raise ValueError("generate concepts: give --descriptions FILE, a JSON object {id: description}")
-    wanted = json.loads(descriptions.read_text()) if descriptions is not None else {}
+    wanted = read_json(descriptions, "give a JSON object {id: description}") if descriptions is not None else {}
     writer: Writer
     if base_url is not None:
         writer = OpenAIWriter(base_url, model)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from steer_bench.concepts.rules.declared import declared_rule
+from steer_bench.files import Checked
 from steer_bench.harness.ifeval import ifeval_rule
 from steer_bench.judge.config import EmbeddingConfig, JudgeConfig
 from steer_bench.results.measures import DAMAGE, DEFAULT_TASKS, MEASURES, headline_level
@@ -21,13 +22,7 @@ DEFAULT_ADAPTERS = ("native", "identity", "linear", "mlp", "wrong-concept", "ran
 Level = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 
 
-class Strict(BaseModel):
-    """Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelConfig(Strict):
+class ModelConfig(Checked):
     """A model of the experiment."""
 
     name: str
@@ -36,7 +31,7 @@ class ModelConfig(Strict):
     """Decoder block, relative depth in (0, 1), or the one where native steers most on the concepts to fit on."""
 
 
-class ConceptConfig(Strict):
+class ConceptConfig(Checked):
     """Where concepts come from."""
 
     source: str
@@ -48,7 +43,7 @@ class ConceptConfig(Strict):
     """Pairs of concepts that may have the same vector."""
 
 
-class SplitConfig(Strict):
+class SplitConfig(Checked):
     """Sizes (a count or a share) or lists of ids; or a number of folds in place of `fit` and `test`."""
 
     fit: int | float | list[str] | None = None
@@ -61,7 +56,7 @@ class SplitConfig(Strict):
     """Cosine of descriptions' sentence embeddings (MiniLM) from which on two concepts stay in one split, as do those of like words."""
 
 
-class NeutralConfig(Strict):
+class NeutralConfig(Checked):
     """Neutral texts."""
 
     map: str
@@ -72,7 +67,7 @@ class NeutralConfig(Strict):
     """Whether the positives of the fit concepts are map texts too: texts of the tested kind, about other things."""
 
 
-class DoseConfig(Strict):
+class DoseConfig(Checked):
     """The texts on which doses are found: neutral texts of the pool that is scored, and none that is."""
 
     texts: int = Field(default=40, ge=2)
@@ -81,7 +76,7 @@ class DoseConfig(Strict):
     """Words of each; give what the tasks give, for damage is of a kind of text."""
 
 
-class TaskConfig(Strict):
+class TaskConfig(Checked):
     """Limits of one task."""
 
     max_concepts: int | None = Field(default=None, ge=1)
@@ -97,7 +92,7 @@ class TaskConfig(Strict):
     """Replies a prompt; needs a temperature."""
 
 
-class ResourceConfig(Strict):
+class ResourceConfig(Checked):
     """What one task of a kind asks of a cluster."""
 
     num_cpus: float = Field(default=1, ge=0)
@@ -105,7 +100,7 @@ class ResourceConfig(Strict):
     """None: one for a task with a model where the cluster has GPUs, none for others."""
 
 
-class ClusterConfig(Strict):
+class ClusterConfig(Checked):
     """How a run spreads over a cluster (`--engine ray`). Changes no number, so it may change between two starts of a run."""
 
     workers: int | None = Field(default=None, ge=1)
@@ -119,7 +114,7 @@ class ClusterConfig(Strict):
     """Also merging and writing; give it a GPU for a local judge."""
 
 
-class CapabilityConfig(Strict):
+class CapabilityConfig(Checked):
     """Any lm-eval tasks, run under chosen arms: what steering costs beside perplexity. `capability: [hellaswag]` is short for it."""
 
     tasks: list[str] = Field(min_length=1)
@@ -134,7 +129,7 @@ class CapabilityConfig(Strict):
     """Questions a task."""
 
 
-class ImportConfig(Strict):
+class ImportConfig(Checked):
     """Vectors made elsewhere, as an arm of the model they are of and, through every linear map, of the models it is a source for."""
 
     file: str
@@ -150,7 +145,7 @@ class ImportConfig(Strict):
     """What the one vector of a file without ids is of."""
 
 
-class Experiment(Strict):
+class Experiment(Checked):
     """One experiment: the keys of its YAML."""
 
     name: str

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steer_bench.experiment.run import MissingStageError, Run
+from steer_bench.files import read_json
 from steer_bench.judge.check import CheckRow
 from steer_bench.judge.config import JudgeConfig, judge_id
 from steer_bench.judge.judgement import ASPECTS, Judgement
@@ -65,7 +66,7 @@ def replies_of(run: Run, target: str) -> list[JudgedReply]:
             if row["reason"] == INVALID:  # picked from NaN: nothing to be rated
                 continue
             replies.append(JudgedReply(key, doc["text"], sample["resps"][0][0], row["ratings"].get("perplexity")))
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
             raise ValueError(f"{files[-1]}:{number}: not a sample of {JUDGED} ({error!r}); evaluate again") from error
     return replies
 
@@ -176,7 +177,10 @@ def saved_check(run: Run, judge: str) -> JudgeCheck | None:
     file = check_file(run, judge)
     if not file.is_file():
         return None
-    rows = [CheckRow(**row) for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]
+    try:
+        rows = [CheckRow(**row) for row in read_json(file)["rows"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file}: not a judge's check ({error!r}); run steer-bench judge --check again") from error
     rows = [row for row in rows if row.group == "all"]
     n = sum(row.n for row in rows)
     auroc = {row.aspect: row.auroc for row in rows if row.auroc is not None}

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from steer_bench import shipped
-from steer_bench.experiment.config import Experiment, Strict
-from steer_bench.files import KeyLines, read_yaml_lines, safe_name
+from steer_bench.experiment.config import Experiment
+from steer_bench.files import Checked, KeyLines, read_yaml_lines, safe_name
 from steer_bench.names import hint
 from steer_bench.results.measures import MEASURES, RULES, SUPPRESSION, TASKS
 
@@ -123,7 +123,7 @@ def _said(fault: ErrorDetails) -> str:
         return f"{key}: {fault['msg']} (found {found if len(found) <= 80 else found[:77] + '...'})"
     if last in FLAGS:
         return f"{key}: no file can switch this on, for it runs code that comes with a model; {FLAGS[last]}"
-    models: set[type[Strict]] = {Experiment} if len(fault["loc"]) == 1 else {*Strict.__subclasses__()} - {Experiment}
+    models: set[type[Checked]] = {Experiment} if len(fault["loc"]) == 1 else {*Checked.__subclasses__()} - {Experiment}
     near = hint(last, {name for model in models for name in model.model_fields} - {last}, otherwise="")
     return f"{key}: unknown key" + (f"; {near}" if near else "")
 

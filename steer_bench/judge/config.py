@@ -11,11 +11,10 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import pydantic
-import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from steer_bench.files import read_yaml
+from steer_bench.files import Checked, parse_yaml, read_yaml
 from steer_bench.judge.calls import redact
 from steer_bench.judge.judgement import digest
 from steer_bench.names import hint
@@ -26,10 +25,10 @@ HOW_FAST = "changes what judging costs, never what a judge says"
 IN_ENVIRONMENT = "put the key in the environment as STEER_JUDGE_API_KEY"
 
 
-class _Config(pydantic.BaseModel):
+class _Config(Checked):
     """A configuration that dumps only the keys that were given: an unsaid default is no part of a judge's id."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     @pydantic.model_serializer(mode="wrap")
     def _given(self, dump: pydantic.SerializerFunctionWrapHandler) -> dict[str, object]:
@@ -55,12 +54,11 @@ class LocalConfig(_Config):
     dtype: str = "auto"
 
 
-class Price(pydantic.BaseModel):
+class Price(Checked):
     """Dollars for a million tokens."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    input: float
-    output: float
+    input: float = Field(ge=0, allow_inf_nan=False)
+    output: float = Field(ge=0, allow_inf_nan=False)
 
 
 class OpenAIConfig(_Config):
@@ -86,7 +84,8 @@ class OpenAIConfig(_Config):
     @classmethod
     def _is_address(cls, url: str) -> str:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        labels = (parts.hostname or "").rstrip(".").split(".")
+        if parts.scheme not in ("http", "https") or parts.port == 0 or not all(0 < len(one) < 64 for one in labels):
             raise ValueError(f"{redact(url, [])!r} is no http(s) address; give one like {OPENAI_URL}")
         if parts.password or parts.username:
             raise ValueError(f"holds a user or password; {IN_ENVIRONMENT}")
@@ -171,8 +170,11 @@ def read_judge(spec: str) -> AnyConfig:
             first, *pairs = re.split(r",(?=\w+=)", spec)
             kind, _, model = first.partition(":")
             content = {"kind": kind, **({"model": model} if model else {})}
-            content |= {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
-    except (ValueError, yaml.YAMLError) as error:
+            for key, _, value in (pair.partition("=") for pair in pairs):
+                if key in content:
+                    raise ValueError(f"{key} is given twice")
+                content[key] = parse_yaml(value)
+    except ValueError as error:
         raise ValueError(f"--judge {spec}: cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise ValueError(f"--judge {spec}: not a mapping; a judge is one like openai:gpt-4o-mini,concurrency=4")

@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from steer_bench.concepts.concept import Concept
-from steer_bench.files import write_whole
+from steer_bench.files import Checked, parse_json, write_whole
 from steer_bench.judge.config import JudgeConfig, judge_id
 from steer_bench.judge.embedding import SCHEME, Calibration, EmbeddingJudge, Reference
 from steer_bench.judge.judgement import (
@@ -55,10 +55,10 @@ class JudgedReply(NamedTuple):
     """Under the unsteered target; None where it was not measured."""
 
 
-class RatingsCard(BaseModel):
+class RatingsCard(Checked):
     """Which judge rated which replies, and with what outcome: the first line of a ratings file."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)  # a file of an older version says more
+    model_config = ConfigDict(extra="ignore")  # a file of an older version says more
 
     judge: JudgeConfig
     id: str
@@ -208,14 +208,14 @@ def save_ratings(file: Path, ratings: Ratings) -> None:
 def load_ratings(file: Path) -> Ratings:
     """Read what `save_ratings` wrote. Raises ValueError naming the file."""
     try:
-        first, *rest = map(json.loads, file.read_text(encoding="utf-8").split("\n")[:-1])
+        first, *rest = map(parse_json, file.read_text(encoding="utf-8").split("\n")[:-1])
         card = RatingsCard.model_validate(first["card"])
         judgements = {}
         for found in rest:
             arm, source, concept, factor, item = found["key"]
             judgements[arm, source, concept, float(factor), item] = Judgement.from_json(found)
         return Ratings(card, judgements)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"{file}: not ratings of steer-bench ({error!r}); remove it and run steer-bench judge again"
         ) from error

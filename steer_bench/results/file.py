@@ -5,6 +5,7 @@
 Knows nothing of models or judges; what a run did stands in its provenance, `Results.run`.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from steer_bench.files import write_whole
+from steer_bench.files import read_json, write_whole
 from steer_bench.results.measures import MEASURES, RATED
 from steer_bench.results.provenance import Provenance
 from steer_bench.results.rows import COLUMNS, RATING, TEXT_COLUMNS, Row, Rows
@@ -51,16 +52,14 @@ def save_results(path: str | Path, results: Results) -> None:
         "run": _six_digits(results.run.model_dump(mode="json")),
         "rows": _six_digits(columns),
     }
+    document["sha256"] = _digest(document["run"], document["rows"])
     parts = [f'"{name}": {json.dumps(value, allow_nan=False, sort_keys=True)}' for name, value in document.items()]
     write_whole(path, "{" + ",\n".join(parts) + "}\n")
 
 
 def load_results(path: str | Path) -> Results:
     """Read what `save_results` wrote. Raises ValueError naming the file and what is wrong with it."""
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); give a file from leaderboards/results or a run") from error
+    document = read_json(path, "give a file from leaderboards/results or a run", finite=False)  # the row is named below
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA:
         raise ValueError(f"{path} has schema {schema!r}, not {SCHEMA!r}; give a results file of steer-bench")
@@ -76,13 +75,20 @@ def load_results(path: str | Path) -> Results:
     try:
         results = Results(Provenance.model_validate_json(json.dumps(run), strict=True), Rows.from_columns(columns))
         _check_range(results.rows)
+        if document.get("sha256") != _digest(run, columns):
+            raise ValueError("its numbers are not those that were saved (SHA-256 differs); report the run again")
         return results
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, ("run", *fault["loc"])))
         raise ValueError(f"{path}: {key}: {fault['msg']}; report the run again") from error
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _digest(run: object, columns: object) -> str:
+    """Return the SHA-256 of what a results file says: a number that was changed by hand, or half a download, is found."""
+    return hashlib.sha256(json.dumps([run, columns], sort_keys=True).encode()).hexdigest()
 
 
 def _check_columns(path: str | Path, columns: Mapping[str, object]) -> None:

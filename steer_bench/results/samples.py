@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from steer_bench.files import digest, write_whole
+from steer_bench.files import digest, read_json, write_whole
 
 SCHEMA = "steer-bench-samples"
 VERSION = 2
@@ -187,10 +187,7 @@ def save_samples(path: str | Path, samples: Samples) -> None:
 
 def load_document(path: str | Path) -> Samples:
     """Read what `save_samples` wrote. Raises ValueError naming the file and what is wrong with it."""
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); report the run again") from error
+    document = read_json(path, "report the run again")
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA or document.get("version") != VERSION:
         raise ValueError(

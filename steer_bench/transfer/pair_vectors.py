@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from steer_bench.concepts.concept import Concept
+from steer_bench.files import Checked
 from steer_bench.models.activations import mean_activations
 from steer_bench.models.load import Loaded
 from steer_bench.transfer.fits import transfer
@@ -92,10 +92,8 @@ class MapCard(FileCard):
     report: dict[str, int | float]
 
 
-class _Entry(BaseModel):
+class _Entry(Checked):
     """One arm in the file of a pair."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     adapter: str
     variant: str

@@ -11,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from steer_bench.files import Checked
 from steer_bench.names import hint
 from steer_bench.vectors.store import FileCard, SteeringVector, Vector
 from steer_bench.vectors.tensor_file import load_tensors, save_tensors
@@ -48,10 +49,8 @@ class Arm:
         return f"{self.name}|{self.source}|{concept}"
 
 
-class ArmEntry(BaseModel):
+class ArmEntry(Checked):
     """What an arms file says of one arm."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     adapter: str
     variant: str = ""
@@ -75,20 +74,18 @@ class ArmEntry(BaseModel):
         return Arm(self.adapter, self.variant, self.source)
 
 
-class FitLine(BaseModel):
+class FitLine(Checked):
     """What the fit of one transfer arm found out: held-out R2, the strength or rank that was chosen, …"""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     arm: str
     source: str
     r2: float | None = None
 
 
-class GeometryLine(BaseModel):
+class GeometryLine(Checked):
     """How near an arm's vectors lie to the target's own, over the test concepts (see `transfer.geometry`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str
     target: str
@@ -103,10 +100,8 @@ class GeometryLine(BaseModel):
     centred_ceiling: float | None = None
 
 
-class Refused(BaseModel):
+class Refused(Checked):
     """An arm that could not be made, and why."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     arm: str
     source: str
@@ -114,10 +109,8 @@ class Refused(BaseModel):
     reason: str
 
 
-class Dose(BaseModel):
+class Dose(Checked):
     """The factor at which an arm does a stated damage to neutral text, under the vector of one concept."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     arm: str
     source: str

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
+from steer_bench.files import Checked
 from steer_bench.names import known
 from steer_bench.vectors.tensor_file import Card, load_card, load_tensors, save_tensors
 
@@ -25,10 +26,10 @@ MASSIVE = 0.1
 C = TypeVar("C", bound="FileCard")
 
 
-class FileCard(BaseModel):
+class FileCard(Checked):
     """What a file of ours says of its tensors; keys that it does not know are kept."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     inputs: str = ""
     """Changes with anything that the file was made from."""
@@ -58,10 +59,10 @@ class FileCard(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-class Reliability(BaseModel):
+class Reliability(Checked):
     """How near the vectors of two disjoint halves of a concept's texts are, over `n` concepts."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(extra="ignore")
 
     cosine: float
     centred_cosine: float

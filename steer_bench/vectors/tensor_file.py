@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steer_bench.files import write_whole
+from steer_bench.files import parse_json, write_whole
 
 Card = dict[str, Any]
 """A JSON object: what a file says of its tensors."""
@@ -88,7 +88,7 @@ def _read_header(path: Path) -> tuple[Card, str]:
             (size,) = struct.unpack("<Q", file.read(8))
             if size > path.stat().st_size:
                 raise ValueError("header longer than the file")
-            content = json.loads(json.loads(file.read(size))["__metadata__"]["steer_bench"])
+            content = parse_json(parse_json(file.read(size).decode())["__metadata__"]["steer_bench"])
             card, digest, seal = content["card"], content["sha256"], content["seal"]
     except (ValueError, KeyError, TypeError, struct.error) as error:
         raise ValueError(

@@ -18,7 +18,7 @@ from steer_bench.experiment.ratings import (
 )
 from steer_bench.experiment.run import MissingStageError, Run, versions
 from steer_bench.experiment.stages.dose import unreached
-from steer_bench.files import read_yaml
+from steer_bench.files import read_json, read_yaml
 from steer_bench.judge.load import load_judge
 from steer_bench.judge.ratings import Ratings
 from steer_bench.results.file import Results, save_results
@@ -49,7 +49,7 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
                 f"{run.folder} first (what is recorded is not computed again)"
             )
         found = load_rows(folder)
-        expected = sum(json.loads((folder / "complete.json").read_text())["samples"].values())
+        expected = sum(read_json(folder / "complete.json")["samples"].values())
         complete &= len(found) == expected
         rows.extend(found)
         replies.extend(load_samples(folder))

@@ -9,6 +9,7 @@ content-security policy with the hashes of our own style and script lets nothing
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def to_html(board: Board, figures: Mapping[str, bytes] | None = None, samples: S
     environment.filters["plain"] = plain
     pictures = {caption: base64.b64encode(svg).decode() for caption, svg in (figures or {}).items()}
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("leaderboard.css", "leaderboard.js"))
-    return environment.get_template("leaderboard.html.j2").render(
+    text = environment.get_template("leaderboard.html.j2").render(
         title=TITLE,
         board=board,
         meanings=dict(board.columns),
@@ -47,6 +48,8 @@ def to_html(board: Board, figures: Mapping[str, bytes] | None = None, samples: S
         n_samples=sum(len(one.samples) for one in samples),
         thinned=[one for one in samples if one.rule],
     )
+    # control characters that a model or a name brought: written out, in the data block as JSON does
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _data(entries: Sequence[ArmEntry], samples: Sequence[Samples]) -> str:

@@ -25,7 +25,7 @@ class Viewer(ThreadingHTTPServer):
     def __init__(self, folder: str | Path, port: int = 0) -> None:
         """Open the port. Raises ValueError where there is no page, or where the port is taken."""
         self.folder = Path(folder).resolve()
-        if not (self.folder / PAGE).is_file():
+        if self.file_of(PAGE) is None:
             raise ValueError(f"{folder}: no {PAGE} there; make it with steer-bench report or steer-bench leaderboard")
         try:
             super().__init__(("127.0.0.1", port), _Handler)
@@ -41,17 +41,25 @@ class Viewer(ThreadingHTTPServer):
 
     def file_of(self, path: str) -> Path | None:
         """Return the file that a request's path names; None for anything that does not belong to the report."""
-        name = unquote(urlsplit(path).path).removeprefix("/") or PAGE
-        if not SERVED.fullmatch(name):
+        try:
+            name = unquote(urlsplit(path).path).removeprefix("/") or PAGE
+        except ValueError:  # an address that cannot be
             return None
-        file = (self.folder / name).resolve()
-        inside = file.is_relative_to(self.folder)  # a link may lead out of it
-        return file if inside and file.is_file() else None
+        file = self.folder / name
+        own = SERVED.fullmatch(name) and file.resolve() == file  # a link leads to what is no part of the report
+        return file if own and file.is_file() else None
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a browser that went away."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: Viewer
     server_version, sys_version = "steer-bench", ""
+    path = ""
+    """That of a request which cannot be read, and is answered all the same."""
+    timeout = 30.0
+    """Seconds that a request may take to come."""
 
     def do_GET(self) -> None:
         """Answer with a file of the report."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steer_bench.files import write_whole
+from steer_bench.files import parse_json, write_whole
 from steer_bench.vectors.formats.torch_files import as_float32, load_torch, save_torch
 from steer_bench.vectors.formats.vector_file import VectorFile
 
@@ -58,7 +58,7 @@ def read_metadata(path: Path) -> tuple[str, ...]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             name = str(entry["id"]) if "id" in entry else f"{prefix}-{int(entry['concept_id'])}"
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from steer_bench.files import file_digest, write_whole
+from steer_bench.files import file_digest, parse_json, write_whole
 from steer_bench.names import known, listed
 from steer_bench.vectors.store import Vector, unit
 
@@ -162,7 +162,7 @@ class Label(BaseModel):
     def parse(cls, text: str) -> Label:
         """Read a label. Raises ValueError for anything else."""
         try:
-            return cls.model_validate(json.loads(text))
+            return cls.model_validate(parse_json(text))
         except ValidationError as error:
             raise ValueError(
                 "its steer-bench card is no JSON mapping, or has a model, layer or concept of a wrong type"
