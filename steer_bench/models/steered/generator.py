@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import Cache, GenerationMixin, StoppingCriteria, StoppingCriteriaList
 
 from steer_bench.models.load import Loaded
@@ -24,7 +23,7 @@ from steer_bench.models.padding import left_padded, right_padded
 from steer_bench.models.steered.cuda_graph import GraphStep
 from steer_bench.models.steered.decoding import RowSteering, Written, forward, greedy, is_plain, new_cache, read_prompts
 from steer_bench.models.steered.likelihood import head_at
-from steer_bench.models.steered.model import SteeredModel
+from steer_bench.models.steered.model import SteeredModel, Work
 from steer_bench.models.steered.nonfinite import NonFiniteWatch
 from steer_bench.models.steered.requests import Reply, ReplyRow, ReplySettings, Score, ScoreRow
 from steer_bench.models.steered.sampling import row_seed, samplers
@@ -90,27 +89,13 @@ class Generator:
 
     def generate_rows(self, rows: Sequence[ReplyRow], settings: ReplySettings, *, quiet: bool = False) -> list[Reply]:
         """Return replies to rows; equal rows are answered once, each batch is recorded before the next."""
-        steered = self.steered
-        keys = {row: self._key(row, settings) for row in dict.fromkeys(rows)}
-        known = steered.records.get(keys.values())
-        first: dict[str, ReplyRow] = {}  # arms may share a vector
-        for row, key in keys.items():
-            first.setdefault(key, row)
-        missing = [(key, row) for key, row in first.items() if key not in known]
-        missing.sort(key=lambda item: (-len(item[1].prompt), item[1].prompt))
-        mine = list(steered.share(missing, lambda item: [item[0]]))
-        steered.test_once(row for _, row in mine)
-        description = f"replies of {steered.loaded.name}"
-        with tqdm(total=len(mine), desc=description, disable=quiet or None, unit="reply") as bar:
 
-            def keep(batch: Sequence[tuple[str, ReplyRow]], replies: Sequence[Reply]) -> None:
-                values = {key: reply.record() for (key, _), reply in zip(batch, replies, strict=True)}
-                steered.records.add(values)
-                known.update(values)
-                bar.update(len(batch))
+        def works(missing: list[ReplyRow]) -> list[Work[ReplyRow]]:
+            missing.sort(key=lambda row: (-len(row.prompt), row.prompt))
+            return [Work("generate", [[row] for row in missing], lambda batch: self._write(batch, settings))]
 
-            steered.in_batches("generate", mine, lambda batch: self._write([row for _, row in batch], settings), keep)
-        return [Reply(*known[keys[row]]) for row in rows]
+        records = self.steered.answered(rows, lambda row: self._key(row, settings), works, "replies", quiet=quiet)
+        return [Reply(*record) for record in records]
 
     def _key(self, row: ReplyRow, settings: ReplySettings) -> str:
         vector = self.steered.digest(row.steering)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass, field
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steer_bench.models.blocks import decoder_layers
 from steer_bench.models.device import ON_CPU, sizes
 from steer_bench.models.fingerprint import fingerprint_of
 from steer_bench.models.load import Loaded
-from steer_bench.models.steered.requests import ReplyRow, ScoreRow
+from steer_bench.models.steered.requests import Reply, ReplyRow, Score, ScoreRow
 from steer_bench.models.steered.selftest import self_test
 from steer_bench.models.steered.steering import POSITIONS, Steerer, Steering, VectorBank
 from steer_bench.models.stopping import finish_before_stop
@@ -24,11 +26,25 @@ from steer_bench.models.tokens import context_length, encode
 from steer_bench.records import Records, ShardRecords, record_key
 
 logger = logging.getLogger(__name__)
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Row = TypeVar("Row", ScoreRow, ReplyRow)
+Record = list[Any]
+"""An answer as it is kept."""
 
 TEXTS_REMEMBERED = 8192
 """Texts whose token ids are kept."""
+
+
+class Work(NamedTuple, Generic[Row]):
+    """Rows to be run in batches."""
+
+    kind: str
+    """Batches of one kind have one size: what memory allowed last."""
+    passes: Sequence[Sequence[Row]]
+    """Rows that one row of a forward pass answers stand together."""
+    run: Callable[[Sequence[Row]], Sequence[Score | Reply]]
+    """Returns the answers to a batch, in order."""
+    longest: int = 0
+    """Most scored positions of a pass, all of whose logits are held at once; 0 where that bounds no batch."""
 
 
 @dataclass
@@ -162,47 +178,64 @@ class SteeredModel:
 
     def rows_of_logits(self, n: int, budget: int | None = None) -> int:
         """Return how many rows of `n` scored positions have no more logits than the device (or `budget` bytes) takes at once."""
+        if not n:
+            return sys.maxsize
         vocabulary = self.model.config.get_text_config(decoder=True).vocab_size
         most = sizes(self.at).logits_bytes if budget is None else budget
         return max(1, most // (self.model.dtype.itemsize * n * vocabulary))
 
-    def share(
-        self, items: Sequence[Item], keys: Callable[[Item], Iterable[str]], limit: int | None = None
-    ) -> Sequence[Item]:
-        """Return all items, about to be run in batches; in a shard of a run its own, dealt alike on every kind of device.
-
-        They are dealt in batches of a CPU, where `auto` leaves the size open: shards that took other sizes would leave items to none.
-        """
-        if not isinstance(self.records, ShardRecords):
-            return items
-        size = ON_CPU.rows if self.batch_size == "auto" else int(self.batch_size)
-        return self.records.mine(items, min(size, limit or size), keys)
-
-    def in_batches(
+    def answered(
         self,
-        kind: str,
-        items: Sequence[Item],
-        run: Callable[[Sequence[Item]], list[Answer]],
-        keep: Callable[[Sequence[Item], list[Answer]], None],
-        limit: int | None = None,
-    ) -> None:
-        """Run items in batches; when memory runs out halve the batch, remember that, and go on with the same items."""
-        done = 0
-        while done < len(items):
-            size = self._rows_at_once.get(kind, self.rows)
-            batch = items[done : done + min(size, limit or size)]
+        rows: Sequence[Row],
+        key: Callable[[Row], str],
+        works: Callable[[list[Row]], Iterable[Work[Row]]],
+        what: str,
+        *,
+        quiet: bool = False,
+    ) -> list[Record]:
+        """Return the record of each row, in order; equal rows are computed once, each batch is recorded before the next."""
+        keys = {row: key(row) for row in dict.fromkeys(rows)}
+        known = self.records.get(keys.values())
+        first: dict[str, Row] = {}  # arms may share a vector: the mean is one for all concepts
+        for row, name in keys.items():
+            first.setdefault(name, row)
+        missing = [row for name, row in first.items() if name not in known]
+        self.test_once(missing)
+        with tqdm(total=len(missing), desc=f"{what} of {self.loaded.name}", disable=quiet or None, unit="row") as bar:
+            for work in works(missing):
+                for done in self._batches(work, keys):
+                    known.update(done)
+                    bar.update(len(done))
+        return [known[keys[row]] for row in rows]
+
+    def _batches(self, work: Work[Row], keys: Mapping[Row, str]) -> Iterator[dict[str, Record]]:
+        """Yield the records of each batch; when memory runs out halve the batch, remember that, and go on with the same passes.
+
+        A shard of a run has its own passes, dealt in batches of a CPU where `auto` leaves the size open: shards that took other
+        sizes would leave passes to none.
+        """
+        passes, asked = work.passes, None if self.batch_size == "auto" else int(self.batch_size)
+        if isinstance(self.records, ShardRecords):
+            size = min(asked or ON_CPU.rows, self.rows_of_logits(work.longest, ON_CPU.logits_bytes))
+            passes = self.records.mine(passes, size, lambda pass_: [keys[row] for row in pass_])
+        limit, done = self.rows_of_logits(work.longest), 0
+        while done < len(passes):
+            here = passes[done : done + min(limit, self._rows_at_once.get(work.kind, self.rows))]
+            batch = [row for pass_ in here for row in pass_]
             try:
                 with finish_before_stop(), torch.inference_mode():  # a stop waits until the batch is recorded
-                    keep(batch, run(batch))
+                    found = {keys[row]: answer.record() for row, answer in zip(batch, work.run(batch), strict=True)}
+                    self.records.add(found)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error) or len(batch) == 1:
+                if not _out_of_memory(error) or len(here) == 1:
                     raise
-                self._rows_at_once[kind] = max(1, len(batch) // 2)
-                logger.warning("out of memory with %d rows; going on with %d", len(batch), self._rows_at_once[kind])
+                self._rows_at_once[work.kind] = max(1, len(here) // 2)
+                logger.warning("out of memory with %d rows; going on with %d", len(here), self._rows_at_once[work.kind])
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 continue
-            done += len(batch)
+            yield found
+            done += len(here)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -7,27 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steer_bench.models.blocks import BlockOutput, outputs_of
-from steer_bench.models.device import ON_CPU
 from steer_bench.models.load import Loaded
 from steer_bench.models.padding import right_padded
 from steer_bench.models.steered.likelihood import Divergence, head_at, token_scores
-from steer_bench.models.steered.model import SteeredModel
+from steer_bench.models.steered.model import SteeredModel, Work
 from steer_bench.models.steered.requests import Score, ScoreRow
 from steer_bench.models.steered.steering import Steering, VectorBank
 from steer_bench.models.steered.trunk import shared_trunk
-
-Result = TypeVar("Result")
-Pass = list[ScoreRow]
-"""Rows that one row of a forward pass answers: they differ in their last token only."""
-Keep = Callable[[Sequence[ScoreRow], Sequence[Score]], None]
 
 
 class Scorer:
@@ -141,26 +132,8 @@ class Scorer:
         self, rows: Sequence[ScoreRow], what: str = "log-likelihoods", *, quiet: bool = False
     ) -> list[Score]:
         """Score rows, in any order; equal rows once; each result is recorded before the next batch."""
-        steered = self.steered
-        keys = {row: self._key(row) for row in dict.fromkeys(rows)}
-        known = steered.records.get(keys.values())
-        first: dict[str, ScoreRow] = {}  # arms may share a vector: the mean is one for all concepts
-        for row, key in keys.items():
-            first.setdefault(key, row)
-        missing = [row for key, row in first.items() if key not in known]
-        steered.test_once(missing)
-        description = f"{what} of {steered.loaded.name}"
-        with tqdm(total=len(missing), desc=description, disable=quiet or None, unit="row") as bar:
-
-            def keep(done: Sequence[ScoreRow], scores: Sequence[Score]) -> None:
-                values = {keys[row]: score.record() for row, score in zip(done, scores, strict=True)}
-                steered.records.add(values)
-                known.update(values)
-                bar.update(len(done))
-
-            self._score_as_hf([row for row in missing if row.as_hf], keep)
-            self._score_steered([row for row in missing if not row.as_hf], keep)
-        return [Score.from_record(known[keys[row]], len(row.continuation)) for row in rows]
+        records = self.steered.answered(rows, self._key, self._works, what, quiet=quiet)
+        return [Score.from_record(record, len(row.continuation)) for row, record in zip(rows, records, strict=True)]
 
     def _key(self, row: ScoreRow) -> str:
         vector = self.steered.digest(row.steering)
@@ -170,38 +143,22 @@ class Scorer:
             start=row.start if vector else 0, **{name: True for name, value in further.items() if value},
         )  # fmt: skip
 
-    def _score_as_hf(self, rows: Sequence[ScoreRow], keep: Keep) -> None:
-        """Score as lm-eval's `hf` does, batch by batch in the same order, so that the numbers are the same bits."""
-        groups: dict[tuple[int, ...], list[ScoreRow]] = {}
-        for row in rows:
-            groups.setdefault(row.input, []).append(row)
-        ordered = sorted(groups, key=lambda ids: (-len(ids), (*groups[ids][0].context, *groups[ids][0].continuation)))
-        mine = self.steered.share(ordered, lambda ids: map(self._key, groups[ids]))
+    def _works(self, rows: Sequence[ScoreRow]) -> Iterator[Work[ScoreRow]]:
+        """Yield rows as lm-eval's `hf` scores them, texts under one steering, and texts under several, each longest first.
 
-        def run(batch: Sequence[tuple[int, ...]]) -> list[Score]:
-            logits = self._forward(right_padded(batch, device=self.steered.at)[0])
-            return [self._score_of_hf(logits[i], ids, row) for i, ids in enumerate(batch) for row in groups[ids]]
-
-        def flat(batch: Sequence[tuple[int, ...]], scores: list[Score]) -> None:
-            keep([row for ids in batch for row in groups[ids]], scores)
-
-        self.steered.in_batches("score", mine, run, flat)
-
-    def _score_of_hf(self, logits: Tensor, ids: tuple[int, ...], row: ScoreRow) -> Score:
-        n = len(row.continuation)
-        wanted = torch.tensor(row.continuation, device=logits.device)
-        part = logits[len(ids) - n : len(ids)].log_softmax(dim=-1, dtype=self._softmax_dtype)
-        picked = part.gather(1, wanted[:, None])[None, :, 0]  # (1, n): summed as `hf` sums, so the same bits
-        return Score(float(picked.sum()), bool((part.argmax(dim=-1) == wanted).all()), n)
-
-    def _score_steered(self, rows: Sequence[ScoreRow], keep: Keep) -> None:
-        """Score texts under several steerings on a shared trunk, texts under one in padded batches; unsteered is one of them.
-
-        So both sides of a difference come from the same passes, softmax and sums (float32, float64).
+        Unsteered is one of the steerings: both sides of a difference come from the same passes, softmax and sums (float32, float64).
         """
-        groups: dict[tuple[tuple[int, ...], int], dict[Steering, Pass]] = {}
+        as_hf: dict[tuple[int, ...], list[ScoreRow]] = {}
+        groups: dict[tuple[tuple[int, ...], int], dict[Steering, list[ScoreRow]]] = {}
         for row in rows:
-            groups.setdefault((row.input, row.start), {}).setdefault(row.steering, []).append(row)
+            if row.as_hf:
+                as_hf.setdefault(row.input, []).append(row)
+            else:
+                groups.setdefault((row.input, row.start), {}).setdefault(row.steering, []).append(row)
+        ordered = sorted(
+            as_hf.values(), key=lambda same: (-len(same[0].input), (*same[0].context, *same[0].continuation))
+        )
+        yield Work("score", ordered, self.as_hf)
         alone = [pass_ for group in groups.values() if len(group) == 1 for pass_ in group.values()]
         alone.sort(key=lambda pass_: -len(pass_[0].input))
         several = [list(group.values()) for group in groups.values() if len(group) > 1]
@@ -209,11 +166,21 @@ class Scorer:
         together = [pass_ for group in several for pass_ in group]
         for kind, passes, run in (("steered", alone, self.padded), ("trunk", together, self.on_trunk)):
             longest = max((sum(len(row.continuation) for row in pass_) for pass_ in passes), default=1)
-            dealt = self.steered.rows_of_logits(longest, ON_CPU.logits_bytes)
-            mine = self.steered.share(passes, lambda pass_: map(self._key, pass_), dealt)
-            limit = self.steered.rows_of_logits(longest)
-            self.steered.in_batches(kind, mine, partial(_flat, run), lambda batch, s: keep(_rows(batch), s), limit)
+            yield Work(kind, passes, run, longest)
         self._kept_trunk = None
+
+    def as_hf(self, batch: Sequence[ScoreRow]) -> list[Score]:
+        """Score as lm-eval's `hf` does, batch by batch in the same order, so that the numbers are the same bits."""
+        inputs = list(dict.fromkeys(row.input for row in batch))
+        logits = dict(zip(inputs, self._forward(right_padded(inputs, device=self.steered.at)[0]), strict=True))
+        found = []
+        for row in batch:
+            end, n = len(row.input), len(row.continuation)
+            part = logits[row.input][end - n : end].log_softmax(dim=-1, dtype=self._softmax_dtype)
+            wanted = torch.tensor(row.continuation, device=part.device)
+            picked = part.gather(1, wanted[:, None])[None, :, 0]  # (1, n): summed as `hf` sums, so the same bits
+            found.append(Score(float(picked.sum()), bool((part.argmax(dim=-1) == wanted).all()), n))
+        return found
 
     def padded(self, batch: Sequence[ScoreRow]) -> list[Score]:
         """Score different texts in one right-padded batch, each under its own steering; logits only where they are scored."""
@@ -259,14 +226,6 @@ class Scorer:
             positions.extend(range(end - n, end))
         with head_at(self.steered.model, torch.tensor(rows), torch.tensor(positions)):
             return self.steered.model(input_ids=ids.to(self.steered.at), use_cache=False).logits[0]
-
-
-def _rows(passes: Sequence[Pass]) -> list[ScoreRow]:
-    return [row for pass_ in passes for row in pass_]
-
-
-def _flat(run: Callable[[Sequence[ScoreRow]], Result], passes: Sequence[Pass]) -> Result:
-    return run(_rows(passes))
 
 
 def _passes(batch: Sequence[ScoreRow]) -> tuple[list[ScoreRow], list[int]]:
