@@ -15,6 +15,7 @@ from steer_bench.experiment.run import Run
 from steer_bench.experiment.stages.extract import text_groups
 from steer_bench.harness.protocol import Protocol
 from steer_bench.results.board.entries import CLAIMS, ArmEntry, ArmResult, entries
+from steer_bench.results.board.table import interval
 from steer_bench.results.file import Results, load_results
 from steer_bench.results.measures import LIKELIHOOD
 from steer_bench.results.stats.estimate import Estimate, mean_estimate, ratio_estimate
@@ -103,7 +104,7 @@ def word_of(values: TaskValues, arm: ArmKey, *controls: ArmKey) -> str:
 def native_steers(board: Iterable[ArmEntry]) -> Check:
     """Check that there is an effect at all: without it nothing else would mean anything."""
     effect = cell(board, NATIVE).effect
-    return Check("the model's own vectors steer it", effect.positive, f"effect {_words(effect)}", "above 0")
+    return Check("the model's own vectors steer it", effect.positive, f"effect {interval(effect, 3)}", "above 0")
 
 
 def doses(board: Iterable[ArmEntry]) -> Check:
@@ -151,7 +152,7 @@ def same_model(model: str, arms: Arms, results: Results) -> Iterator[Check]:
         same = apart == 0 and (task != LIKELIHOOD or (recovered.value == 1 and word == CLAIMS[1]))
         yield Check(
             f"same model, {task}: identity is native, unscored rows or not", same,
-            f"difference {apart:.2g}, recovers {_words(recovered)}, {word}",
+            f"difference {apart:.2g}, recovers {interval(recovered, 3)}, {word}",
             f"0{f', exactly 1, {CLAIMS[1]}' if task == LIKELIHOOD else ''}",
         )  # fmt: skip
 
@@ -205,12 +206,15 @@ def like_native(twin: Twin, board: Sequence[ArmEntry], arms: Arms) -> Iterator[C
             )
             none = verdict not in CLAIMS and not found.effect.positive
             yield Check(
-                f"{where}: no transfer", none, f"{verdict}, effect {_words(found.effect)}", "no evidence, not above 0"
+                f"{where}: no transfer",
+                none,
+                f"{verdict}, effect {interval(found.effect, 3)}",
+                "no evidence, not above 0",
             )
             continue
         yield Check(f"{where}: finds Q", min(cosines) >= COSINE, f"cosine {min(cosines):.6f}", f"at least {COSINE}")
         expected = f"1 in the interval, or within {RECOVERED} of it"
-        yield Check(f"{where}: recovers native", _is_one(found.recovered), _words(found.recovered), expected)
+        yield Check(f"{where}: recovers native", _is_one(found.recovered), interval(found.recovered, 3), expected)
         yield Check(f"{where}: is equivalent", verdict == CLAIMS[1], verdict, CLAIMS[1])
 
 
@@ -229,7 +233,7 @@ def dead_concepts(found: Results, model: str) -> Check:
     """Check that the gate stays shut for the arm that is native itself, where positives and negatives are of one kind."""
     values = values_at(found, model)
     word = word_of(values, ArmKey(model, "identity"), REFERENCE)
-    effect = _words(mean_estimate(values.differences(NATIVE)))
+    effect = interval(mean_estimate(values.differences(NATIVE)), 3)
     return Check("dead concepts: native's gate", word == SHUT, f"effect {effect}; verdict: {word}", f"verdict: {SHUT}")
 
 
@@ -328,10 +332,3 @@ def _is_one(recovered: Estimate) -> bool:
         return False
     inside = recovered.low is not None and recovered.high is not None and recovered.low <= 1 <= recovered.high
     return inside or abs(recovered.value - 1) <= RECOVERED
-
-
-def _words(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return f"n/a (n={estimate.n})"
-    interval = "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.value:.3f}{interval} (n={estimate.n})"

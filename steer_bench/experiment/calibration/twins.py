@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
-    Gemma3TextConfig,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
@@ -73,45 +72,22 @@ def _rotate_post_norms(model: PreTrainedModel) -> None:
             setattr(block, name, Rotated(getattr(block, name)))
 
 
-class RotatedGemma2Config(Gemma2Config):
-    """Configuration of a twin of Gemma 2."""
+def _rotated(model: Any) -> Any:
+    """Return the class of twins of `model`, a class with norms that write, and register it as transformers does its own."""
 
-    model_type = "rotated_gemma2"
-
-
-class RotatedGemma2ForCausalLM(Gemma2ForCausalLM):
-    """A twin of Gemma 2."""
-
-    config_class = RotatedGemma2Config
-
-    def __init__(self, config: Gemma2Config) -> None:
-        super().__init__(config)
+    def __init__(self: Any, config: PreTrainedConfig) -> None:
+        model.__init__(self, config)
         _rotate_post_norms(self)
 
-
-class RotatedGemma3Config(Gemma3TextConfig):
-    """Configuration of a twin of Gemma 3."""
-
-    model_type = "rotated_gemma3_text"
-
-
-class RotatedGemma3ForCausalLM(Gemma3ForCausalLM):
-    """A twin of Gemma 3."""
-
-    config_class = RotatedGemma3Config
-
-    def __init__(self, config: Gemma3TextConfig) -> None:
-        super().__init__(config)
-        _rotate_post_norms(self)
+    stock = model.config_class
+    config = type(f"Rotated{stock.__name__}", (stock,), {"model_type": f"rotated_{stock.model_type}"})
+    twin = type(f"Rotated{model.__name__}", (model,), {"__init__": __init__, "config_class": config})
+    AutoConfig.register(f"rotated_{stock.model_type}", config, exist_ok=True)
+    AutoModelForCausalLM.register(config, twin, exist_ok=True)
+    return twin
 
 
-_ROTATED: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
-    Gemma2ForCausalLM: RotatedGemma2ForCausalLM,
-    Gemma3ForCausalLM: RotatedGemma3ForCausalLM,
-}
-for _class in (RotatedGemma2ForCausalLM, RotatedGemma3ForCausalLM):
-    AutoConfig.register(_class.config_class.model_type, _class.config_class, exist_ok=True)
-    AutoModelForCausalLM.register(_class.config_class, _class, exist_ok=True)
+_ROTATED: dict[type, Any] = {model: _rotated(model) for model in (Gemma2ForCausalLM, Gemma3ForCausalLM)}
 
 
 def save_twin(loaded: Loaded, q: Tensor, folder: Path) -> str:
@@ -136,7 +112,9 @@ def rotated_twin(model: PreTrainedModel, q: Tensor) -> PreTrainedModel:
         raise ValueError(f"q of shape {tuple(q.shape)} is not an orthogonal ({width}, {width}) matrix")
     has_post_norms = _has_post_norms(model)
     twin = copy.deepcopy(model)
-    _untie(twin)
+    twin.lm_head.weight = nn.Parameter(twin.lm_head.weight.detach().clone(), requires_grad=False)
+    for config in (twin.config, twin.config.get_text_config(decoder=True)):
+        config.tie_word_embeddings = False
     q = q.to(next(twin.get_input_embeddings().parameters()).device)
     trunk: Any = twin.model
     _set(trunk.embed_tokens.weight, trunk.embed_tokens.weight.double() @ q.T)
@@ -151,19 +129,14 @@ def rotated_twin(model: PreTrainedModel, q: Tensor) -> PreTrainedModel:
                 _set(linear.bias, q @ linear.bias.double())
     _fold(trunk.norm, [twin.lm_head], q)
     if has_post_norms:
-        _become_rotated(twin, q)
+        twin.__class__ = _ROTATED[type(twin)]
+        twin.config.__class__ = _ROTATED[type(model)].config_class
+        _rotate_post_norms(twin)
+        for module in twin.modules():
+            if isinstance(module, Rotated):
+                _set(module.q, q)
     _check_same(model, twin.eval().requires_grad_(False))
     return twin
-
-
-def _become_rotated(twin: PreTrainedModel, q: Tensor) -> None:
-    """Put Q after every norm that writes, and make the model one of the class that is loaded so."""
-    kind: Any = _ROTATED[type(twin)]
-    twin.__class__, twin.config.__class__ = kind, kind.config_class
-    _rotate_post_norms(twin)
-    for module in twin.modules():
-        if isinstance(module, Rotated):
-            _set(module.q, q)
 
 
 def _fold(norm: nn.Module, readers: list[nn.Linear], q: Tensor) -> None:
@@ -182,14 +155,6 @@ def _set(parameter: Tensor, value: Tensor) -> None:
 
 def _linears(module: nn.Module, names: tuple[str, ...]) -> list[nn.Linear]:
     return [getattr(module, name) for name in names if hasattr(module, name)]
-
-
-def _untie(model: PreTrainedModel) -> None:
-    """Give the head its own weights."""
-    head = model.lm_head
-    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-    model.config.tie_word_embeddings = False
-    model.config.get_text_config(decoder=True).tie_word_embeddings = False
 
 
 def _has_post_norms(model: PreTrainedModel) -> bool:
