@@ -4,19 +4,14 @@ pyarrow and datasets are imported only where such a source is read.
 """
 
 import json
-import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from steer_bench.concepts.concept import Concept, Prompt, short, text_key
+from steer_bench.concepts import axbench
+from steer_bench.concepts.concept import Concept, Prompt
 from steer_bench.concepts.lines import Record, SeenAt, at, check_keys, read_lines, read_unique, string, strings
 
-logger = logging.getLogger(__name__)
-
 _CONCEPT_KEYS = ("id", "description", "genre", "positives", "negatives", "kind", "rule")
-_AXBENCH_COLUMNS = ("output", "output_concept", "concept_genre", "category", "concept_id")
 
 
 def load_concepts(source: str | Path, *, limit: int | None = None) -> list[Concept]:
@@ -32,7 +27,12 @@ def load_concepts(source: str | Path, *, limit: int | None = None) -> list[Conce
     if str(source).startswith("hf:"):
         concepts = _load_hub(str(source))
     elif (path := Path(source)).is_dir():
-        concepts = _load_axbench(path)
+        table, metadata = path / "train_data.parquet", path / "metadata.jsonl"
+        if not table.is_file():
+            raise ValueError(f"{path}: an AxBench folder needs {table.name}; give such a folder or a .jsonl file")
+        concepts = axbench.concepts_of(
+            _read_parquet(table), str(table), axbench.set_name(path), axbench.read_metadata(metadata)
+        )
     elif path.suffix == ".parquet":
         concepts = _from_rows(_read_parquet(path), str(path), path.stem)
     else:
@@ -92,28 +92,6 @@ def _concept(place: str, value: Mapping[str, object], shared: Mapping[str, tuple
         return Concept(**fields, positives=positives, negatives=negatives)
 
 
-def _load_axbench(folder: Path) -> list[Concept]:
-    """Read train_data.parquet with the descriptions and genres of metadata.jsonl beside it."""
-    table, metadata = folder / "train_data.parquet", folder / "metadata.jsonl"
-    for path in (table, metadata):
-        if not path.is_file():
-            raise ValueError(f"{folder}: an AxBench folder needs {path.name}; give such a folder or a .jsonl file")
-    described: dict[int, tuple[str, str]] = {}
-    ids = SeenAt("concept_id")
-    for place, value in read_lines(metadata):
-        check_keys(place, value, tuple(value), required=("concept_id", "concept", "concept_genres_map"))
-        number, concept = value["concept_id"], string(place, value, "concept")
-        if type(number) is not int or number < 0:
-            raise ValueError(f"{place}: concept_id is {short(str(number))}; it has to be a whole number from 0")
-        genres = value["concept_genres_map"]
-        genres = genres.get(concept) if isinstance(genres, dict) else None
-        if not (isinstance(genres, list) and genres and isinstance(genres[0], str)):
-            raise ValueError(f"{place}: concept_genres_map gives no genre for {short(concept)}")
-        ids.add(str(number), place, key=number)
-        described[number] = (concept, genres[0])
-    return _from_rows(_read_parquet(table), str(table), folder.resolve().name or "axbench", described)
-
-
 def _read_parquet(path: Path) -> list[dict[str, object]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -144,88 +122,18 @@ def _load_hub(source: str) -> list[Concept]:
     split = "train" if "train" in loaded else next(iter(loaded)) if len(loaded) == 1 else None
     if split is None:
         raise ValueError(f"{source}: no split 'train' among {', '.join(map(str, loaded))}; name a subfolder after ':'")
-    return _from_rows(loaded[split].to_list(), source, name.rstrip("/").split("/")[-1])
+    return _from_rows(
+        loaded[split].to_list(), source, "-".join(filter(None, (name.rstrip("/").split("/")[-1], config)))
+    )
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _from_rows(
-    rows: Sequence[Mapping[str, object]],
-    source: str,
-    prefix: str,
-    described: Mapping[int, tuple[str, str]] | None = None,
-) -> list[Concept]:
-    """Return the concepts of a table with AxBench's columns, or with ours where there is a column "positives".
-
-    AxBench: positives are the `output` of a concept_id's rows of category positive; negatives are the `output` of the
-    rows with concept_id -1 and the same genre. `described`: concept_id -> (description, genre), from the metadata.
-    """
-    columns = set(rows[0]) if rows else set()
-    if "positives" in columns:
+def _from_rows(rows: Sequence[Mapping[str, object]], source: str, name: str) -> list[Concept]:
+    """Return the concepts of a table with AxBench's columns, or with ours where there is a column "positives"."""
+    if rows and "positives" in rows[0]:
         given = ({key: value for key, value in row.items() if value is not None} for row in rows)
         return from_records([Record(f"{source}, row {i}", row) for i, row in enumerate(given)])
-    if missing := [name for name in _AXBENCH_COLUMNS if name not in columns]:
-        raise ValueError(f"{source}: the column {missing[0]!r} is missing; AxBench's are {', '.join(_AXBENCH_COLUMNS)}")
-    texts = _axbench_texts(rows, source)
-    described = texts.described if described is None else described
-    if unknown := sorted(texts.positives.keys() ^ described.keys()):
-        here, there = ("the table", "metadata.jsonl")[:: 1 if unknown[0] in texts.positives else -1]
-        raise ValueError(
-            f"{source}: concept_id {unknown[0]} is in {here} but not in {there}; the two files do not belong together"
-        )
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", prefix)[:90].strip("._-") or "axbench"
-    concepts = []
-    for number, (description, genre) in sorted(described.items()):
-        with at(f"{source}, concept_id {number}"):
-            if genre not in texts.negatives:
-                raise ValueError(f"no negatives (rows with concept_id -1) of its genre {genre!r}")
-            own = _unique(texts.positives[number], (), f"{source}, concept_id {number}, positives")
-            others = _unique(texts.negatives[genre], own, f"{source}, concept_id {number}, negatives")
-            concepts.append(Concept(f"{name}-{number}", description, genre, own, others))
-    return concepts
-
-
-class _Texts(NamedTuple):
-    positives: dict[int, list[str]]
-    """By concept_id."""
-    negatives: dict[str, list[str]]
-    """By genre."""
-    described: dict[int, tuple[str, str]]
-    """concept_id -> (description, genre), as the rows say it."""
-
-
-def _axbench_texts(rows: Sequence[Mapping[str, object]], source: str) -> _Texts:
-    texts = _Texts({}, {}, {})
-    for i, row in enumerate(rows):
-        place = f"{source}, row {i}"
-        number = row["concept_id"]
-        if type(number) is not int or number < -1:
-            raise ValueError(f"{place}: concept_id is {short(str(number))}; it has to be a whole number from -1")
-        text, genre, concept, category = (
-            string(place, row, key) for key in ("output", "concept_genre", "output_concept", "category")
-        )
-        if number == -1:
-            texts.negatives.setdefault(genre, []).append(text)
-        elif category == "positive":
-            if texts.described.setdefault(number, (concept, genre))[0] != concept:
-                raise ValueError(
-                    f"{place}: concept_id {number} is {short(concept)} here and {short(texts.described[number][0])} above: "
-                    "several data sets in one; name a subfolder, as in hf:pyvene/axbench-concept500:2b/l20"
-                )
-            texts.positives.setdefault(number, []).append(text)
-    return texts
-
-
-def _unique(texts: Sequence[str], taken: Sequence[str], place: str) -> tuple[str, ...]:
-    """Return `texts` without empty ones, repeats and those already `taken`; log how many are left out."""
-    seen = {text_key(text) for text in taken} | {""}
-    kept = []
-    for text in texts:
-        if text_key(text) not in seen:
-            seen.add(text_key(text))
-            kept.append(text)
-    if len(kept) < len(texts):
-        logger.warning("%s: left out %d repeated or empty of %d texts", place, len(texts) - len(kept), len(texts))
-    return tuple(kept)
+    return axbench.concepts_of(rows, source, name)

@@ -255,6 +255,15 @@ def test_an_axbench_folder_pairs_outputs_with_the_shared_negatives_of_the_genre(
     assert "left out 1 repeated or empty of 3 texts" in caplog.text  # "In June." stands twice
 
 
+def test_sets_in_folders_of_one_name_have_ids_of_their_own(tmp_path):
+    sets = [
+        load_concepts(axbench_folder(tmp_path / name / "generate")) for name in ("prod_2b_l10_v1", "prod_2b_l20_v1")
+    ]
+    assert [c.id for concepts in sets for c in concepts] == [
+        "prod_2b_l10_v1-0", "prod_2b_l10_v1-1", "prod_2b_l20_v1-0", "prod_2b_l20_v1-1",
+    ]  # fmt: skip
+
+
 def test_a_parquet_file_of_axbench_rows_needs_no_metadata(tmp_path):
     concepts = load_concepts(axbench_folder(tmp_path, name="mine.parquet") / "mine.parquet")
     assert [c.id for c in concepts] == ["mine-0", "mine-1"]
@@ -288,6 +297,15 @@ def test_a_parquet_file_of_our_own_shape_is_read_and_checked_like_lines(tmp_path
         (lambda rows: rows[1].update(concept_id=-4), "row 1: concept_id is '-4'"),
         (lambda rows: rows[3].update(concept_id=2), "concept_id 1 is in metadata.jsonl but not in the table"),
         (lambda rows: rows.pop(), "concept_id 1: no negatives .* of its genre 'code'"),
+        (
+            lambda rows: rows[3].update(output_concept="lists"),
+            r"rows say 'lists' \(code\), metadata.jsonl says 'loops'",
+        ),
+        (lambda rows: rows[3].update(output_concept="Loops"), "do not belong together"),
+        (
+            lambda rows: rows[3].update(concept_genre="math"),
+            r"rows say 'loops' \(math\), metadata.jsonl says .* \(code\)",
+        ),
     ],
 )
 def test_faulty_axbench_rows_are_refused_naming_file_and_row(tmp_path, change, message):
@@ -332,7 +350,7 @@ def test_a_hub_name_goes_through_datasets_with_config_or_subfolder(tmp_path, mon
     folder = axbench_folder(tmp_path / "axbench-mini" / "2b" / "l20" / "train", name="data.parquet")
     (folder / "metadata.jsonl").unlink()
     concepts = load_concepts(f"hf:{tmp_path / 'axbench-mini'}:2b/l20")
-    assert [c.id for c in concepts] == ["axbench-mini-0", "axbench-mini-1"]
+    assert [c.id for c in concepts] == ["axbench-mini-2b-l20-0", "axbench-mini-2b-l20-1"]
     assert fields(concepts) == EXPECTED
     (tmp_path / "lines").mkdir()
     write(tmp_path / "lines" / "train.jsonl", SEA)

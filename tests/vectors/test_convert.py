@@ -351,10 +351,41 @@ class TestAxBench:
 
     def test_bfloat16_weights_become_the_same_numbers_in_float32(self, tmp_path):
         weight = torch.randn(2, 5).bfloat16()
-        read = read_vectors(self.weights(tmp_path / "set", weight, [{"concept_id": 4}, {"concept_id": 2}]))
+        read = read_vectors(self.weights(tmp_path / "set", weight, [{"concept_id": 0}, {"concept_id": 1}]))
         assert torch.equal(torch.from_numpy(read.matrix), weight.float())
-        assert read.ids == ("set-4", "set-2")
         assert (read.model, read.layer) == ("", None)
+
+    @pytest.mark.parametrize(
+        ("lines", "rows"),
+        [
+            ([2, 0, 1], {0: "set-0", 1: "set-1", 2: "set-2"}),  # out of order
+            ([3, 1], {1: "set-1", 3: "set-3"}),  # filtered
+            ([0], {0: "set-0"}),
+            ([4, 3, 2, 1, 0], {i: f"set-{i}" for i in range(5)}),
+        ],
+    )
+    def test_a_row_is_the_concept_of_that_concept_id(self, lines, rows, tmp_path):
+        path = self.weights(tmp_path / "set", torch.eye(5), [{"concept_id": number} for number in lines])
+        read = read_vectors(path)
+        assert dict(zip(read.matrix.argmax(axis=1).tolist(), read.ids, strict=True)) == rows
+        assert read.card.get("rows_left_out", 0) == 5 - len(lines)
+
+    def test_a_concept_id_beyond_the_rows_is_refused(self, tmp_path):
+        path = self.weights(tmp_path / "set", torch.eye(2), [{"concept_id": 4}, {"concept_id": 2}])
+        with pytest.raises(ValueError, match=r"names concept_id 4, and DiffMean_weight\.pt holds 2 rows"):
+            read_vectors(path)
+
+    @pytest.mark.parametrize(
+        ("folder", "first"),
+        [
+            ("prod_2b_l10_v1/generate", "prod_2b_l10_v1-0"),
+            ("prod_2b_l20_v1/train", "prod_2b_l20_v1-0"),
+            ("mine", "mine-0"),
+        ],
+    )
+    def test_a_folder_that_every_set_has_gives_no_name(self, folder, first, tmp_path):
+        (tmp_path / folder).parent.mkdir(exist_ok=True)
+        assert read_vectors(self.weights(tmp_path / folder, torch.eye(1), [{"concept_id": 0}])).ids == (first,)
 
     def test_biases_are_kept(self, tmp_path):
         path = self.weights(tmp_path / "set", torch.eye(2), [{"concept_id": 0}, {"concept_id": 1}])
@@ -364,12 +395,7 @@ class TestAxBench:
 
     def test_a_concept_that_stands_twice_is_refused_with_both_lines(self, tmp_path):
         path = self.weights(tmp_path / "set", torch.eye(3), [{"concept_id": 7}, {"concept_id": 1}, {"concept_id": 7}])
-        with pytest.raises(ValueError, match=r"metadata\.jsonl, line 3: set-7 stands in line 1 already"):
-            read_vectors(path)
-
-    def test_rows_and_names_that_differ_in_number_are_refused(self, tmp_path):
-        path = self.weights(tmp_path / "set", torch.eye(3), [{"concept_id": 0}])
-        with pytest.raises(ValueError, match=r"metadata\.jsonl: names 1 vectors, DiffMean_weight\.pt holds 3"):
+        with pytest.raises(ValueError, match=r"metadata\.jsonl, line 3: concept_id .*7"):
             read_vectors(path)
 
     def test_a_missing_bias_or_metadata_is_said(self, tmp_path):

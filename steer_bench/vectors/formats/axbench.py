@@ -1,18 +1,19 @@
 """AxBench (Wu et al. 2025, arXiv 2501.17148): NAME_weight.pt (n, d_model), NAME_bias.pt (n,), ids by metadata.jsonl.
 
-Row i of the weights is line i of metadata.jsonl. AxBench adds its vectors to the output of block `layer`, counted from 0: our
-convention. Its files name neither model nor layer.
+Row i of the weights is the concept with concept_id i, in whatever order metadata.jsonl lists them; rows that it does not list
+are left out. AxBench adds its vectors to the output of block `layer`, counted from 0: our convention. Its files name neither model
+nor layer.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 
-from steer_bench.files import parse_json, write_whole
+from steer_bench.concepts.axbench import concept_name, read_metadata, set_name
+from steer_bench.files import write_whole
 from steer_bench.vectors.formats.torch_files import as_float32, load_torch, save_torch
 from steer_bench.vectors.formats.vector_file import VectorFile
 
@@ -36,8 +37,20 @@ def read(path: Path, *, ids: Path | None = None, numbered: bool = False, **_: ob
     if matrix.ndim != 2 or bias.shape != matrix.shape[:1] or not np.isfinite(bias).all():
         raise ValueError(f"weight {matrix.shape} and bias {bias.shape} are not (n, d_model) and n finite numbers")
     n, source = len(matrix), ids or path.with_name("metadata.jsonl")
+    if source.is_file() and source.suffix == ".jsonl":
+        described = read_metadata(source, needs=())
+        beyond = next((number for number in described if number >= n), None)
+        if beyond is not None:
+            raise ValueError(
+                f"{source}: names concept_id {beyond}, and {path.name} holds {n} rows, one for each concept_id from 0; give the "
+                "file it was made with, or a text file with an id per row"
+            )
+        rows, prefix = sorted(described), set_name(source.parent)
+        names = tuple(described[row].id or concept_name(prefix, row) for row in rows)
+        left_out = {"rows_left_out": n - len(rows)} if len(rows) < n else {}
+        return VectorFile("", None, names, matrix[rows], {"bias": bias[rows].tolist(), **left_out})
     if source.is_file():
-        names = read_metadata(source) if source.suffix == ".jsonl" else read_ids(source)
+        names = read_ids(source)
     elif numbered and ids is None:
         names = tuple(f"row {row}" for row in range(n))
     else:
@@ -45,31 +58,6 @@ def read(path: Path, *, ids: Path | None = None, numbered: bool = False, **_: ob
     if len(names) != n:
         raise ValueError(f"{source}: names {len(names)} vectors, {path.name} holds {n}; give the file it was made with")
     return VectorFile("", None, names, matrix, {"bias": bias.tolist()})
-
-
-def read_metadata(path: Path) -> tuple[str, ...]:
-    """Return one id per line: its `id`, which we write, else FOLDER-concept_id, the id our concepts of the same folder have.
-
-    Raises ValueError, naming the lines, for a concept_id or id that stands twice.
-    """
-    prefix = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().parent.name)[:90].strip("._-") or "axbench"
-    lines: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = parse_json(line)
-            name = str(entry["id"]) if "id" in entry else f"{prefix}-{int(entry['concept_id'])}"
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: not a line of AxBench's metadata ({error!r}); it needs concept_id"
-            ) from error
-        if name in lines:
-            raise ValueError(
-                f"{path}, line {number}: {name} stands in line {lines[name]} already; leave one of them out"
-            )
-        lines[name] = number
-    return tuple(lines)
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
