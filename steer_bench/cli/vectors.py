@@ -52,15 +52,19 @@ def convert(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A vector or arms file.")],
+    files: Annotated[list[Path], typer.Argument(help="Vector or arms files.")],
     from_format: FromFormat = None,
     ids: Ids = None,
     allow_pickle: Pickle = False,
 ) -> None:
-    """Ids, norms, cosines, duplicates and provenance of a vector file."""
-    from steer_bench.vectors.summary import describe, render
+    """Ids, norms, cosines, duplicates and provenance of vector files; of several, whether their rows are of the same concepts."""
+    from steer_bench.vectors.summary import apart, describe, render
 
-    say(render(describe(file, format=from_format, ids=ids, allow_pickle=allow_pickle)))
+    found = [describe(file, format=from_format, ids=ids, allow_pickle=allow_pickle) for file in files]
+    say("\n\n".join(map(render, found)))
+    for other in found[1:]:
+        if words := apart(found[0], other):
+            say(f"\n{words}", err=True)
 
 
 @app.command()

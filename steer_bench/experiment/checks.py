@@ -6,6 +6,7 @@ from steer_bench.concepts.rules.declared import declared_rule
 from steer_bench.concepts.rules.table import RULES, named_rule
 from steer_bench.experiment.config import BEST, WRONG
 from steer_bench.experiment.data import Data
+from steer_bench.experiment.imports import check_import
 from steer_bench.experiment.reading import CollectErrors
 from steer_bench.files import model_file_name
 from steer_bench.harness.ifeval import ifeval_rule
@@ -60,6 +61,9 @@ def _check_texts(data: Data, errors: CollectErrors) -> None:
         _check_capability_arms(data, errors)
     with errors.at("concepts"):
         _ = data.concepts
+    for index, entry in enumerate(data.experiment.vectors):
+        with errors.at("vectors", index):
+            check_import(data, entry)
     with errors.at("splits"):
         if not data.splits.test:
             raise ValueError("splits.test: no test concept; a run measures at least one")

@@ -143,6 +143,8 @@ class ImportConfig(Checked):
     layer: int | None = None
     concept: str | None = None
     """What the one vector of a file without ids is of."""
+    allow_pickle: bool = False
+    """Read a pickle of the steering-vectors package: its one class and tensors, no code."""
 
 
 class Experiment(Checked):

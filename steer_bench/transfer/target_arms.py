@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 
@@ -30,6 +31,7 @@ def make_arms(
     made: PairVectors,
     imported: Mapping[str, Vectors],
     *,
+    imported_as: Mapping[str, str] = MappingProxyType({}),
     sources: Sequence[str],
     test: Sequence[str],
     rules: Sequence[str] = (),
@@ -40,7 +42,8 @@ def make_arms(
 
     folds: the target with the concepts that a fold's fits may use, and those that are measured through them; geometry is over all.
     stores: each model's own vectors. made: what the adapters made of the pairs (source, target). imported: name of an arm -> its
-    vectors. test, rules: the concepts that are measured; controls choose among the concepts of one of the two. card: provenance.
+    vectors; imported_as: how they were made, where there is more to say. test, rules: the concepts that are measured; controls choose
+    among the concepts of one of the two. card: provenance.
     """
     arms: dict[ArmEntry, Vectors] = {}
     refused: list[Refused] = []
@@ -69,7 +72,7 @@ def make_arms(
                 if (arm.adapter, arm.source, of) == (adapter.name, source, name):
                     add(arm, adapter.kind, adapter.method, found.vectors)
     for arm_name, vectors in imported.items():
-        add(Arm(arm_name), "transfer", "imported", vectors)
+        add(Arm(arm_name), "transfer", imported_as.get(arm_name, "imported"), vectors)
     whole = {entry.arm: vectors for entry, vectors in arms.items() if all(key in vectors for key in test)}
     filled = (card or ArmsCard()).model_copy(
         update={

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 
 from steer_bench.files import Checked
 from steer_bench.names import hint
-from steer_bench.vectors.store import FileCard, SteeringVector, Vector
+from steer_bench.vectors.store import FileCard, Place, SteeringVector, Vector
 from steer_bench.vectors.tensor_file import load_tensors, save_tensors
 
 UNSTEERED = "unsteered"
@@ -153,13 +153,10 @@ class ArmsCard(FileCard):
         return super().of(card, path)
 
 
-class TargetCard(ArmsCard):
+class TargetCard(ArmsCard, Place):
     """The card of an arms file with what it says of the target."""
 
     target: str
-    layer: int
-    scale: float
-    d_model: int
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,16 @@ No file runs code: PyTorch files are read as tensors and values only, pickles by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypedDict, Unpack
 
-from steer_bench.names import known
+from steer_bench.names import known, listed
 from steer_bench.vectors.formats import axbench, gguf_vectors, lmeval, ours, pickled, plain
 from steer_bench.vectors.formats.torch_files import load_torch
 from steer_bench.vectors.formats.vector_file import (
@@ -186,7 +189,9 @@ def format_of(path: Path, format: str | None) -> str:
 def guess_format(path: Path) -> str:
     """Return the format of a file by its content. Raises ValueError where it shows none."""
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(2048)
+    if other := _other_kind(path, start):
+        raise ValueError(f"{other}; save the vectors you want as .npy or .pt, one (d_model,) row each")
     if start.startswith(gguf_vectors.MAGIC):
         return "gguf"
     if start.startswith(b"\x93NUMPY"):
@@ -203,6 +208,34 @@ def guess_format(path: Path) -> str:
     if content and all(isinstance(entry, dict) and "steering_vector" in entry for entry in content.values()):
         return "lm-eval"
     return "steering-vectors" if content and all(isinstance(key, int) for key in content) else "pt"
+
+
+def _other_kind(path: Path, start: bytes) -> str:
+    """Return what a file is that people take for one of vectors; "" where it may be one."""
+    if start.startswith(b"PK") and zipfile.is_zipfile(path):
+        names = zipfile.ZipFile(path).namelist()
+        if all(name.endswith(".npy") for name in names):
+            return _holds("an archive of NumPy arrays (.npz)", [name.removesuffix(".npy") for name in names])
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        try:
+            size = struct.unpack("<Q", start[:8])[0]
+            header = json.loads(path.read_bytes()[8 : 8 + size]) if size < path.stat().st_size else {}
+        except (ValueError, struct.error):
+            return ""
+        if isinstance(header, dict) and header and "steer_bench" not in header.get("__metadata__", {}):
+            return _holds("a safetensors file of another tool", sorted(header.keys() - {"__metadata__"}))
+    if (
+        path.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".txt", ".md")
+        and b"\0" not in start
+    ):
+        return f"a text file ({path.suffix}), not a file of vectors"
+    return ""
+
+
+def _holds(kind: str, names: Sequence[str]) -> str:
+    if {"W_enc", "W_dec"} <= {name.rpartition(".")[2] for name in names}:
+        return f"a sparse autoencoder ({kind.partition(' (')[0]} of W_enc, W_dec, …), of which each row of W_dec is a direction"
+    return f"{kind}, of {listed(names)}"
 
 
 @contextmanager

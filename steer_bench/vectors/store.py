@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from steer_bench.files import Checked
 from steer_bench.names import known
@@ -70,6 +70,18 @@ class Reliability(Checked):
     n: int
 
 
+class Place(Checked):
+    """Where vectors are added, and how much of them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    layer: int = Field(strict=True, ge=0)
+    """0-based index of a decoder block."""
+    scale: float = Field(strict=True, gt=0, allow_inf_nan=False)
+    """S, the unit of factors."""
+    d_model: int = Field(strict=True, gt=0)
+
+
 class VectorCard(FileCard):
     """Where the vectors of a model come from."""
 
@@ -87,6 +99,12 @@ class VectorCard(FileCard):
     tokens: dict[str, int] = {}
     """Number of tokens behind each mean, +concept and -concept."""
     reliability: Reliability | None = None
+
+
+class StoreCard(FileCard, Place):
+    """What a vectors file says of the model and of where its vectors are added."""
+
+    model: str
 
 
 def unit(vector: Vector) -> Vector:
@@ -196,7 +214,8 @@ class VectorStore:
         vectors, card, sha256 = load_tensors(path)
         if card.get("kind") != "vectors" or not vectors:
             raise ValueError(f"{path}: holds {card.get('kind', 'no')} tensors, not the vectors of a model")
-        return cls(card["model"], card["layer"], vectors, card["scale"], VectorCard.of(card, path), sha256)
+        place = StoreCard.of(card, path)
+        return cls(place.model, place.layer, vectors, place.scale, VectorCard.of(card, path), sha256)
 
 
 def check_distinct(

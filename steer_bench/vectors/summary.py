@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ def render(summary: Summary, most: int = 20) -> str:
         span = f"{found.lowest:.3f} to {found.highest:.3f}, mean {found.mean:.3f} ({found.pairs} pairs)"
         facts.append(("cosines", span))
     duplicates = f"{summary.n_duplicates} pairs with cosine > {DUPLICATE}" if summary.n_duplicates else "none"
-    facts.append(("duplicates", duplicates))
+    facts.append(("duplicates", f"{duplicates}{appended(summary)}"))
     if zeros:
         facts.append(("zero vectors", listed(zeros)))
     facts += [(key, _shown(value)) for key, value in sorted(summary.card.items())]
@@ -183,6 +184,36 @@ def render(summary: Summary, most: int = 20) -> str:
         if summary.n_duplicates > most:
             parts.append(f"… {summary.n_duplicates - most} more")
     return "\n\n".join(parts)
+
+
+def appended(summary: Summary) -> str:
+    """Return the words for a run of rows that repeats another one, row by row, as in a file that was appended to; "" for none."""
+    at = {entry.id: row for row, entry in enumerate(summary.entries)}
+    repeated: dict[int, set[int]] = {}
+    for pair in summary.duplicates:
+        repeated.setdefault(at[pair.second] - at[pair.first], set()).add(at[pair.first])
+    runs = [
+        (next(row for row in count(first) if row + 1 not in rows) - first, first, shift)
+        for shift, rows in repeated.items()
+        for first in rows - {row + 1 for row in rows}
+    ]
+    length, first, shift = max(runs, default=(0, 0, 0))
+    if not length:
+        return ""
+    return f": rows {first + shift}-{first + length + shift} repeat rows {first}-{first + length}; was the file appended to?"
+
+
+def apart(one: Summary, other: Summary) -> str:
+    """Return the words for two files whose rows are not of the same concepts, or whose widths differ; "" where they go together."""
+    widths = [{entry.shape for entry in summary.entries} for summary in (one, other)]
+    if widths[0] != widths[1]:
+        return f"{other.path}: vectors of shape {sorted(widths[1])}, those of {one.path} of {sorted(widths[0])}"
+    for row, (mine, theirs) in enumerate(zip(one.entries, other.entries, strict=False)):
+        if mine.id != theirs.id:
+            return f"row {row} is {mine.id!r} in {one.path} and {theirs.id!r} in {other.path}: row by row they pair different concepts"
+    if len(one.entries) != len(other.entries):
+        return f"{one.path} has {len(one.entries)} rows, {other.path} has {len(other.entries)}"
+    return ""
 
 
 def _shown(value: Any) -> str:

@@ -64,7 +64,7 @@ def test_every_step_with_the_cache_is_the_full_forward_pass_under_the_same_steer
         (reply,) = replies(lm, [(prompt, steering)])
         ids = lm.tok_encode(prompt)
         spec = Steering.from_mapping(steering["steer"])
-        start = torch.tensor([lm.steered.start(ids, len(ids))])
+        start = torch.tensor([lm.steered.start(len(ids))])
         for _ in range(8):
             with torch.no_grad(), lm.steerer.steering(lm.bank.rows([spec]), start if start.any() else None):
                 ids = [*ids, int(lm.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())]

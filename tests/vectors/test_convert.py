@@ -480,7 +480,7 @@ class TestLmEvalFiles:
             ("layers.4", {"bias": torch.ones(2)}, "does more than add"),
             ("layers.4", {"head_index": 1}, "does more than add"),
             ("layers.4.mlp", {}, "'layers.4.mlp' is no decoder block"),
-            ("layers.4", {"steering_coefficient": "2"}, "not a number"),
+            ("layers.4", {"steering_coefficient": "two"}, "not a finite number"),
             ("layers.4", {"steering_vector": [1.0]}, "not a tensor"),
         ],
     )

@@ -12,7 +12,7 @@ import torch
 from steer_bench.concepts.concept import Concept
 from steer_bench.concepts.splits import Splits
 from steer_bench.experiment.folder import VectorKind
-from steer_bench.experiment.imports import import_digests, imported_vectors
+from steer_bench.experiment.imports import import_digests, imported_method, imported_vectors
 from steer_bench.experiment.run import MissingStageError, Run, start, versions
 from steer_bench.files import digest
 from steer_bench.harness import ranks
@@ -131,13 +131,15 @@ def make_arms(run: Run) -> list[Path]:
             positions=run.experiment.positions,
         )  # fmt: skip
         few_shot = _few_shot(run, name)
+        imported = imported_vectors(run.data, name, store.layer, store.d_model)
         folds = [
             (_side(run, store, fold, covariances[number].get(name), few_shot), run.data.measured_in(number))
             for number, fold in run.data.folds.items()
         ]
         arms = make_target_arms(
             folds, stores, run.data.adapters, united(list(made.values())),
-            imported_vectors(run.data, name, store.layer, store.d_model), card=card, seed=run.experiment.seed,
+            imported, imported_as={name: imported_method(run.data, name) for name in imported}, card=card,
+            seed=run.experiment.seed,
             sources=[source for source, other in run.experiment.directed if other == name],
             test=run.data.splits.test, rules=[key for key in run.data.measured if key not in run.data.splits.test],
         )  # fmt: skip

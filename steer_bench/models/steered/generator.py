@@ -75,7 +75,7 @@ class Generator:
                 f"max_gen_toks {settings.max_new_tokens}: the model's whole length is {self.steered.max_length}"
             )
         ids = tuple(prompt)[-room:]
-        return ReplyRow(ids, self.steered.check(steering), self.steered.start(ids, len(ids)), perplexity)
+        return ReplyRow(ids, self.steered.check(steering), self.steered.start(len(ids)), perplexity)
 
     @staticmethod
     def numbered(rows: Sequence[ReplyRow]) -> list[ReplyRow]:

@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from steer_bench.models.activations import FIRST_READ
 from steer_bench.models.blocks import decoder_layers
 from steer_bench.models.device import ON_CPU, sizes
 from steer_bench.models.fingerprint import fingerprint_of
@@ -124,12 +125,11 @@ class SteeredModel:
 
     # ------------------------------------------------------------------------------------------ steering of rows
 
-    def start(self, ids: Sequence[int], n_context: int) -> int:
-        """Return the first steered position of a row whose context is `n_context` tokens long."""
+    def start(self, n_context: int) -> int:
+        """Return the first steered position of a row whose context is `n_context` tokens long: as in reading, never position 0."""
         if self.positions == "all":
             return 0
-        first = 1 if ids and ids[0] in (self.tokenizer.bos_token_id, self.prefix_token) else 0
-        return first if self.positions == "text" else max(first, n_context - 1)
+        return FIRST_READ if self.positions == "text" else max(FIRST_READ, n_context - 1)
 
     def digest(self, steering: Steering) -> str:
         """Return the hash of what a steering adds; "" for none."""

@@ -113,7 +113,7 @@ class Scorer:
         """Return a row, its context cut on the left to what the model reads."""
         steering = self.steered.check(steering)
         context = tuple(context)[-(self.steered.max_length + 1 - len(continuation)) :]
-        start = self.steered.start(context, len(context))
+        start = self.steered.start(len(context))
         steers = steering.is_steered
         return ScoreRow(context, tuple(continuation), steering, start, kl and steers, as_hf and not steers)
 

@@ -19,6 +19,13 @@ from steer_bench.vectors.formats.vector_file import NO_LABEL, Label, Layered, Ve
 
 MAGIC = b"GGUF"
 _CARD = "steer_bench.card"
+_OPERATION = re.compile(
+    r"(^|[._-])(operation|action|op|mode|intervention|method|project(ion|ed)?|ablat\w*|clamp\w*)$", re.IGNORECASE
+)
+_ADDS = re.compile(
+    r"(add(ition|itive|ing)?|sum|plus|steer(ing)?|diff_?mean|pca(_diff)?|mean|false|none|0|)", re.IGNORECASE
+)
+"""What a key that names an operation may say: that a vector is added, or how it was made."""
 _DIRECTION = re.compile(r"direction\.(\d{1,6})")
 
 
@@ -38,6 +45,7 @@ def read(path: Path, **_: object) -> Layered:
     architecture = _text(reader, "general.architecture")
     if architecture != "controlvector":
         raise ValueError(f"a GGUF file of architecture {architecture!r}, not a control vector")
+    further = _further(reader)
     vectors: dict[int, np.ndarray] = {}
     for tensor in reader.tensors:
         found = _DIRECTION.fullmatch(tensor.name)
@@ -48,8 +56,24 @@ def read(path: Path, **_: object) -> Layered:
         vectors[int(found[1])] = np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
     card = _text(reader, _CARD)
     label = Label.parse(card) if card else NO_LABEL
-    card_with_hint = {**label.card, "model_hint": _text(reader, "controlvector.model_hint")}
+    card_with_hint = {**label.card, "model_hint": _text(reader, "controlvector.model_hint"), **further}
     return Layered(vectors, label.model_copy(update={"card": card_with_hint}))
+
+
+def _further(reader: object) -> dict[str, dict[str, str]]:
+    """Return the metadata that other tools wrote into the file, as texts. Raises ValueError where it asks for more than adding."""
+    known = ("GGUF.", "general.", "controlvector.", "steer_bench.")
+    found = {
+        key: str(field.contents())
+        for key, field in reader.fields.items()  # type: ignore[attr-defined]
+        if not key.startswith(known)
+    }
+    for key, value in found.items():
+        if _OPERATION.search(key) and not _ADDS.fullmatch(value.strip()):
+            raise ValueError(
+                f"its metadata asks for {key} = {value[:60]!r}, which is not adding a vector; only vectors that are added are read"
+            )
+    return {"metadata": found} if found else {}
 
 
 def _text(reader: object, key: str) -> str:

@@ -7,6 +7,7 @@ takes the keys it knows.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -37,10 +38,8 @@ def read(path: Path, **_: object) -> Layered:
             raise ValueError(
                 f"{hook_point} does more than add a vector (action {action!r}, bias or head_index): not a steering vector"
             )
-        coefficient = entry.get("steering_coefficient", 1.0)
-        if isinstance(coefficient, bool) or not isinstance(coefficient, int | float):
-            raise ValueError(f"steering_coefficient of {hook_point} is {coefficient!r}, not a number")
-        vector = as_float32(entry.get("steering_vector"), f"steering_vector of {hook_point}", path)
+        coefficient = _number(entry.get("steering_coefficient", 1.0), f"steering_coefficient of {hook_point}")
+        vector = as_float32(entry.get("steering_vector"), f"steering_vector of {hook_point}", path, vector=True)
         layer = int(found[2])
         if layer in vectors:
             raise ValueError(f"layer {layer} stands twice, again as {hook_point}")
@@ -52,6 +51,17 @@ def read(path: Path, **_: object) -> Layered:
         "positions_steered": "all", "hook_point": hook_points[str(min(vectors))], "coefficients": coefficients
     }  # fmt: skip
     return Layered(vectors, label.model_copy(update={"card": {**label.card, **found_out}}))
+
+
+def _number(given: object, what: str) -> float:
+    """Return what lm-eval reads as a number: `float` of it, so a tensor of one number and a text too. Raises ValueError for no number."""
+    try:
+        found = math.nan if isinstance(given, bool) else float(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{what} is {given!r}, not a finite number")
+    return found
 
 
 def write(path: Path, one: VectorFile) -> None:

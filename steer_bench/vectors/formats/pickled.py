@@ -62,7 +62,7 @@ def read(path: Path, *, allow_pickle: bool = False, **_: object) -> Layered:
     for layer, tensor in content.layer_activations.items():
         if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
             raise ValueError(f"layer {layer!r} is not the index of a decoder block, counted from 0")
-        vectors[layer] = as_float32(tensor, f"layer {layer}", path).reshape(-1)
+        vectors[layer] = as_float32(tensor, f"layer {layer}", path, vector=True)
     return Layered(vectors)
 
 

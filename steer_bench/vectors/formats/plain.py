@@ -5,6 +5,7 @@ ids: one per line, in NAME.ids.txt beside NAME.npy, or in the file named by `ids
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ import numpy as np
 from steer_bench.files import write_whole, written_whole
 from steer_bench.vectors.formats.axbench import read_ids
 from steer_bench.vectors.formats.torch_files import as_float32, load_torch, save_torch
-from steer_bench.vectors.formats.vector_file import VectorFile, id_from
+from steer_bench.vectors.formats.vector_file import Layered, VectorFile, id_from
+
+_LAYER = re.compile(r"(?:[\w.-]*(?:layers?|h|blocks?)[._-]?)?(\d{1,4})(?:\.hook_resid_post)?", re.IGNORECASE)
+"""A key that names a layer: 15, layer_15, model.layers.15, blocks.15.hook_resid_post."""
 
 
 def ids_file(path: Path) -> Path:
@@ -33,14 +37,23 @@ def read_npy(
 
 def read_pt(
     path: Path, *, ids: Path | None = None, concept: str | None = None, numbered: bool = False, **_: object
-) -> VectorFile:
-    """Read a tensor, or a mapping of id to tensor, which needs no ids file."""
+) -> VectorFile | Layered:
+    """Read a tensor, or a mapping of id to tensor, which needs no ids file; of layer to tensor, where all keys name layers."""
     content = load_torch(path)
     if not isinstance(content, dict):
         return _named(path, as_float32(content, "the content", path), ids, concept, numbered)
     if not content or not all(isinstance(name, str) for name in content):
         raise ValueError("neither a tensor nor a mapping of id to tensor")
-    rows = [as_float32(tensor, f"vector {name!r}", path) for name, tensor in content.items()]
+    places = {name: found for name in content if (found := _LAYER.fullmatch(name))}
+    if len(places) == len(content) and ids is None:
+        vectors = {
+            int(found[1]): as_float32(content[name], f"layer {name!r}", path, vector=True)
+            for name, found in places.items()
+        }
+        if len(vectors) != len(content):
+            raise ValueError(f"two of its keys name one layer: {', '.join(sorted(content))[:200]}")
+        return Layered(vectors)
+    rows = [as_float32(tensor, f"vector {name!r}", path, vector=True) for name, tensor in content.items()]
     if len({row.shape for row in rows}) != 1 or rows[0].ndim != 1:
         raise ValueError(f"its tensors have shapes {sorted({row.shape for row in rows})}; all must be (d_model,)")
     return VectorFile("", None, tuple(content), np.stack(rows))

@@ -46,12 +46,19 @@ def save_torch(path: Path, value: Any) -> None:
         torch.save(value, file)  # given a path, it would put the path's name into the file
 
 
-def as_float32(tensor: Any, what: str, path: Path) -> np.ndarray:
-    """Return a floating tensor as float32, exactly, for dtypes of at most 32 bits. Raises ValueError for anything else."""
+def as_float32(tensor: Any, what: str, path: Path, *, vector: bool = False) -> np.ndarray:
+    """Return a floating tensor as float32, exactly, for dtypes of at most 32 bits. Raises ValueError for anything else.
+
+    vector: whether it has to be one vector, (d_model,); (1, d_model) is one too, as in the tools that broadcast it.
+    """
     import torch
 
     if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tensor.layout != torch.strided:
         raise ValueError(f"{what} is {type(tensor).__name__}, not a tensor of floating numbers")
     if tensor.numel() * tensor.element_size() > path.stat().st_size:  # a small file can claim any shape by strides of 0
         raise ValueError(f"{what} claims shape {tuple(tensor.shape)}, more than the file can hold")
+    while tensor.ndim > 1 and tensor.shape[0] == 1 and vector:
+        tensor = tensor[0]
+    if vector and tensor.ndim != 1:
+        raise ValueError(f"{what} has shape {tuple(tensor.shape)}; a vector has (d_model,)")
     return np.array(tensor.detach().to(torch.float32).numpy(), dtype=np.float32)  # a copy: owns its memory
