@@ -44,7 +44,12 @@ def check(data: Data, errors: CollectErrors) -> None:
     for index, config in enumerate(experiment.models):
         with errors.at("models", index):
             model_file_name(config.name)
-            depth = read_config(config.name).get("num_hidden_layers")
+            given = read_config(config.name)
+            if given.get("is_encoder_decoder"):
+                raise ValueError(
+                    f"{config.name} is an encoder-decoder model; only decoders (causal models) are measured"
+                )
+            depth = given.get("num_hidden_layers")
             if depth is not None and config.layer != BEST:
                 resolve_layer(config.layer, depth)
     with errors.at("concepts"):

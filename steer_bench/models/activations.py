@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steer_bench.models.blocks import decoder_layers, outputs_of, states_of
+from steer_bench.models.blocks import d_model, decoder_layers, outputs_of, states_of
 from steer_bench.models.device import sizes
 from steer_bench.models.load import Loaded
 from steer_bench.models.padding import right_padded
@@ -75,6 +75,12 @@ def stream_layers(
             ids, mask = right_padded([texts[i].ids for i in batch], pad, loaded.device)
             run = partial(loaded.model, input_ids=ids, attention_mask=mask, use_cache=False)
             states = [states_of(output) for output in outputs_of([blocks[layer] for layer in layers], run)]
+            for hidden in states:
+                if hidden.shape != (*ids.shape, d_model(loaded.model)):
+                    raise ValueError(
+                        f"a block of {loaded.name} gives {tuple(hidden.shape)} for {len(batch)} texts of {ids.shape[1]} tokens, not "
+                        f"(texts, tokens, d_model = {d_model(loaded.model)}): its residual stream is not one vector per token"
+                    )
             for row, i in enumerate(batch):
                 yield i, [hidden[row, : len(texts[i].ids)].float() for hidden in states]
             bar.update(len(batch))

@@ -21,26 +21,33 @@ BlockOutput: TypeAlias = "torch.Tensor | tuple[torch.Tensor, ...]"
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """Return the decoder blocks of any Hugging Face causal model, in order.
 
-    The list is recognised by its length (`num_hidden_layers`) and by its blocks holding attention; PEFT models are looked
-    through. Raises ValueError for an architecture without such a list.
+    It is the outermost list of `num_hidden_layers` modules, and of several one with attention in it (a hybrid's first blocks have
+    none); PEFT models are looked through. Raises ValueError for an encoder-decoder model, and where there is no such list.
     """
     from torch import nn
 
     base = getattr(model, "get_base_model", None)
     model = model if base is None else base()
+    check_decoder(model)
     config = model.config.get_text_config(decoder=True)
     found = [
-        (name, module)
+        (not any("attn" in child or "attention" in child for child, _ in module.named_modules()), len(name), module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) == config.num_hidden_layers
-        and any("attn" in child or "attention" in child for child, _ in module[0].named_modules())
+        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers
     ]
     if not found:
         raise ValueError(
             f"{type(model).__name__} has no list of {config.num_hidden_layers} decoder blocks that steer-bench recognises"
         )
-    return min(found, key=lambda entry: len(entry[0]))[1]
+    return min(found, key=lambda entry: entry[:2])[2]
+
+
+def check_decoder(model: PreTrainedModel) -> None:
+    """Raise ValueError for an encoder-decoder model: its scores and replies need another loop."""
+    if model.config.is_encoder_decoder:
+        raise ValueError(
+            f"{type(model).__name__} is an encoder-decoder model; only decoders (causal models) are measured"
+        )
 
 
 def d_model(model: PreTrainedModel) -> int:

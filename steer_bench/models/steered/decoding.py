@@ -43,8 +43,11 @@ def is_plain(model: PreTrainedModel) -> bool:
     supported = getattr(model, "_supports_default_dynamic_cache", None)
     if supported is None or not supported() or model.config.is_encoder_decoder:
         return False
-    if len(new_cache(model).layers) != model.config.get_text_config(decoder=True).num_hidden_layers:
+    layers = new_cache(model).layers
+    if len(layers) != model.config.get_text_config(decoder=True).num_hidden_layers:
         return False  # blocks that share a cache
+    if not all(isinstance(layer, DynamicLayer) for layer in layers):
+        return False  # the states of linear attention, convolutions, state spaces: rows of these cannot be chosen
     given = {key: value for key, value in model.generation_config.to_diff_dict().items() if key not in PLAIN}
     return all(value in (None, False, 0) or OFF.get(key) == value for key, value in given.items())
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steer_bench.models.activations import FIRST_READ
-from steer_bench.models.blocks import decoder_layers
+from steer_bench.models.blocks import check_decoder, decoder_layers
 from steer_bench.models.device import ON_CPU, sizes
 from steer_bench.models.fingerprint import fingerprint_of
 from steer_bench.models.load import Loaded
@@ -81,6 +81,7 @@ class SteeredModel:
         self.prefix_token = next(t for t in (self.prefix, bos, tokenizer.eos_token_id, 0) if t is not None)
         self.blocks: list[torch.nn.Module] = []
         self.steerer: Steerer | None = None
+        check_decoder(model)
         if self.bank is not None:
             config = model.config.get_text_config(decoder=True)
             self.bank.check_fit(self.loaded.name, config.hidden_size, config.num_hidden_layers)
