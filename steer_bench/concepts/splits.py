@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from scipy.cluster.hierarchy import DisjointSet
+
 from steer_bench.concepts.concept import Concept, short, text_key
 from steer_bench.files import digest
 from steer_bench.names import hint
@@ -201,23 +203,13 @@ def near_duplicates(concepts: Sequence[Concept], kin: Iterable[tuple[str, str]] 
     index of at least NEAR_DUPLICATE, if they share a positive text, or if they are a pair of `kin`. Groups are the connected
     components of that.
     """
-    parent = {concept.id: concept.id for concept in concepts}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            parent[name] = name = parent[parent[name]]
-        return name
-
-    def join(a: str, b: str) -> None:
-        a, b = sorted((root(a), root(b)))
-        parent[b] = a
-
+    groups = DisjointSet(concept.id for concept in concepts)
     for pair in kin:
-        join(*pair)
+        groups.merge(*pair)
     owner: dict[str, str] = {}
     for concept in concepts:
         for text in concept.positives:
-            join(concept.id, owner.setdefault(text_key(text), concept.id))
+            groups.merge(concept.id, owner.setdefault(text_key(text), concept.id))
     words = {concept.id: _words(concept.description) for concept in concepts}
     commonness = Counter(word for own in words.values() for word in own)
     index: dict[str, list[str]] = {}
@@ -227,13 +219,10 @@ def near_duplicates(concepts: Sequence[Concept], kin: Iterable[tuple[str, str]] 
         prefix = rarest[: len(own) - math.ceil(NEAR_DUPLICATE * len(own)) + 1]
         for other in {other for word in prefix for other in index.get(word, ())}:
             if len(own & words[other]) >= NEAR_DUPLICATE * len(own | words[other]):
-                join(name, other)
+                groups.merge(name, other)
         for word in prefix:
             index.setdefault(word, []).append(name)
-    groups: dict[str, list[str]] = {}
-    for name in sorted(parent):
-        groups.setdefault(root(name), []).append(name)
-    return sorted(groups.values())
+    return sorted(sorted(group) for group in groups.subsets())
 
 
 def check_splits(splits: Splits, concepts: Sequence[Concept]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from steer_bench.concepts.concept import Concept
 from steer_bench.concepts.splits import Splits
 from steer_bench.experiment.folder import VectorKind
 from steer_bench.experiment.imports import import_digests, imported_method, imported_vectors
@@ -214,8 +213,12 @@ def _fit_pair(run: Run, number: int, first: Loaded, second: Loaded) -> tuple[Pai
         for adapter in (adapter for adapter in run.data.adapters if adapter.needs_source):
             try:
                 if adapter.method == "text-relay":
-                    read = _relayed(run, number, adapter, loaded[one], source[one], loaded[other], native[other].layer)
-                    made[Arm(adapter.name, source=one), other] = read
+                    read, fewest = relay(
+                        loaded[one], source[one], loaded[other], native[other].layer, run.data.measured_in(number),
+                        seed=run.experiment.seed, kept=run.folder.relay(one, number),
+                        **adapter.options,  # type: ignore[arg-type]  # the adapter has checked them
+                    )  # fmt: skip
+                    made[Arm(adapter.name, source=one), other] = ArmVectors(read, {"fewest_texts": fewest})
                 else:
                     made |= _fit_one(run, number, adapter, pair, loaded[one], source[one].layer)
             except ValueError as error:  # too few concepts, say: a row with the reason, not the end of the run
@@ -228,39 +231,13 @@ def _fit_one(run: Run, number: int, adapter: Adapter, pair: Pair, source: Loaded
     """Fit one adapter on one pair: the map's file, and the vectors through it, imported ones too where it takes directions."""
     fitted, (one, other) = FITS[adapter.method](pair, **adapter.options), (pair.source.model, pair.target.model)
     save_map(run.folder.map(one, other, adapter.name, number), fitted, adapter.name, one, other)
-    concepts, desc = _source_texts(run, number), f"push {source.name} through {adapter.name}"
-    made = {
-        (Arm(adapter.name, source=one), other): transfer_vectors(
-            fitted, pair.source.vectors, source, layer, concepts, desc=desc
-        )
-    }
+    texts = run.data.text_halves if run.data.halves else run.data.vector_and_held_out_texts
+    concepts = [texts[key][0] for key in run.data.measured_in(number)]  # as the source's vectors are made of them
+    desc = f"push {source.name} through {adapter.name}"
+    pushed = transfer_vectors(fitted, pair.source.vectors, source, layer, concepts, desc=desc)
+    made = {(Arm(adapter.name, source=one), other): pushed}
     if isinstance(fitted.map, DirectionMap):
         for name, vectors in imported_vectors(run.data, one, layer, pair.source.d_model).items():
             own = {key: vector for key, vector in vectors.items() if key in run.data.measured_in(number)}
             made[Arm(adapter.name, name, one), other] = ArmVectors(transfer(fitted.map, own, None))
     return made
-
-
-def _source_texts(run: Run, fold: int) -> list[Concept]:
-    """Return the concepts that are measured through a fold's maps, with the texts that a source's vectors are made of."""
-    return [
-        run.data.text_halves[key][0] if run.data.halves else run.data.vector_and_held_out_texts[key][0]
-        for key in run.data.measured_in(fold)
-    ]
-
-
-def _relayed(
-    run: Run, fold: int, adapter: Adapter, source: Loaded, vectors: VectorStore, target: Loaded, layer: int
-) -> ArmVectors:
-    """Return the target's vectors of texts that the source wrote."""
-    read, fewest = relay(
-        source,
-        vectors,
-        target,
-        layer,
-        run.data.measured_in(fold),
-        seed=run.experiment.seed,
-        kept=run.folder.relay(source.name, fold),
-        **adapter.options,  # type: ignore[arg-type]  # the adapter has checked them
-    )
-    return ArmVectors(read, {"fewest_texts": fewest})

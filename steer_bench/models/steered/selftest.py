@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -62,24 +63,29 @@ def self_test(
     _require(len(block._forward_hooks) == hooks, "a hook is left on the model")
 
 
+@dataclass
 class _Checks:
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        block: torch.nn.Module,
-        steerer: Steerer,
-        row: Tensor,
-    ) -> None:
-        self.model, self.tokenizer, self.block, self.steerer, self.row = model, tokenizer, block, steerer, row
-        self.device = next(model.get_input_embeddings().parameters()).device
-        self.ids = [encode(tokenizer, prompt) for prompt in PROMPTS]
-        self.share = NEAR.get(model.dtype, HALF)
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    block: torch.nn.Module
+    steerer: Steerer
+    row: Tensor
+    """(1, 1, d_model): what is added."""
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.get_input_embeddings().parameters()).device
+        self.ids = [encode(self.tokenizer, prompt) for prompt in PROMPTS]
+        self.share = NEAR.get(self.model.dtype, HALF)
 
     def logits(self, ids: list[int]) -> Tensor:
         """Return those of the last positions, (n, vocab) float32."""
         given = torch.tensor([ids], device=self.device)
         return self.model(input_ids=given, use_cache=False).logits[0].float()
+
+    def steered_logits(self, ids: list[int], row: Tensor | None = None, start: int = 0) -> Tensor:
+        """Return the same with the vector, or `row`, on every position from `start` on."""
+        with self.steerer.steering(self.row if row is None else row, torch.tensor([start])):
+            return self.logits(ids)
 
     def one_bos(self) -> None:
         bos = self.tokenizer.bos_token_id
@@ -90,20 +96,15 @@ class _Checks:
         ids = self.ids[0]
         plain = self.logits(ids)
         _require(bool(torch.isfinite(plain).all()), "the model's own logits are not finite")
-        with self.steerer.steering(torch.zeros_like(self.row)):
-            zero = self.logits(ids)
-        _require(torch.equal(zero, plain), "factor 0 changes the logits")
+        _require(
+            torch.equal(self.steered_logits(ids, torch.zeros_like(self.row)), plain), "factor 0 changes the logits"
+        )
 
     def adds_the_vector_once(self) -> None:
         """The block's output is its unsteered output plus the vector, from the first steered position on, to the bit."""
         ids, start, calls = self.ids[0], 2, self.steerer.calls
         plain = self._output(lambda: self.logits(ids))
-
-        def steered() -> None:
-            with self.steerer.steering(self.row, torch.tensor([start])):
-                self.logits(ids)
-
-        found = self._output(steered)
+        found = self._output(lambda: self.steered_logits(ids, start=start))
         expected = plain.clone()
         expected[:, start:] += self.row[0].to(plain.device, plain.dtype)
         _require(self.steerer.calls == calls + 1, f"{self.steerer.calls - calls} steerings in one forward pass")
@@ -125,8 +126,7 @@ class _Checks:
             _require(self.steerer.calls == calls + STEPS + 1, "steering was not applied once in each decode step")
             whole = ids + written[:STEPS]
             plain = self.logits(whole)[-STEPS - 1 :]
-            with self.steerer.steering(self.row):
-                full = self.logits(whole)[-STEPS - 1 :]
+            full = self.steered_logits(whole)[-STEPS - 1 :]
             for step, cached in enumerate(steps):
                 change = _distance(full[step], plain[step])
                 _require(change != 0, f"factor above 0 changes no logit at decode step {step}")
@@ -143,14 +143,10 @@ class _Checks:
         places = (mask.cumsum(-1) - 1).clamp(min=0)
         rows = torch.cat([torch.zeros_like(self.row), self.row])
         with self.steerer.steering(rows, torch.tensor([0, padding[1]])):
-            output = (
-                self.model(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False)
-                .logits[:, -1]
-                .float()
-            )
+            found = self.model(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False)
+        output = found.logits[:, -1].float()
         plain = [self.logits(row)[-1] for row in self.ids]
-        with self.steerer.steering(self.row):
-            alone = self.logits(self.ids[1])[-1]
+        alone = self.steered_logits(self.ids[1])[-1]
         if torch.isfinite(alone).all():
             change = _distance(alone, plain[1])
             _require(
