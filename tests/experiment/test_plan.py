@@ -1,6 +1,7 @@
 """The dry run counts what the real run does."""
 
 import json
+from pathlib import Path
 from statistics import median, stdev
 
 import pytest
@@ -9,7 +10,7 @@ from small_run import command, small_experiment
 from steer_bench.experiment import run as runs
 from steer_bench.experiment.data import Data
 from steer_bench.experiment.plan import StageTime, TaskCost, count, plan
-from steer_bench.experiment.power import power, spread_of
+from steer_bench.experiment.power import SPREAD, power, spread_of
 from steer_bench.judge.config import judge_config
 from steer_bench.results.board.entries import entries
 from steer_bench.results.file import load_results
@@ -138,7 +139,7 @@ def test_before_a_run_each_task_says_what_it_can_find_and_what_is_too_few(run):
     }
     assert str(now["rule_following"]).endswith("from 6: too few concepts, whatever is measured")
     more = {one.task: one for one in power(run, concepts=24)}
-    assert more["concept_likelihood"].smallest == pytest.approx(detectable(24, 0.13, 12))
+    assert more["concept_likelihood"].smallest == pytest.approx(detectable(24, SPREAD["concept_likelihood"], 12))
     assert "an effect of" in str(more["concept_likelihood"])
     assert more["rule_following"].n == 1
 
@@ -155,3 +156,8 @@ def test_the_spread_of_a_finished_run_is_that_of_its_transfer_arms_effects(run, 
     assert {one.sd for one in power(run, small_run / "results.json") if one.task == "concept_likelihood"} == {
         found["concept_likelihood"]
     }
+
+
+def test_the_spread_that_plan_takes_is_that_of_the_committed_results():
+    committed = Path(__file__).parents[2] / "leaderboards" / "results" / "quickstart.json"
+    assert {task: round(sd, 2) for task, sd in spread_of(committed).items()} == SPREAD
