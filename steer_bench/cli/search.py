@@ -131,14 +131,18 @@ def sweep(
         batch_size=batch_size if batch_size == "auto" else int(batch_size),
     )  # fmt: skip
     rows, kept = [], []
-    for steering, found in run_sweep(lm, loaded, pool, limit=limit, num_fewshot=num_fewshot, apply_chat_template=chat):
+    results = run_sweep(
+        lm, loaded, pool, limit=limit, num_fewshot=num_fewshot, apply_chat_template=chat, bootstrap_iters=1000
+    )
+    for steering, found in results:
         kept.append({"steering": asdict(steering), "results": found["results"]})
         for task, values in found["results"].items():
             for metric, value in values.items():
-                if isinstance(value, int | float) and "stderr" not in metric and "," in metric:
+                name, _, filtered = metric.partition(",")
+                if isinstance(value, int | float) and filtered and not name.endswith("_stderr"):
                     named = (steering.arm, steering.source, steering.concept, steering.factor)
-                    rows.append((*named, task, metric.split(",")[0], value))
-    say(tabulate(rows, ("arm", "source", "concept", "factor", "task", "metric", "value")))
+                    rows.append((*named, task, filtered, name, value, values.get(f"{name}_stderr,{filtered}", "N/A")))
+    say(tabulate(rows, ("arm", "source", "concept", "factor", "task", "filter", "metric", "value", "stderr")))
     if out is not None:
         write_whole(out, json.dumps({"target": lm.name, "sweep": kept}, indent=1, default=str) + "\n")
         say(out)

@@ -54,7 +54,8 @@ def _steerings(lm: SteeredLM, config: CapabilityConfig, concepts: list[str]) -> 
 def _rows(results: Mapping[str, Any], steering: Steering, target: str) -> Iterator[Row]:
     groups = {task: group for group, members in results.get("group_subtasks", {}).items() for task in members}
     for task, samples in results["samples"].items():
-        for sample in samples:
+        first = samples[0]["filter"] if samples else ""  # a task's further filters score the same replies again
+        for sample in (sample for sample in samples if sample["filter"] == first):
             name = groups.get(task, task)
             item = str(sample["doc_id"]) if name == task else f"{task}-{sample['doc_id']}"
             value = _value(sample) if _finite(sample["resps"]) else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from steer_bench import shipped
 
@@ -23,10 +25,21 @@ def register() -> None:
 def run_lm_eval(arguments: Sequence[str]) -> None:
     """Run lm-eval's command with these arguments; our tasks are found by name."""
     register()
-    arguments = list(arguments)
-    if arguments and arguments[0] not in ("ls", "validate") and "--include_path" not in arguments:
-        arguments += ["--include_path", str(shipped("tasks"))]
-    sys.argv = ["lm_eval", *arguments]
+    import lm_eval.tasks
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    class WithOurs(lm_eval.tasks.TaskManager):
+        """lm-eval's tasks, ours, and those of the folder that the user names, by flag or in a config."""
+
+        def __init__(self, *, include_path: str | Path | None = None, **options: Any) -> None:
+            if include_path is not None and not Path(include_path).exists():
+                raise ValueError(f"--include_path {include_path}: no such folder")
+            folders = [shipped("tasks"), *([] if include_path is None else [Path(include_path)])]
+            super().__init__(include_path=folders, **options)
+
+    plain, lm_eval.tasks.TaskManager = lm_eval.tasks.TaskManager, WithOurs  # type: ignore[misc]  # run, ls, validate make one
+    sys.argv = ["lm_eval", *arguments]
+    try:
+        cli_evaluate()
+    finally:
+        lm_eval.tasks.TaskManager = plain  # type: ignore[misc]

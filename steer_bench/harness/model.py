@@ -9,33 +9,42 @@ by a batch's first text, and leave what follows a stop token in batched replies.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
-from transformers import PreTrainedModel
+from lm_eval.models.utils import postprocess_generated_text
+from transformers import PretrainedConfig, PreTrainedModel
 
 from steer_bench.harness import ranks
 from steer_bench.harness.answers import LogLikelihood, ReplyText, RollingLogLikelihood, rolling_answer
+from steer_bench.harness.asked import Asked, extra_of
+from steer_bench.harness.hf_options import check_options, check_steering_options
 from steer_bench.harness.pool import Pool
+from steer_bench.harness.settings import reply_settings
 from steer_bench.models.blocks import lean_head
-from steer_bench.models.device import keep_freed_memory
-from steer_bench.models.fingerprint import IN_MEMORY, fingerprint_of, weights_digest
-from steer_bench.models.load import Loaded, check_model, model_path, read_config, revision
+from steer_bench.models.device import keep_freed_memory, sizes
+from steer_bench.models.fingerprint import (
+    BY_VALUE,
+    IN_MEMORY,
+    check_revision,
+    fingerprint_of,
+    tokenizer_digest,
+    weights_digest,
+    weights_of,
+)
+from steer_bench.models.load import Loaded, check_model, model_path, read_config
 from steer_bench.models.records_only import model_without_weights
 from steer_bench.models.steered.generator import Generator
 from steer_bench.models.steered.model import SteeredModel
 from steer_bench.models.steered.requests import ReplyRow, ReplySettings
-from steer_bench.models.steered.sampling import WARPERS
 from steer_bench.models.steered.scorer import Scorer
 from steer_bench.models.steered.steering import POSITIONS, Steering, VectorBank
 from steer_bench.records import Records, record_key
@@ -68,7 +77,7 @@ class SteeredLM(HFLM):
         arm: str | None = None,
         source: str = "",
         concept: str = "",
-        factor: float = 0.0,
+        factor: float | None = None,
         damage: float | None = None,
         layer: int | None = None,
         positions: str = "text",
@@ -83,21 +92,33 @@ class SteeredLM(HFLM):
         if positions not in POSITIONS:
             raise ValueError(f"positions={positions}: there are {', '.join(POSITIONS)}")
         given = pretrained if isinstance(pretrained, str) else None
+        flags = {"alone": alone, "weights": weights, "keep_non_finite": keep_non_finite}
+        check_options({**kwargs, **flags}, loaded=given is None)
+        check_steering_options(
+            arms=arms, arm=arm, source=source, concept=concept, factor=factor, damage=damage, layer=layer, positions=positions,
+            strength=strength,
+        )  # fmt: skip
         self.name = given or type(pretrained).__name__
-        self.bank = _bank(arms, strength, arm, factor or damage)
+        read = Arms.load(arms) if isinstance(arms, str | Path) else arms
+        self.bank = VectorBank(read, strength=strength) if read else None
         if damage is not None and self.bank is not None:
             if not arm or factor:
                 said = f"damage={damage}: give arm=… and concept=… with it, and no factor"
                 raise ValueError(f"{said}: it takes the place of one")
             factor = self.bank.arms.dose(arm, str(source), str(concept), damage)
-        self._default = Steering(arm, str(source), str(concept), factor) if arm else Steering()
         if arm and self.bank is not None:  # also at factor 0: a misspelt name is never quietly unsteered
             self.bank.arms.find(arm, str(source), str(concept))
-        if given is not None:
+            if factor is None:
+                raise ValueError(f"arm={arm}: give factor=… (or damage=…) with it; without one nothing is steered")
+        self._default = Steering(arm, str(source), str(concept), factor or 0.0) if arm else Steering()
+        if given is not None and not kwargs.get("gguf_file"):
             check_model(given)
             if self.bank is not None:
+                check_revision(given, self.bank.arms.target, self.bank.arms.card.revision, kwargs)
                 config = read_config(given)
                 self.bank.check_fit(given, config.get("hidden_size"), config.get("num_hidden_layers"), layer)
+        if not weights and any(kwargs.get(name) for name in BY_VALUE):
+            raise ValueError(f"weights=False: it goes with none of {', '.join(BY_VALUE)}")
         self._weights = weights
         super().__init__(pretrained=pretrained if given is None else model_path(given), **kwargs)
         lean_head(self.model)
@@ -107,17 +128,25 @@ class SteeredLM(HFLM):
         self._rank, self._world_size = ranks.place(self.rank, self.world_size, alone=alone)
         if self.bank is not None:
             self.bank.check_fit(self.name, None, None, layer)
+        if isinstance(self.think_end_token, str) and self.think_end_token in self.tokenizer.all_special_tokens:
+            raise ValueError(
+                f"think_end_token={self.think_end_token}: a special token of the tokenizer is in no reply's text"
+            )
+        if self.batch_size == "auto" and kwargs.get("max_batch_size"):
+            self.batch_size_per_gpu = min(sizes(self.device).rows, int(kwargs["max_batch_size"]))
         loaded = Loaded(self.name, self.model, self.tokenizer)
         self._named = given is not None
         self._fingerprint = fingerprint_of(
             loaded, layer=self.bank.arms.layer if self.bank else None, positions=positions, max_length=self.max_length,
-            options=kwargs, weights=revision(self.name) if given is not None else None if records is not None else IN_MEMORY,
+            options=kwargs, weights=weights_of(given, kwargs) or (IN_MEMORY if given is None and records is None else None),
         )  # fmt: skip
         self.steered = SteeredModel(
             loaded, self.bank, positions=positions, batch_size=self.batch_size, max_length=self.max_length,
             records=records if isinstance(records, Records) else Records(records), fingerprint=self._fingerprint,
             device=self.device, prefix=self.prefix_token_id,
         )  # fmt: skip
+        if self.add_bos_token is not None:
+            self.steered.encode = lambda text: tuple(HFLM.tok_encode(self, text))
         self.steerer = self.steered.steerer
         self.scorer = Scorer(self.steered, forward=self._model_call, softmax_dtype=self.softmax_dtype)
         self.generator = Generator(self.steered, seed=int(seed))
@@ -130,6 +159,14 @@ class SteeredLM(HFLM):
             super()._create_model(pretrained, dtype=dtype, **kwargs)
         else:
             self._model = model_without_weights(self.AUTO_MODEL_CLASS, pretrained, dtype)
+
+    def _get_backend(
+        self, config: PretrainedConfig, backend: str = "default", trust_remote_code: bool | None = False
+    ) -> None:
+        """As `hf`; ValueError for an encoder-decoder model, before it is loaded."""
+        super()._get_backend(config, backend, trust_remote_code)  # type: ignore[arg-type]
+        if self.backend != "causal":
+            raise ValueError(f"{self.name} is an encoder-decoder model; steer_bench reads decoder-only models")
 
     # ------------------------------------------------------------------------------------------ among other ranks
 
@@ -168,8 +205,14 @@ class SteeredLM(HFLM):
     @property
     def fingerprint(self) -> str:
         """Hash of the model, its settings and its default steering: what lm-eval's own cache does not key."""
-        arms = self.bank.arms.sha256 if self.bank else ""
-        return record_key(**self._fingerprint, default=self.steered.digest(self._default), arms=arms)
+        bank = self.bank.fingerprint if self.bank else ""
+        default = self.steered.digest(self._default)
+        return record_key(**self._fingerprint, default=default, bank=bank, seed=self.generator.seed)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What lm-eval's request cache knows the chat template by."""
+        return f"{super().tokenizer_name}-{tokenizer_digest(self.tokenizer)}"
 
     def get_model_info(self) -> dict[str, object]:
         """Return what lm-eval writes into its results file."""
@@ -195,7 +238,7 @@ class SteeredLM(HFLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """As `hf`, with exactly one BOS where the tokenizer uses one, decided for each text alone."""
-        if add_special_tokens is None and self.add_bos_token is None and not kwargs:
+        if add_special_tokens is None and not kwargs:
             return list(self.steered.encode(string))
         return super().tok_encode(string, add_special_tokens=add_special_tokens, **kwargs)
 
@@ -206,11 +249,13 @@ class SteeredLM(HFLM):
         return self.pool.ask(self._loglikelihood, requests, disable_tqdm, self._default)
 
     def _loglikelihood(self, requests: list[Instance], quiet: bool) -> list[LogLikelihood]:
+        if self.enable_thinking:
+            raise ValueError("enable_thinking=True: log-likelihoods of texts have no thoughts; leave it out")
         rows = []
         for request in requests:
             asked = self._asked(request)
             rows.append(
-                self.scorer.row(*self._split(*request.args[:2]), asked.steering, kl=asked.kl, as_hf=asked.as_hf)
+                self.scorer.row(*self.scorer.split(*request.args[:2]), asked.steering, kl=asked.kl, as_hf=asked.as_hf)
             )
         scores = self.scorer.score_rows(rows, quiet=quiet or self.rank != 0)
         answers = [LogLikelihood(score.log_likelihood, score.is_greedy, score.n_tokens) for score in scores]
@@ -218,12 +263,6 @@ class SteeredLM(HFLM):
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("loglikelihood", request.args, answer)
         return answers
-
-    def _split(self, context: str, continuation: str) -> tuple[Sequence[int], Sequence[int]]:
-        """Return the token ids of context and continuation; an empty context is the prefix token (BOS)."""
-        if context:
-            return self._encode_pair(context, continuation)
-        return self.scorer.after_prefix(self.tok_encode(continuation, add_special_tokens=False))
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[RollingLogLikelihood]:
         """Return log-likelihoods of whole texts in nats, in windows of the model's length, each under its own steering.
@@ -270,26 +309,16 @@ class SteeredLM(HFLM):
             rows = self.generator.numbered(list(mine.values())) if settings.sampling else list(mine.values())
             found = self.generator.generate_rows(rows, settings, quiet=quiet or self.rank != 0)
             for i, reply in zip(mine, found, strict=True):
-                replies[i] = ReplyText(*reply)
+                text = postprocess_generated_text(reply.text, None, self.think_end_token)
+                replies[i] = ReplyText(text, *reply[1:])
                 self._refuse_non_finite([requests[i]], [math.nan if reply.invalid else 0.0])
                 self.cache_hook.add_partial("generate_until", requests[i].args, replies[i])
         return [replies[i] for i in range(len(requests))]
 
     def settings(self, gen_kwargs: dict[str, Any]) -> ReplySettings:
         """Return lm-eval's generation arguments as settings."""
-        kwargs = normalize_gen_kwargs(dict(gen_kwargs), self.max_gen_toks)
-        eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
-        until = handle_stop_sequences(kwargs.pop("until", None), eos=eos)
-        max_new_tokens = kwargs.pop("max_gen_toks")
-        kwargs.pop("max_length", None)
-        asked = kwargs.pop("do_sample", None)
-        given = {name: kwargs.pop(name, None) for name in WARPERS}
-        sampling = {name: value for name, value in given.items() if value}
-        if asked and "temperature" not in gen_kwargs:
-            sampling["temperature"] = 1.0
-        drawn = json.dumps(sampling, sort_keys=True) if sampling.get("temperature") and asked is not False else ""
-        options = json.dumps({**kwargs, "do_sample": False}, sort_keys=True)
-        return ReplySettings(tuple(until), max_new_tokens, options, drawn)
+        eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False) if self.eot_token_id is not None else ""
+        return reply_settings(gen_kwargs, self.model.generation_config, eos=eos, max_gen_toks=self.max_gen_toks)
 
     def _asked(self, request: Instance) -> Asked:
         """Return what a request asks for beside its text."""
@@ -313,35 +342,6 @@ class SteeredLM(HFLM):
                 f"{bad} of {len(requests)} results are not finite: the model's activations overflow under this steering, and "
                 "lm-eval would count them as wrong or right; give a smaller factor, or dtype=float32 (keep_non_finite=True keeps them)"
             )
-
-
-class Asked(NamedTuple):
-    """What a request asks for beside its text."""
-
-    steering: Steering
-    perplexity: bool = False
-    """Whether the perplexity of its reply is wanted."""
-    kl: bool = False
-    """Whether the divergence from the unsteered model is wanted."""
-    sample: int = 0
-    """Which of several replies it is."""
-    as_hf: bool = False
-    """Whether an unsteered answer is that of `hf` to the bit; one that is compared with steered answers is computed as they are."""
-
-
-def extra_of(request: Instance) -> dict[str, Any] | None:
-    """Return what our tasks add to a request's arguments, {"steer": …}; None where it is a request of another task."""
-    last = request.args[-1]
-    return last if isinstance(last, dict) and "steer" in last else None
-
-
-def _bank(arms: str | Path | Arms | None, strength: str, arm: str | None, factor: float | None) -> VectorBank | None:
-    loaded = Arms.load(arms) if isinstance(arms, str | Path) else arms
-    if loaded is None and (arm or factor):
-        raise ValueError(
-            "arm=…, factor=… and damage=… need arms=FILE, the arms file of the target (RUN/arms/MODEL.safetensors)"
-        )
-    return VectorBank(loaded, strength=strength) if loaded else None
 
 
 def _is_lm_eval_command() -> bool:

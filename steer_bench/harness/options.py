@@ -7,11 +7,14 @@ Knows nothing of lm_eval, which hands both flags to tasks as metadata.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+NOT_OURS = frozenset(("arm", "factor", "limits", "version", "config_source"))
+"""Keys of the metadata that are near an option and are arguments of the model, or lm-eval's."""
 File = Annotated[str | None, Field(strict=True, description="give the path of a file")]
 Count = Annotated[
     Annotated[int, Field(strict=True, ge=1)] | None, Field(description="give a whole number of at least 1")
@@ -90,7 +93,8 @@ class TaskOptions(BaseModel):
 def read_options(task: str, metadata: Mapping[str, object], block: Mapping[str, object] | None = None) -> TaskOptions:
     """Return a task's options: metadata goes before the experiment's `limits` in it, those before the YAML's `steer` block.
 
-    Other keys of the metadata are the model's or lm-eval's and let through. Raises ValueError naming the option.
+    Other keys of the metadata are the model's or lm-eval's and let through, unless they look like a misspelt option. Raises
+    ValueError naming the option.
 
     >>> read_options("specificity", {"pretrained": "m", "factors": 0.2}, {"max_texts": 2}).factors
     (0.2,)
@@ -98,6 +102,10 @@ def read_options(task: str, metadata: Mapping[str, object], block: Mapping[str, 
     Traceback (most recent call last):
     ValueError: max_texts=0: give a whole number of at least 1
     """
+    for key in metadata:
+        near = difflib.get_close_matches(key, TaskOptions.model_fields, n=1, cutoff=0.75)
+        if near and key not in {*TaskOptions.model_fields, *NOT_OURS}:
+            raise ValueError(f"{key}={metadata[key]}: no option of the task {task}; did you mean {near[0]!r}?")
     limits = metadata.get("limits")
     own = limits.get(task) if isinstance(limits, Mapping) else None
     given = {**(block or {}), **(own or {}), **metadata}

@@ -7,6 +7,7 @@ trunk and batches are full, and the rest is at hand.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -31,7 +32,12 @@ class Pool:
         """Return the answers under the steering `now`, those to the whole pool asked for by `ask` where they are new."""
         if now not in self.steerings or any(_is_steered(request) for request in requests):
             return ask(requests, quiet)
-        names = [json.dumps([r.request_type, *r.args], sort_keys=True, default=str) for r in requests]
+        asked = [json.dumps([r.request_type, *r.args], sort_keys=True, default=str) for r in requests]
+        repeats: Counter[str] = Counter()  # a request that is repeated gets as many replies, each its own draw
+        names = []
+        for text in asked:
+            names.append(f"{text}#{repeats[text]}")
+            repeats[text] += 1
         new = {name: r for name, r in zip(names, requests, strict=True) if name not in self._answers}
         jobs = [
             Instance(

@@ -70,10 +70,12 @@ def sweep(
     apply_chat_template: bool = False,
     log_samples: bool = False,
     seed: int = 1234,
+    bootstrap_iters: int = 0,
 ) -> Iterator[tuple[Steering, dict[str, Any]]]:
     """Yield (steering, what lm-eval's `evaluate` gives), one after the other; nothing on other ranks than the first.
 
-    tasks: what lm-eval's `TaskManager.load` gives. The few-shot examples are the same for all steerings.
+    tasks: what lm-eval's `TaskManager.load` gives. bootstrap_iters: for standard errors; none are made at 0.
+    The few-shot examples are the same for all steerings.
     """
     for task in tasks["tasks"].values():
         if num_fewshot is not None and task.get_config("num_fewshot") != 0:
@@ -86,7 +88,7 @@ def sweep(
             task.set_fewshot_seed(seed=seed)
         lm.default = steering
         found = evaluate(
-            lm=lm, task_dict=tasks, limit=limit, bootstrap_iters=0, log_samples=log_samples,
+            lm=lm, task_dict=tasks, limit=limit, bootstrap_iters=bootstrap_iters, log_samples=log_samples,
             apply_chat_template=apply_chat_template,
         )  # fmt: skip
         if found is not None:

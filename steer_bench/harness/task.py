@@ -163,9 +163,36 @@ class SteerTask(ConfigurableTask):
         return Steering(doc["arm"], doc["source"], doc["concept"], sign * doc["factor"])
 
     def build_all_requests(self, *, tokenizer_name: str = "", world_size: int = 1, **kwargs: object) -> None:
-        """Build all requests; a hash of all rows enters the key of lm-eval's request cache, which knows no task options."""
-        rows = digest(*self.test_docs())
+        """Build all requests; a hash of rows and settings enters the key of lm-eval's request cache, which knows no task options.
+
+        Raises ValueError for an option of lm-eval that these tasks would ignore, or that leaves no group of rows whole.
+        """
+        self._refuse(**kwargs)
+        rows = digest(*self.test_docs(), self.config.generation_kwargs)
         super().build_all_requests(tokenizer_name=f"{tokenizer_name}-rows{rows}", world_size=world_size, **kwargs)
+
+    def _refuse(
+        self,
+        limit: int | None = None,
+        samples: Sequence[int] | None = None,
+        system_instruction: str | None = None,
+        **_: object,
+    ) -> None:
+        task, n = self.config.task, len(self.test_docs())
+        if system_instruction is not None:
+            raise ValueError(f"--system_instruction: {task} asks its prompts as they stand; leave it out")
+        if self.config.num_fewshot:
+            raise ValueError(
+                f"--num_fewshot {self.config.num_fewshot}: {task} has no examples; leave it out, or give 0"
+            )
+        if "bypass" in self._metric_fn_list:  # --predict_only: nothing is made of the rows
+            return
+        for flag, count in (("--limit", limit), ("--samples", None if samples is None else len(samples))):
+            if count is not None and count < n:
+                raise ValueError(
+                    f"{flag}: {task} compares arms over all of its {n} rows, and {count} of them give no number; measure less by "
+                    "--metadata max_concepts=2 max_prompts=4 (max_texts, max_neutral, only_arms)"
+                )
 
     def apply_filters(self) -> list[Instance] | None:
         """Filter as lm-eval does, then rate all replies of a judged task at once, unless the option `rate` is false."""

@@ -90,8 +90,10 @@ def prepare_models(names: Sequence[str]) -> None:
         list(pool.map(model_path, waiting))
 
 
-def revision(name: str) -> str:
+def revision(name: str, at: str = "main") -> str:
     """Return what identifies the weights: the commit of a hub model, else a hash over config and weight files of the folder.
+
+    at: branch, tag or commit of a hub model; "unknown" where the cache does not know its commit.
 
     The hash takes each file's name and whole content, so it is the same on every machine; see `_content` for its cost.
     """
@@ -100,8 +102,10 @@ def revision(name: str) -> str:
         from huggingface_hub import constants
         from huggingface_hub.file_download import repo_folder_name
 
-        ref = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "refs" / "main"
-        return ref.read_text().strip() if ref.is_file() else "unknown"
+        ref = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "refs" / at
+        if ref.is_file():
+            return ref.read_text().strip()
+        return at if len(at) == 40 and set(at) <= set("0123456789abcdef") else "unknown"
     digest = hashlib.sha256()
     for file in sorted(path.glob("*.safetensors")) + sorted(path.glob("*.bin")) + [path / "config.json"]:
         digest.update(f"{file.name}:{_content(file)}:".encode())

@@ -19,6 +19,7 @@ from steer_bench.models.blocks import check_decoder, decoder_layers
 from steer_bench.models.device import ON_CPU, sizes
 from steer_bench.models.fingerprint import fingerprint_of
 from steer_bench.models.load import Loaded
+from steer_bench.models.rope import forget_lengths, unscaled_length
 from steer_bench.models.steered.requests import Reply, ReplyRow, Score, ScoreRow
 from steer_bench.models.steered.selftest import self_test
 from steer_bench.models.steered.steering import POSITIONS, Steerer, Steering, VectorBank
@@ -95,6 +96,14 @@ class SteeredModel:
         self.encode: Callable[[str], tuple[int, ...]] = lru_cache(TEXTS_REMEMBERED)(
             lambda text: tuple(encode(tokenizer, text))
         )
+        unscaled = unscaled_length(model.config)
+        self.rows_alone = unscaled is not None and unscaled < self.max_length
+        """Whether a row's numbers would depend on its neighbours in a batch, so that each is run alone."""
+        if self.rows_alone:
+            logger.warning(
+                "%s scales positions by the longest row of a batch: rows run one by one (max_length=%d lets them share batches)",
+                self.loaded.name, unscaled,
+            )  # fmt: skip
         self._rows_at_once: dict[str, int] = {}
         self._self_tested = False
 
@@ -175,6 +184,8 @@ class SteeredModel:
     @property
     def rows(self) -> int:
         """Rows of a batch as asked for, or for this device."""
+        if self.rows_alone:
+            return 1
         return sizes(self.at).rows if self.batch_size == "auto" else int(self.batch_size)
 
     def rows_of_logits(self, n: int, budget: int | None = None) -> int:
@@ -223,6 +234,8 @@ class SteeredModel:
         while done < len(passes):
             here = passes[done : done + min(limit, self._rows_at_once.get(work.kind, self.rows))]
             batch = [row for pass_ in here for row in pass_]
+            if self.rows_alone:
+                forget_lengths(self.model)
             try:
                 with finish_before_stop(), torch.inference_mode():  # a stop waits until the batch is recorded
                     found = {keys[row]: answer.record() for row, answer in zip(batch, work.run(batch), strict=True)}

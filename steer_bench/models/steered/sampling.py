@@ -14,12 +14,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 from transformers import (
+    EpsilonLogitsWarper,
     LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 WARPERS = {
@@ -27,6 +29,8 @@ WARPERS = {
     "top_k": TopKLogitsWarper,
     "top_p": TopPLogitsWarper,
     "min_p": MinPLogitsWarper,
+    "typical_p": TypicalLogitsWarper,
+    "epsilon_cutoff": EpsilonLogitsWarper,
 }
 """Options that only sampling has, in the order in which they are applied."""
 
@@ -50,6 +54,6 @@ def row_seed(*parts: object) -> int:
 
 
 def samplers(options: Mapping[str, float], seeds: Sequence[int]) -> LogitsProcessorList:
-    """Return what turns greedy decoding into sampling: temperature, top_k, top_p and min_p where given, then noise."""
+    """Return what turns greedy decoding into sampling: WARPERS as far as given, then noise."""
     chosen = [warper(options[name]) for name, warper in WARPERS.items() if options.get(name)]
     return LogitsProcessorList([*chosen, GumbelNoise(seeds)])

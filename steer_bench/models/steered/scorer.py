@@ -52,7 +52,7 @@ class Scorer:
         An empty context is the BOS. Raises ValueError for a steering that there is not.
         """
         rows = [
-            self.row(*self._split(*pair), steering, kl=kl)
+            self.row(*self.split(*pair), steering, kl=kl)
             for pair, steering in zip(pairs, steerings or [Steering()] * len(pairs), strict=True)
         ]
         return self.score_rows(rows)
@@ -74,20 +74,22 @@ class Scorer:
             owners.extend([i] * len(windows))
         return self.score_windows(rows, owners, len(texts), quiet=quiet)
 
-    def _split(self, context: str, continuation: str) -> tuple[Sequence[int], Sequence[int]]:
-        """Return the token ids of both; spaces that end the context belong to the continuation."""
-        if not context:
-            ids = self.steered.tokenizer(continuation, add_special_tokens=False).input_ids
-            return self.after_prefix(ids)
-        kept = context.rstrip()
-        n_context = len(self.steered.encode(kept))
-        ids = self.steered.encode(context + continuation)
-        return ids[:n_context], ids[n_context:]
+    def split(self, context: str, continuation: str) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the token ids of both; spaces that end the context belong to the continuation.
 
-    def after_prefix(self, ids: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-        """Return a text without context as context and continuation: what it begins with is predicted from one BOS."""
+        The whole text is encoded and cut where the context ends. Where nothing is left behind the cut, because both melt into
+        one token, each is encoded apart. An empty context is the prefix token (BOS).
+        """
+        kept = context.rstrip()
+        before = self.steered.encode(kept) if context else ()
+        behind = self.steered.encode(context + continuation)[len(before) :] if context else ()
+        if behind:
+            return before, behind
+        apart = self.steered.tokenizer(context[len(kept) :] + continuation, add_special_tokens=False).input_ids
+        if context:
+            return before, apart
         prefix = self.steered.prefix_token
-        return ([prefix], ids) if ids[0] != prefix else (ids[:1], ids[1:])
+        return (apart[:1], apart[1:]) if apart[:1] == [prefix] else ([prefix], apart)
 
     def windows(self, ids: Sequence[int]) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
         """Yield (context, continuation) of a text's windows: each token is scored once, after as much as the model reads."""
@@ -110,8 +112,17 @@ class Scorer:
         kl: bool = False,
         as_hf: bool = False,
     ) -> ScoreRow:
-        """Return a row, its context cut on the left to what the model reads."""
-        steering = self.steered.check(steering)
+        """Return a row, its context cut on the left to what the model reads.
+
+        Raises ValueError where there is nothing to score, more than the model reads, or no token that it stands behind.
+        """
+        steering, most = self.steered.check(steering), self.steered.max_length
+        if not context or not 1 <= len(continuation) <= most:
+            text = self.steered.tokenizer.decode([*context, *continuation])
+            raise ValueError(
+                f"a log-likelihood of {len(continuation)} tokens behind {len(context)}, where the model reads 1 to {most} behind at "
+                f"least 1: {text[:80]!r}; a context must not be white space, nor a continuation empty or longer than the model reads"
+            )
         context = tuple(context)[-(self.steered.max_length + 1 - len(continuation)) :]
         start = self.steered.start(len(context))
         steers = steering.is_steered

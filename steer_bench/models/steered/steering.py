@@ -116,6 +116,14 @@ class VectorBank:
         """Return what is added to each row: (rows, 1, d_model) float32."""
         return torch.stack([self.vector(steering) for steering in steerings]).unsqueeze(1)
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that this bank computes a steering from: vectors, unit of factors, strength, layer."""
+        digest = hashlib.sha256(f"{self.strength}:{self.arms.scale!r}:{self.arms.layer}".encode())
+        for (arm, concept), vector in sorted(self.arms.vectors.items(), key=lambda item: item[0]):
+            digest.update(f":{arm.key(concept)}:".encode() + np.asarray(vector, dtype=np.float32).tobytes())
+        return digest.hexdigest()[:16]
+
     def digest(self, steering: Steering) -> str:
         """Return the hash of exactly what is added: it is in the key of a stored result."""
         return hashlib.sha256(self.vector(steering).numpy().tobytes()).hexdigest()[:16]
