@@ -145,9 +145,7 @@ def test_an_end_of_text_that_decodes_to_nothing_stops_no_text():
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
-@pytest.mark.parametrize(
-    "pair", [("Tell me", ""), (" \n", ""), ("", ""), ("Tell me", "word " * 600), ("", "word " * 600)]
-)
+@pytest.mark.parametrize("pair", [("Tell me", ""), ("", ""), ("Tell me", "word " * 600), ("", "word " * 600)])
 def test_a_request_with_nothing_or_too_much_to_score_is_refused_steered_or_not(family, pair):
     lm = steered_lm(*tiny_pair(family), make_arms(), max_length=64)
     for extra in ((), (steer(),)):
