@@ -436,7 +436,7 @@ def test_a_judge_that_stops_leaves_earlier_ratings_as_they_are(fake: JudgeServer
     fake.default = by_prompt([(f"show this concept: {name}", status(413, "too long"))], by_reply)
     [file] = judge.judge(copy, at(fake))
     before = file.read_bytes()
-    fake.default = status(403, "no")
+    fake.default = status(401, "no")
     with pytest.raises(JudgeError, match=f"steer-bench judge {copy.folder}"):
         judge.judge(copy, at(fake))
     assert file.read_bytes() == before
