@@ -25,6 +25,16 @@ MOST_NODES = 100_000
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError within the block name the path: that of a full disk, met in writing, names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; at the end the file takes the place of `path`, whole or not at all."""
     path = Path(path)
@@ -33,11 +43,12 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     part = Path(name)
     try:
-        yield part
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
-        part.chmod(0o644)
-        part.replace(path)
+        with naming(path):
+            yield part
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())
+            part.chmod(0o644)
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from steer_bench.files import model_file_name, safe_name
+from steer_bench.files import model_file_name, naming, safe_name
 
 VectorKind = Literal["", "source", "few-shot"]
 """Own vectors of a model, those it gives as a source, own ones from few texts."""
@@ -108,7 +108,8 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
         ) from None
     try:
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+        with naming(holder):
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
         yield
     finally:
         holder.unlink(missing_ok=True)
