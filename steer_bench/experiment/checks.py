@@ -50,7 +50,7 @@ def check(data: Data, errors: CollectErrors) -> None:
                     f"{config.name} is an encoder-decoder model; only decoders (causal models) are measured"
                 )
             depth = given.get("num_hidden_layers")
-            if depth is not None and config.layer != BEST:
+            if isinstance(depth, int) and config.layer != BEST:
                 resolve_layer(config.layer, depth)
     with errors.at("concepts"):
         _ = data.topics

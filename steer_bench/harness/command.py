@@ -37,9 +37,9 @@ def run_lm_eval(arguments: Sequence[str]) -> None:
             folders = [shipped("tasks"), *([] if include_path is None else [Path(include_path)])]
             super().__init__(include_path=folders, **options)
 
-    plain, lm_eval.tasks.TaskManager = lm_eval.tasks.TaskManager, WithOurs  # type: ignore[misc]  # run, ls, validate make one
+    plain, lm_eval.tasks.TaskManager = lm_eval.tasks.TaskManager, WithOurs  # run, ls, validate make one
     sys.argv = ["lm_eval", *arguments]
     try:
         cli_evaluate()
     finally:
-        lm_eval.tasks.TaskManager = plain  # type: ignore[misc]
+        lm_eval.tasks.TaskManager = plain

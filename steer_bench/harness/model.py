@@ -164,7 +164,7 @@ class SteeredLM(HFLM):
         self, config: PretrainedConfig, backend: str = "default", trust_remote_code: bool | None = False
     ) -> None:
         """As `hf`; ValueError for an encoder-decoder model, before it is loaded."""
-        super()._get_backend(config, backend, trust_remote_code)  # type: ignore[arg-type]
+        super()._get_backend(config, backend, trust_remote_code)
         if self.backend != "causal":
             raise ValueError(f"{self.name} is an encoder-decoder model; steer_bench reads decoder-only models")
 

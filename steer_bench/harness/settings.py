@@ -42,7 +42,7 @@ def reply_settings(
     if len(set(lengths.values())) > 1:
         raise ValueError(f"generation arguments {lengths}: they say the same; give one of them")
     kwargs: dict[str, object] = dict(normalize_gen_kwargs(dict(given), max_gen_toks))
-    until = handle_stop_sequences(kwargs.pop("until", None), eos=None)  # type: ignore[arg-type]
+    until = handle_stop_sequences(kwargs.pop("until", None), eos=None)
     if not all(isinstance(stop, str) and stop for stop in until):
         raise ValueError(f"generation argument until={until!r}: give texts that are not empty")
     stops = tuple(dict.fromkeys([*until, *([eos] if eos else [])]))

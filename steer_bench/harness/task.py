@@ -162,7 +162,7 @@ class SteerTask(ConfigurableTask):
         sign = -1 if concept is not None and concept.kind == "suppress" else 1
         return Steering(doc["arm"], doc["source"], doc["concept"], sign * doc["factor"])
 
-    def build_all_requests(self, *, tokenizer_name: str = "", world_size: int = 1, **kwargs: object) -> None:
+    def build_all_requests(self, *, tokenizer_name: str = "", world_size: int = 1, **kwargs: Any) -> None:
         """Build all requests; a hash of rows and settings enters the key of lm-eval's request cache, which knows no task options.
 
         Raises ValueError for an option of lm-eval that these tasks would ignore, or that leaves no group of rows whole.
