@@ -11,7 +11,7 @@ import yaml
 from common import arguments, figure, timed
 
 from steer_bench import shipped
-from steer_bench.experiment.engines import STAGES
+from steer_bench.experiment.engines import STAGES, order
 from steer_bench.experiment.run import open_run
 from steer_bench.results.board.comparison import compare
 from steer_bench.results.board.table import interval, number
@@ -30,8 +30,8 @@ if __name__ == "__main__":
             run = open_run(str(file), Path(name) / dtype)
 
             def whole(run=run):
-                for stage in STAGES.values():
-                    stage(run)
+                for stage in order(run):
+                    STAGES[stage](run)
 
             seconds[dtype] = timed(whole, given.device)
             found[dtype] = load_results(run.folder.results)

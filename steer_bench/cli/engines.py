@@ -19,7 +19,7 @@ from steer_bench.cli.app import StageErrors, plain, run_stages, show
 from steer_bench.cli.faults import Fault
 
 if TYPE_CHECKING:
-    from steer_bench.experiment.run import Run, Stage, Stages
+    from steer_bench.experiment.run import Run, Stages
 
 ENGINES = ("in-process", "ray")
 
@@ -56,14 +56,20 @@ def open_engine(name: str, address: str | None = None) -> Iterator[Stages]:
         yield STAGES
 
 
-def finish(opened: Run, judge: Stage, *, figures: bool) -> int:
-    """Rate what is not rated yet, report and show the run, on the first of several ranks; return the number of ranks."""
+def finish(opened: Run, stages: Stages, *, figures: bool) -> int:
+    """Rate what is not rated yet, report and show the run, on the first of several ranks; return the number of ranks.
+
+    On a grid of factors what is rated first is the selection replies: the others are measured then, on all ranks, and rated.
+    """
     from steer_bench.experiment.stages.report import report
     from steer_bench.harness import ranks
 
     rank, size = ranks.join()
+    for stage in ("judge", "evaluate", "judge") if opened.experiment.grids else ("judge",):
+        if rank == 0 or stage == "evaluate":
+            run_stages(opened, {stage: stages[stage]})
+        ranks.wait(size)
     if rank == 0:
-        run_stages(opened, {"judge": judge})
         show(opened, run_stages(opened, {"report": partial(report, figures=figures)}))
     ranks.wait(size)
     ranks.leave()

@@ -52,6 +52,7 @@ def judge(
     out: Out = None,
 ) -> None:
     """Rate the replies of a finished run, or rate them again by another judge; generate nothing."""
+    from steer_bench.experiment.completion import waiting
     from steer_bench.experiment.ratings import all_ratings, judge_agreement
     from steer_bench.experiment.stages import judge as stage
     from steer_bench.judge.config import judge_id, read_judge
@@ -81,7 +82,8 @@ def judge(
         if name in line.judges:
             kappa, spearman = (f"{value:.2f}" if value is not None else "n/a" for value in (line.kappa, line.spearman))
             say(f"{' and '.join(line.judges)}, {line.aspect}: kappa {kappa}, Spearman {spearman}, n {line.n}")
-    say(f"to show its ratings: steer-bench report {opened.folder} --judge {name}")
+    then = f"to show its ratings: steer-bench report {opened.folder} --judge {name}"
+    say(next(filter(None, (waiting(opened, target) for target in opened.targets)), then))
     end_judged(opened, config, max_unscored)
 
 

@@ -40,7 +40,7 @@ def run(
     else:
         with engines.open_engine(engine, address) as stages:
             run_stages(opened, {name: stages[name] for name in ("extract", "fit", "dose", "evaluate")})
-            if engines.finish(opened, stages["judge"], figures=figures) > 1:
+            if engines.finish(opened, stages, figures=figures) > 1:
                 return  # a rank: who started the ranks looks at what they rated
     end_judged(opened, opened.experiment.judge, max_unscored)
 
@@ -103,6 +103,10 @@ def evaluate(
     else:
         with engines.open_engine(engine, address) as stages:
             print_files(run_stages(opened, {"evaluate": stages["evaluate"]}))
+        from steer_bench.experiment.completion import waiting
+
+        for line in filter(None, (waiting(opened, target) for target in opened.targets)):
+            say(line, err=True)
 
 
 @app.command()

@@ -210,6 +210,11 @@ class Experiment(Checked):
         return () if self.grid(task) else tuple(sorted(set(named)))
 
     @property
+    def grids(self) -> list[str]:
+        """Tasks on several factors; they are evaluated in two steps, for one of these is chosen on the selection prompts."""
+        return [task for task in self.tasks if len(self.grid(task)) > 1]
+
+    @property
     def headline(self) -> float:
         """The level of the main tables and verdicts."""
         return headline_level(level for task in self.tasks for level in self.levels(task))

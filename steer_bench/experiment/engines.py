@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from steer_bench.experiment.run import Stages, open_run
+from steer_bench.experiment.run import Run, Stages, open_run
 from steer_bench.experiment.stages.dose import dose
 from steer_bench.experiment.stages.evaluate import evaluate
 from steer_bench.experiment.stages.extract import extract
@@ -22,10 +22,16 @@ STAGES: Stages = {
 }  # fmt: skip
 
 
+def order(run: Run) -> tuple[str, ...]:
+    """Return the stages of a run in order: on a grid of factors the prompts that are scored are measured in a second step."""
+    steps = ("evaluate", "judge") * (2 if run.experiment.grids else 1)
+    return ("extract", "fit", "dose", *steps, "report")
+
+
 def run(experiment: str, folder: Path | None = None) -> Results:
     """Run an experiment (shipped name or YAML) in this process, or continue a run folder; return its results."""
     opened = open_run(experiment, folder)
     with opened.folder.lock():
-        for stage in STAGES.values():
-            stage(opened)
+        for stage in order(opened):
+            STAGES[stage](opened)
     return load_results(opened.folder.results)

@@ -16,7 +16,7 @@ from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from steer_bench import shipped
-from steer_bench.experiment.completion import is_measured
+from steer_bench.experiment.completion import is_measured, waiting
 from steer_bench.experiment.run import Run
 from steer_bench.harness.cells import BUILDERS, TaskRows
 from steer_bench.harness.options import TaskOptions
@@ -157,7 +157,8 @@ def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> 
         * sum(width[source] * width[target] for source, target in directed),
         "arms": 4 * arms * (len(data.measured) + added) * by_pairs,
         "records": total.answers * (BYTES_PER_REPLY * replies + BYTES_PER_SCORE * (1 - replies)) + text,
-        "samples": total.samples * BYTES_PER_SAMPLE + 2 * text,
+        "samples": (total.samples * BYTES_PER_SAMPLE + 2 * text)
+        * (2 if experiment.grids else 1),  # a file for each step
     }
     return Plan(
         costs, round(extract * by_models * (learned + added) / learned), round(fit * by_pairs), round(_dose_tokens(run) * by_pairs),
@@ -169,8 +170,14 @@ def plan(run: Run, *, concepts: int | None = None, pairs: int | None = None) -> 
 def count(run: Run, target: str, task: str) -> tuple[TaskCost, TaskCost, TaskCost]:
     """Count the rows of one task on one target: (fixed, linear, quadratic) in the number of test concepts, rules left out."""
     entries = _entries(run, target)
+    limits: dict[str, object] = {**run.experiment.limits[task]}
+    if task in run.experiment.grids:  # whichever factor is chosen, it is one
+        at = run.experiment.grid(task)[0]
+        limits["chosen"] = [
+            (entry.arm.name, entry.source, concept, at) for entry in entries for concept in entry.concepts
+        ]
     rows = TaskRows(
-        task, TaskOptions.model_validate(run.experiment.limits[task]), target=target, entries=entries,
+        task, TaskOptions.model_validate(limits), target=target, entries=entries,
         asked=run.data.prompt_templates, protocol=run.data.protocol, doses=_doses(run, target, entries),
     )  # fmt: skip
     new, judged, topics = _new_tokens(run, task), MEASURES[task].judged, set(run.data.splits.test)
@@ -261,7 +268,7 @@ def _missing(run: Run) -> Iterator[str]:
     for target in run.targets:
         if not run.folder.arms(target).is_file():
             yield f"fit: arms of {target}"
-        if not is_measured(run, target):
+        if not is_measured(run, target) or waiting(run, target):
             yield f"evaluate: {target}"
     if not run.folder.results.is_file():
         yield "report: results.json and the leaderboard"

@@ -89,17 +89,24 @@ def all_ratings(run: Run) -> dict[str, dict[str, Ratings]]:
     found: dict[str, dict[str, Ratings]] = {}
     if JUDGED not in run.experiment.tasks:
         return found
-    concepts = run.data.protocol.concepts
     for target in run.targets:
-        replies, yardstick = replies_of(run, target), yardstick_of(run, target)
-        for file in sorted((run.folder.path / FOLDER).glob(f"*/{run.folder.arms(target).stem}.jsonl")):
-            ratings = load_ratings(file)
-            if ratings.card.stopped:
-                continue
-            if ratings.card.inputs != rating_fingerprint(ratings.card.judge, concepts, yardstick, replies):
-                logger.warning("%s rates other replies than the run has now; left out", file)
-                continue
-            found.setdefault(file.parent.name, {})[target] = ratings
+        for judge, ratings in ratings_of(run, target).items():
+            found.setdefault(judge, {})[target] = ratings
+    return found
+
+
+def ratings_of(run: Run, target: str) -> dict[str, Ratings]:
+    """Return judge -> ratings of one target, as `all_ratings` does. Raises MissingStageError where it is not evaluated."""
+    found = {}
+    concepts, replies, yardstick = run.data.protocol.concepts, replies_of(run, target), yardstick_of(run, target)
+    for file in sorted((run.folder.path / FOLDER).glob(f"*/{run.folder.arms(target).stem}.jsonl")):
+        ratings = load_ratings(file)
+        if ratings.card.stopped:
+            continue
+        if ratings.card.inputs != rating_fingerprint(ratings.card.judge, concepts, yardstick, replies):
+            logger.warning("%s rates other replies than the run has now; left out", file)
+            continue
+        found[file.parent.name] = ratings
     return found
 
 

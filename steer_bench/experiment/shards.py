@@ -14,7 +14,7 @@ import logging
 from functools import cached_property
 from pathlib import Path
 
-from steer_bench.experiment.completion import evaluation_fingerprint, is_measured
+from steer_bench.experiment.completion import Limits, evaluation_fingerprint, is_measured, next_limits
 from steer_bench.experiment.run import Run
 from steer_bench.experiment.target import open_lm, task_metadata
 from steer_bench.files import write_whole
@@ -34,7 +34,7 @@ class Measuring:
     def shard(self, index: int, count: int) -> int:
         """Measure shard `index` of `count` unless that is done; return the number of answers its file holds."""
         file = self.run.folder.shards(self.target) / f"{index}-of-{count}.sqlite"
-        done, inputs = file.with_suffix(".json"), evaluation_fingerprint(self.run, self.target)
+        done, inputs = file.with_suffix(".json"), evaluation_fingerprint(self.run, self.target, self._limits)
         if done.is_file() and json.loads(done.read_text())["inputs"] == inputs:
             return int(json.loads(done.read_text())["answers"])
         finished = read_only(self.run.folder.records)
@@ -53,12 +53,16 @@ class Measuring:
         return answers
 
     @cached_property
+    def _limits(self) -> Limits:
+        return next_limits(self.run, self.target)
+
+    @cached_property
     def _lm(self) -> SteeredLM:
         return open_lm(self.run, self.target, recorded=False)
 
     @cached_property
     def _requests(self) -> Requests:
-        experiment, metadata = self.run.experiment, task_metadata(self.run, self.target)
+        experiment, metadata = self.run.experiment, task_metadata(self.run, self.target, self._limits)
         return requests_of(self._lm, list(experiment.tasks), metadata, chat=experiment.chat)
 
 

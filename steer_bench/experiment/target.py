@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from steer_bench.experiment.completion import Limits
 from steer_bench.experiment.run import Run
 from steer_bench.harness.model import SteeredLM
 from steer_bench.models.device import default_device, resolve_dtype
@@ -25,9 +26,9 @@ def open_lm(
     return SteeredLM(**arguments, weights=weights, alone=True, device=device, batch_size=run.experiment.batch_size)
 
 
-def task_metadata(run: Run, target: str) -> dict[str, object]:
-    """Return what the tasks read as metadata: the model's arguments, the experiment's limits, and to leave replies unrated."""
-    return {**_arguments(run, target), "limits": run.experiment.limits, "rate": False}
+def task_metadata(run: Run, target: str, limits: Limits) -> dict[str, object]:
+    """Return what the tasks read as metadata: the model's arguments, these limits, and to leave replies unrated."""
+    return {**_arguments(run, target), "limits": limits, "rate": False}
 
 
 def _arguments(run: Run, target: str) -> dict[str, Any]:

@@ -93,6 +93,8 @@ class TaskRows:
         self.yardstick = yardstick
         self.factors = options.factors or (() if options.damage else protocol.factors.get(task, ()))
         self.levels = () if self.factors else options.damage or protocol.levels.get(task, ())
+        on_grid = len(self.factors) > 1 and options.chosen is not None
+        self._chosen = {tuple(key): factor for *key, factor in options.chosen or ()} if on_grid else None
         self._doses = {(dose.arm, dose.source, dose.concept, dose.level): dose.factor for dose in doses}
         if not (self.factors or self.levels):
             raise ValueError(
@@ -146,6 +148,16 @@ class TaskRows:
                 yield from (ArmAtFactor(*key, factor) for factor in self.factors)
                 found = ((self._doses.get((*key, level)), level) for level in self.levels)
                 yield from (ArmAtFactor(*key, factor, level) for factor, level in found if factor is not None)
+
+    def measured(self, arm: ArmAtFactor, role: str) -> bool:
+        """Return whether the prompts of a role are measured under an arm: on a grid whose option `chosen` is given, in two steps.
+
+        First the selection prompts at every factor; then the others too at the chosen one, and both without steering.
+        """
+        if self._chosen is None or (role == "select" and arm.factor):
+            return True
+        factor = self._chosen.get((arm.arm, arm.source, arm.concept))
+        return bool(self._chosen) and (not arm.factor or factor in (None, arm.factor))
 
     def asking(self, concepts: Sequence[Concept]) -> Iterator[ArmAtFactor]:
         """Yield the arms that ask for the concept instead of steering; they have no factor."""
@@ -233,6 +245,8 @@ def instruction_rows(rows: TaskRows, kind: str) -> Iterator[Doc]:
     n_samples = rows.options.n_samples or 1
     for arm in (*unsteered, *asking, *rows.steered(concepts)):
         for (prompt, role), sample in product(prompts[arm.concept], range(n_samples)):
+            if not rows.measured(arm, role):
+                continue
             item = prompt.id if n_samples == 1 else f"{prompt.id}{SAMPLE_MARK}{sample}"
             asked = rows.asked(arm, prompt.instruction)
             if kind == "suppress":

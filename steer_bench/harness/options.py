@@ -59,6 +59,13 @@ class TaskOptions(BaseModel):
     only_arms: Annotated[
         tuple[str, ...] | None, BeforeValidator(_as_list), Field(description="give names of arms, such as [native]")
     ] = None
+    chosen: Annotated[
+        tuple[tuple[str, str, str, Annotated[float, Field(allow_inf_nan=False)] | None], ...] | None,
+        Field(
+            description="give [[arm, source, concept, factor], ...], or [] to measure the selection prompts of a grid alone"
+        ),
+    ] = None
+    """On a grid the factor at which the scoring prompts are measured; None, and without the option, at every factor."""
     max_concepts: Count = None
     max_rules: Count = None
     max_prompts: Count = None

@@ -60,7 +60,9 @@ def test_counts_by_hand(run):
     target = run.targets[0]
     fixed, linear, square = count(run, target, "rule_following")
     assert (linear.samples, square.samples) == (0, 0)  # more topics are no more rules
-    assert fixed.samples == 2 * (1 + 4 * 2)  # prompts x (unsteered + arms x factors)
+    assert fixed.samples == 2 * 1 + 4 * (
+        2 + 1
+    )  # prompts unsteered, arms x (selection prompt x factors + scoring prompt)
     assert fixed.written == fixed.answers * 4
     fixed, linear, _ = count(run, target, "steered_perplexity")
     pool = run.data.protocol
@@ -78,7 +80,7 @@ def test_counts_by_hand(run):
     assert fixed.answers == len(
         prompts[0] | prompts[1]
     )  # unsteered, each prompt is answered once, whichever concepts drew it
-    assert fixed.samples + linear.samples == 2 * 4 * (1 + 5 * 2)
+    assert fixed.samples + linear.samples == 2 * (4 + 5 * (2 * 2 + 2))
 
 
 def test_replies_under_suppression_are_counted_and_do_not_grow_with_the_topics(tmp_path):
@@ -86,7 +88,9 @@ def test_replies_under_suppression_are_counted_and_do_not_grow_with_the_topics(t
     path = small_experiment(tmp_path, tasks=tasks, rules=[], suppress=["question"])
     run = runs.open_run(str(path), tmp_path / "run")
     work = plan(run).costs[run.targets[0], "rule_suppression"]
-    assert work.samples == 2 * (1 + 4 * 2)  # prompts x (unsteered + arms x factors)
+    assert work.samples == 2 * 1 + 4 * (
+        2 + 1
+    )  # prompts unsteered, arms x (selection prompt x factors + scoring prompt)
     assert work.written == work.answers * 4
     assert plan(run, concepts=20).costs[run.targets[0], "rule_suppression"] == work
 

@@ -1,5 +1,6 @@
 """Rows of a task from plain values, as the dry run asks for them, and from the files of a run."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -142,3 +143,24 @@ def test_on_a_grid_a_concept_selects_on_prompts_that_it_does_not_score():
     by_role = {role: {p.id for p, r in grid.prompts("c0") if r == role} for role in ("select", "score")}
     assert {role: len(found) for role, found in by_role.items()} == {"select": 3, "score": 3}
     assert not by_role["select"] & by_role["score"]
+
+
+def test_with_its_choices_a_grid_scores_at_the_chosen_factor_alone_and_before_them_not_at_all():
+    """2 + 2 prompts, arms native and linear, factors 0.1 and 0.2: chosen are 0.2 of native, and none of linear, which keeps all."""
+    grid = replace(many(), concepts={"sea": SEA}, factors={"concept_steering": (0.1, 0.2)})
+
+    def counted(**options):
+        docs = BUILDERS["concept_steering"](rows("concept_steering", grid, max_prompts=2, **options))
+        return Counter((doc["arm"], doc["factor"], doc["role"]) for doc in docs)
+
+    select = {(arm, factor, "select"): 2 for arm in ("native", "linear") for factor in (0.1, 0.2)}
+    plain = {(arm, 0.0, role): 2 for arm in ("unsteered", "prompt") for role in ("select", "score")}
+    assert counted() == select | plain | {(arm, factor, "score"): n for (arm, factor, _), n in select.items()}
+    assert counted(chosen=()) == select
+    chosen = (("native", "", "sea", 0.2), ("linear", "other", "sea", None))
+    assert counted(chosen=chosen) == select | plain | {
+        (arm, factor, "score"): 2 for arm, factor in (("native", 0.2), ("linear", 0.1), ("linear", 0.2))
+    }
+    one = replace(grid, factors={"concept_steering": (0.1,)})  # nothing is chosen of one factor
+    docs = list(BUILDERS["concept_steering"](rows("concept_steering", one, max_prompts=2, chosen=())))
+    assert [doc["role"] for doc in docs] == ["score"] * 2 * (2 + 2)

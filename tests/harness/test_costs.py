@@ -15,13 +15,14 @@ from steer_bench import shipped
 from steer_bench.concepts.load import load_texts
 from steer_bench.concepts.rules.table import RULES
 from steer_bench.experiment import run as runs
-from steer_bench.experiment.engines import STAGES
+from steer_bench.experiment.engines import STAGES, order
 from steer_bench.experiment.stages import report
 from steer_bench.harness.multiple_choice import load, mean_valid, rated
 from steer_bench.models.steered.selftest import SelfTestError
 from steer_bench.models.steered.steering import Steering
 from steer_bench.results.board.costs import costs_table
 from steer_bench.results.file import Results, load_results
+from steer_bench.results.lmeval_samples import newest_samples
 from steer_bench.results.rows import Row
 
 NAN = float("nan")
@@ -177,7 +178,7 @@ def ran(tmp_path_factory):
     }
     (folder / "costs.yaml").write_text(yaml.safe_dump(experiment))
     run = runs.open_run(str(folder / "costs.yaml"), folder / "run")
-    for stage in ("extract", "fit", "dose", "evaluate", "judge"):
+    for stage in order(run)[:-1]:
         STAGES[stage](run)
     report.report(run, figures=False)
     return run
@@ -186,7 +187,7 @@ def ran(tmp_path_factory):
 class TestRun:
     def test_a_suppressed_rule_is_asked_for_and_its_vector_subtracted(self, ran):
         target = ran.targets[0]
-        samples = next(ran.folder.evaluation(target).rglob("samples_rule_suppression_*.jsonl")).read_text().splitlines()
+        samples = newest_samples(ran.folder.evaluation(target))["rule_suppression"].read_text().splitlines()
         seen = 0
         for sample in map(json.loads, samples):
             doc, (_, _, extra) = sample["doc"], sample["arguments"]["gen_args_0"].values()
@@ -200,7 +201,9 @@ class TestRun:
             assert row["value"] == (0.0 if not reply.strip() else 1 - RULES[rule].score(reply))
             assert {"distinct_2", "perplexity"} >= set(row["ratings"])
             seen += 1
-        assert seen == 2 * 4 * (1 + 2 * 2)  # rules, prompts in both roles, unsteered and arms x factors
+        assert seen == 2 * (
+            4 + 2 * (2 * 2 + 2)
+        )  # rules x (unsteered prompts + arms x (selection prompts x factors + others))
 
     def test_perplexity_covers_topics_and_rules_with_their_kl(self, ran):
         rows = [row for row in load_results(ran.folder.results).rows if row.task == "steered_perplexity"]
@@ -232,7 +235,8 @@ class TestRun:
         before = ran.folder.results.read_bytes()
         for target in ran.targets:
             (ran.folder.evaluation(target) / "complete.json").unlink()
-        STAGES["evaluate"](ran)
+        for _ in range(2):  # selection prompts, then the others
+            STAGES["evaluate"](ran)
         report.report(ran, figures=False)
         assert ran.folder.results.read_bytes() == before
 

@@ -42,6 +42,7 @@ def test_factors_are_sorted_and_stand_once_and_one_needs_no_list():
         ({"temperature": "hot"}, "temperature=hot: give a number"),
         ({"only_arms": 3}, "only_arms=3: give names of arms"),
         ({"arms": 3}, "arms=3: give the path of a file"),
+        ({"chosen": [["native", "", "sea", "high"]]}, "give .*arm, source, concept, factor"),
         ({"limits": {"t": {"max_rules": -2}}}, "max_rules=-2: give a whole number"),
     ],
 )

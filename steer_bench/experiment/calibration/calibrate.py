@@ -12,7 +12,7 @@ from steer_bench.experiment.calibration.by_hand import by_hand, logit_difference
 from steer_bench.experiment.calibration.checks import Check, Twin, result_checks, simulated
 from steer_bench.experiment.calibration.experiments import Sizes, write_experiments
 from steer_bench.experiment.calibration.twins import random_permutation, random_rotation, save_twin
-from steer_bench.experiment.engines import STAGES
+from steer_bench.experiment.engines import STAGES, order
 from steer_bench.experiment.run import open_run
 from steer_bench.experiment.stages.report import report
 from steer_bench.models.blocks import d_model, decoder_layers, resolve_layer
@@ -61,7 +61,7 @@ def calibrate(
         progress(f"experiment {number} of {len(experiments)}: {name}")
         runs[name] = open_run(str(path), out / "runs" / name)
         with runs[name].folder.lock():
-            for stage in STAGES:
+            for stage in order(runs[name]):
                 (partial(report, figures=False) if stage == "report" else STAGES[stage])(runs[name])
     progress("checks")
     texts = load_texts(out / "neutral.jsonl")[:4]

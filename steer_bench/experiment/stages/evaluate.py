@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from steer_bench.experiment.capability import measure_capability
-from steer_bench.experiment.completion import check_doses, evaluation_fingerprint, is_measured
+from steer_bench.experiment.completion import check_doses, evaluation_fingerprint, is_measured, next_limits
 from steer_bench.experiment.run import Run
 from steer_bench.experiment.shards import measure_shard, merge, prepare
 from steer_bench.experiment.target import open_lm, task_metadata
@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 def evaluate(run: Run) -> list[Path]:
     """Run lm-eval once per target, the model loaded once: all arms, concepts, levels and tasks. RUN/evaluation/TARGET/…
 
-    Replies that need a judge are left unrated: stage judge rates them.
+    Replies that need a judge are left unrated: stage judge rates them. On a grid of factors the selection prompts alone are measured
+    until the factors are chosen on them; then, at the next call, the others too.
     """
     check_doses(run)
     rank, size = ranks.join()
@@ -69,15 +70,19 @@ def evaluate_target(run: Run, target: str) -> Path:
 
 def _evaluate_on(lm: SteeredLM, run: Run, target: str) -> Path:
     experiment, data, folder = run.experiment, run.data, run.folder.evaluation(target)
+    limits = next_limits(run, target)
+    inputs, metadata = evaluation_fingerprint(run, target, limits), task_metadata(run, target, limits)
     evaluation = Evaluation(
-        lm, list(experiment.tasks), task_metadata(run, target), folder, chat=experiment.chat, seed=experiment.seed,
+        lm, list(experiment.tasks), metadata, folder, chat=experiment.chat, seed=experiment.seed,
         batch_size=experiment.batch_size,
     )  # fmt: skip
     if experiment.capability is not None:
         concepts = [key for key in data.measured if data.concepts[key].kind != "suppress"]
         measure_capability(lm, experiment.capability, concepts, run.folder.capability(target), experiment.seed)
     counts = evaluation.save()
-    done = {"inputs": evaluation_fingerprint(run, target), "samples": counts, "files": _saved(folder, counts)}
+    done: dict[str, object] = {"inputs": inputs, "samples": counts, "files": _saved(folder, counts)}
+    if experiment.grids:
+        done["chosen"] = {task: limits[task]["chosen"] for task in experiment.grids if limits[task]["chosen"]}
     write_whole(folder / "complete.json", json.dumps(done))
     return folder
 

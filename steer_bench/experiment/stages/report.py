@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from steer_bench.experiment.completion import is_complete
+from steer_bench.experiment.completion import is_complete, waiting
 from steer_bench.experiment.ratings import (
     all_ratings,
     find_judge,
@@ -17,6 +17,7 @@ from steer_bench.experiment.ratings import (
     with_ratings,
 )
 from steer_bench.experiment.run import MissingStageError, Run, versions
+from steer_bench.experiment.selection import arm_infos
 from steer_bench.experiment.stages.dose import unreached
 from steer_bench.files import read_json, read_yaml
 from steer_bench.judge.load import load_judge
@@ -24,11 +25,11 @@ from steer_bench.judge.ratings import Ratings
 from steer_bench.results.file import Results, save_results
 from steer_bench.results.leaderboard import write_leaderboard
 from steer_bench.results.lmeval_samples import load_rows, load_samples
-from steer_bench.results.provenance import ArmInfo, JudgeInfo, Provenance
+from steer_bench.results.provenance import JudgeInfo, Provenance
 from steer_bench.results.rows import Row
 from steer_bench.results.samples import Origin, Sample, Samples, origin, save_samples
 from steer_bench.results.stats.unapplied import arms_without_effect
-from steer_bench.vectors.arms import ArmEntry, ArmsCard
+from steer_bench.vectors.arms import ArmsCard
 from steer_bench.vectors.tensor_file import load_card
 
 
@@ -48,6 +49,8 @@ def report(run: Run, *, figures: bool = True, judge: str | None = None) -> list[
                 f"{target} is not evaluated in {run.folder}, or its samples were changed since; run steer-bench evaluate "
                 f"{run.folder} first (what is recorded is not computed again)"
             )
+        if (said := waiting(run, target)) is not None:
+            raise MissingStageError(said)
         found = load_rows(folder)
         expected = sum(read_json(folder / "complete.json")["samples"].values())
         complete &= len(found) == expected
@@ -96,18 +99,6 @@ def _judge(run: Run, shown: str, ratings: Mapping[str, Mapping[str, Ratings]]) -
     return JudgeInfo(name=name, config=run.experiment.judge.model_dump(mode="json"), check=check)
 
 
-def _arms(entries: Iterable[ArmEntry]) -> tuple[ArmInfo, ...]:
-    """Return what each arm is; of several targets and sources once."""
-    return tuple(
-        {
-            one.arm.name: ArmInfo(
-                arm=one.arm.name, adapter=one.adapter, variant=one.variant, kind=one.kind, method=one.method
-            )
-            for one in entries
-        }.values()
-    )
-
-
 def _provenance(run: Run, ratings: Mapping[str, Mapping[str, Ratings]], judge: JudgeInfo, **counted: Any) -> Provenance:
     """What a results file says of where its rows come from."""
     experiment = run.experiment
@@ -141,7 +132,7 @@ def _provenance(run: Run, ratings: Mapping[str, Mapping[str, Ratings]], judge: J
             "positions": experiment.positions,
             "chat": experiment.chat,
             "prompts": run.data.prompts_hash,
-            "arms": _arms(entry for card in arms for entry in card.arms),
+            "arms": arm_infos(entry for card in arms for entry in card.arms),
             "refused": [line for card in arms for line in card.refused],
             "geometry": [line for card in arms for line in card.geometry],
             **counted,

@@ -121,6 +121,19 @@ def task_values(
     )
 
 
+def choices(rows: Rows, task: str, target: str, pooled: Pooled) -> dict[tuple[ArmKey, str], float | None]:
+    """Return (arm, concept) -> the factor of a grid with the best mean on the selection rows; None where none can be chosen."""
+    rows = rows.where(task=task, target=target, role="select")
+    every, concepts = np.ones(len(rows), dtype=bool), rows.texts["concept"].present()
+    keys = sorted(arm_keys(rows, every, pooled))
+    best = best_factors(lines_of(rows, every, keys, concepts, pooled), len(keys), len(concepts))
+    return {
+        (key, concept): None if np.isnan(factor) else float(factor)
+        for key, factors in zip(keys, best, strict=False)
+        for concept, factor in zip(concepts, factors, strict=True)
+    }
+
+
 def _grid(lines: Lines, chosen: Array | None, size: tuple[int, int]) -> Grid:
     """Return lines as arrays, those of a grid of factors at the chosen ones."""
     if chosen is not None:
@@ -129,13 +142,13 @@ def _grid(lines: Lines, chosen: Array | None, size: tuple[int, int]) -> Grid:
 
 
 def _chosen(selection: Lines, scored: Lines, size: tuple[int, int]) -> Array:
-    """Return (n_arms + 1, n_concepts): the factor chosen on the selection rows; with only one factor there is nothing to choose."""
+    """Return (n_arms + 1, n_concepts): the factor chosen on the selection rows, or the only one that is scored."""
     chosen = best_factors(selection, *size)
     least, most = np.full(chosen.shape, np.inf), np.full(chosen.shape, -np.inf)
     at = scored.arm, scored.concept
     np.minimum.at(least, at, scored.factor)
     np.maximum.at(most, at, scored.factor)
-    return np.where(np.isnan(chosen) & (least == most), least, chosen)
+    return np.where(least == most, least, chosen)
 
 
 def _ratio(changes: Array, tokens: Array) -> Array:

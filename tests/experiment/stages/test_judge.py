@@ -51,7 +51,7 @@ def fake() -> Iterator[JudgeServer]:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment on two tiny models: two concepts, two arms, two factors, one prompt of each role."""
+    """An experiment on two tiny models: two concepts, two arms, one factor, four prompts."""
     folder = tmp_path_factory.mktemp("models")
     builds = {"m0": (tiny_llama, 48, False), "m1": (tiny_gemma3, 40, True)}
     names = small_models(folder, builds, blank=259)  # replies of whole pieces of words, none empty
@@ -64,16 +64,16 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rule_texts=8,
         neutral={"map": "neutral_map.jsonl", "map_limit": 12, "perplexity": "neutral.jsonl"},
         adapters=["native", {"random": {"seeds": 1}}, "prompt"],
-        factors=[0.2, 0.4],
+        factors=[0.4],
         tasks={
-            "concept_steering": {"max_prompts": 1, "max_new_tokens": 5},
-            "rule_following": {"max_prompts": 1, "max_new_tokens": 4},
+            "concept_steering": {"max_prompts": 4, "max_new_tokens": 5},
+            "rule_following": {"max_prompts": 2, "max_new_tokens": 4},
         },
     )
 
 
-# rows of concept_steering: 2 concepts x 2 prompts x (unsteered + prompt + 2 arms x 2 factors)
-ROWS = 2 * 2 * (1 + 1 + 2 * 2)
+# rows of concept_steering: 2 concepts x 4 prompts x (unsteered + prompt + 2 arms)
+ROWS = 2 * 4 * (1 + 1 + 2)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_judging_within_plain_lm_eval_gives_what_stage_judge_gives(copy: runs.Ru
     run = with_judge(copy.folder.path, {"kind": "embedding"})
     [target], [file] = run.targets, judge.judge(run)
     run.data.protocol.save(run.folder.protocol)  # with this judge
-    limits = {"concept_steering": {"max_prompts": 1, "max_new_tokens": 5}}
+    limits = {"concept_steering": {"max_prompts": 4, "max_new_tokens": 5}}
     metadata = {"arms": str(run.folder.arms(target)), "records": str(run.folder.records), "limits": limits}
     manager = TaskManager(include_path=str(shipped("tasks")), include_defaults=False, metadata=metadata)
     lm = open_lm(run, target)
@@ -262,7 +262,7 @@ def test_the_prompt_arm_asks_for_the_concept_and_is_judged_on_the_plain_instruct
     samples = [json.loads(line) for line in file.read_text().splitlines()]
     asked = [sample for sample in samples if sample["doc"]["arm"] == "prompt"]
     plain = {(s["doc"]["concept"], s["doc"]["item"]): s for s in samples if s["doc"]["arm"] == "unsteered"}
-    assert len(asked) == 2 * 2
+    assert len(asked) == 2 * 4
     for sample in asked:
         doc, context = sample["doc"], sample["arguments"]["gen_args_0"]["arg_0"]
         assert doc["text"] == plain[doc["concept"], doc["item"]]["doc"]["text"]
