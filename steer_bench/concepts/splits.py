@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scipy.cluster.hierarchy import DisjointSet
-
 from steer_bench.concepts.concept import Concept, short, text_key
 from steer_bench.files import digest
 from steer_bench.names import hint
@@ -203,6 +201,8 @@ def near_duplicates(concepts: Sequence[Concept], kin: Iterable[tuple[str, str]] 
     index of at least NEAR_DUPLICATE, if they share a positive text, or if they are a pair of `kin`. Groups are the connected
     components of that.
     """
+    from scipy.cluster.hierarchy import DisjointSet  # half a second, which only near-duplicates need
+
     groups = DisjointSet(concept.id for concept in concepts)
     for pair in kin:
         groups.merge(*pair)

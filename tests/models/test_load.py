@@ -92,9 +92,10 @@ def test_of_a_multimodal_model_the_text_blocks_are_taken_though_its_vision_tower
     assert d_model(model) == 32
 
 
-def test_an_architecture_without_attention_blocks_is_refused_by_name():
+def test_an_architecture_without_a_list_of_its_blocks_is_refused_by_name():
     model = MambaForCausalLM(MambaConfig(vocab_size=16, hidden_size=8, num_hidden_layers=2, state_size=2))
-    with pytest.raises(ValueError, match="MambaForCausalLM has no list of 2 decoder blocks"):
+    model.config.num_hidden_layers = 3
+    with pytest.raises(ValueError, match="MambaForCausalLM has no list of 3 decoder blocks"):
         decoder_layers(model)
 
 
