@@ -28,11 +28,11 @@ def test_a_file_that_can_not_grow_stops_the_run_with_exit_4(limit, trial, undist
 
 @pytest.fixture
 def small_disk(trial):
-    """The run folder on a disk of its own of 2 MB."""
+    """The run folder on a disk of its own of 4 MB."""
     keep = trial.folder.with_name("keep")
     trial.folder.rename(keep)
     trial.folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(trial.folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(trial.folder)]
     if subprocess.run(command, capture_output=True).returncode:
         pytest.skip("this machine lets us mount no disk; the limit on file sizes is tried above")
     try:

@@ -205,7 +205,11 @@ class SteeredModel:
         *,
         quiet: bool = False,
     ) -> list[Record]:
-        """Return the record of each row, in order; equal rows are computed once, each batch is recorded before the next."""
+        """Return the record of each row, in order; equal rows are computed once, each batch is recorded before the next.
+
+        Batches are made of all rows, the recorded ones left out last: a run that goes on has the batches, and so the last bits, of one
+        that was never stopped.
+        """
         keys = {row: key(row) for row in dict.fromkeys(rows)}
         known = self.records.get(keys.values())
         first: dict[str, Row] = {}  # arms may share a vector: the mean is one for all concepts
@@ -214,8 +218,9 @@ class SteeredModel:
         missing = [row for name, row in first.items() if name not in known]
         self.test_once(missing)
         with tqdm(total=len(missing), desc=f"{what} of {self.loaded.name}", disable=quiet or None, unit="row") as bar:
-            for work in works(missing):
-                for done in self._batches(work, keys):
+            for work in works(list(first.values())) if missing else ():
+                left = [[row for row in pass_ if keys[row] not in known] for pass_ in work.passes]
+                for done in self._batches(work._replace(passes=[pass_ for pass_ in left if pass_]), keys):
                     known.update(done)
                     bar.update(len(done))
         return [known[keys[row]] for row in rows]
