@@ -148,7 +148,7 @@ class Checked(BaseModel):
     def _true_is_no_number(cls, given: object, make: ValidatorFunctionWrapHandler) -> object:
         made = make(given)
         if _holds_lost_bool(given, made):
-            raise PydanticCustomError("bool_as_number", "true and false are no numbers")
+            raise PydanticCustomError("bool_as_number", "true and false are not numbers")
         return made
 
 

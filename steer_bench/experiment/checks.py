@@ -11,7 +11,7 @@ from steer_bench.experiment.reading import CollectErrors
 from steer_bench.files import model_file_name
 from steer_bench.harness.ifeval import ifeval_rule
 from steer_bench.judge.load import load_judge
-from steer_bench.models.blocks import resolve_layer
+from steer_bench.models.blocks import check_decoder, resolve_layer
 from steer_bench.models.load import read_config
 from steer_bench.names import hint
 from steer_bench.transfer.adapters import load_adapters
@@ -45,10 +45,7 @@ def check(data: Data, errors: CollectErrors) -> None:
         with errors.at("models", index):
             model_file_name(config.name)
             given = read_config(config.name)
-            if given.get("is_encoder_decoder"):
-                raise ValueError(
-                    f"{config.name} is an encoder-decoder model; only decoders (causal models) are measured"
-                )
+            check_decoder(config.name, given.get("is_encoder_decoder"))
             depth = given.get("num_hidden_layers")
             if isinstance(depth, int) and config.layer != BEST:
                 resolve_layer(config.layer, depth)

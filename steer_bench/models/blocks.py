@@ -28,7 +28,7 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
     base = getattr(model, "get_base_model", None)
     model = model if base is None else base()
-    check_decoder(model)
+    check_decoder(type(model).__name__, model.config.is_encoder_decoder)
     config = model.config.get_text_config(decoder=True)
     found = [
         (not any("attn" in child or "attention" in child for child, _ in module.named_modules()), len(name), module)
@@ -42,12 +42,10 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     return min(found, key=lambda entry: entry[:2])[2]
 
 
-def check_decoder(model: PreTrainedModel) -> None:
+def check_decoder(name: str, is_encoder_decoder: object) -> None:
     """Raise ValueError for an encoder-decoder model: its scores and replies need another loop."""
-    if model.config.is_encoder_decoder:
-        raise ValueError(
-            f"{type(model).__name__} is an encoder-decoder model; only decoders (causal models) are measured"
-        )
+    if is_encoder_decoder:
+        raise ValueError(f"{name} is an encoder-decoder model; only decoders (causal models) are measured")
 
 
 def d_model(model: PreTrainedModel) -> int:

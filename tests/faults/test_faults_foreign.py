@@ -90,7 +90,7 @@ def test_a_rank_that_is_no_number_ends_with_2(
     ],
 )
 def test_true_is_no_number(make: Any, content: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"true and false are no numbers|valid (integer|number)"):
+    with pytest.raises(ValueError, match=r"true and false are not numbers|valid (integer|number)"):
         make(content)
 
 

@@ -82,7 +82,7 @@ class SteeredModel:
         self.prefix_token = next(t for t in (self.prefix, bos, tokenizer.eos_token_id, 0) if t is not None)
         self.blocks: list[torch.nn.Module] = []
         self.steerer: Steerer | None = None
-        check_decoder(model)
+        check_decoder(self.loaded.name, model.config.is_encoder_decoder)
         if self.bank is not None:
             config = model.config.get_text_config(decoder=True)
             self.bank.check_fit(self.loaded.name, config.hidden_size, config.num_hidden_layers)
