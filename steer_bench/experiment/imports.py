@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from steer_bench.experiment.config import BEST, ImportConfig
 from steer_bench.experiment.data import Data
@@ -15,13 +15,28 @@ from steer_bench.files import file_digest
 from steer_bench.models.blocks import resolve_layer
 from steer_bench.models.load import read_config
 from steer_bench.vectors.convert import read_vectors
-from steer_bench.vectors.formats.vector_file import VectorFile
 from steer_bench.vectors.store import Vector, check_distinct
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
+
+
+class Imported(NamedTuple):
+    """The vectors of one file that are measured."""
+
+    vectors: dict[str, Vector]
+    """Concept -> (d_model,) float32"""
+    method: str
+    """How they were made, as far as it matters: which share of a file of many layers they are."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Concept -> (d_model,) float64."""
+        import torch
+
+        return {concept: torch.from_numpy(vector).double() for concept, vector in self.vectors.items()}
 
 
 def import_digests(data: Data) -> list[tuple[str, str]]:
@@ -38,36 +53,20 @@ def check_import(data: Data, entry: ImportConfig) -> None:
     _read(data, entry, layer, d_model)
 
 
-def imported_vectors(data: Data, model: str, layer: int, d_model: int) -> dict[str, dict[str, Tensor]]:
-    """Read the imported vectors of a model, for concepts that are measured: name of the arm -> concept -> (d_model,) float64.
+def imported_vectors(data: Data, model: str, layer: int, d_model: int) -> dict[str, Imported]:
+    """Read the imported vectors of a model, for concepts that are measured, by the name of their arm.
 
     Raises ValueError for another model, layer or width than the experiment's, for one vector under two concepts, and where no id is
     a measured concept.
     """
-    import torch
-
-    found = {
-        entry.name: _read(data, entry, layer, d_model) for entry in data.experiment.vectors if entry.model == model
-    }
-    return {name: {key: torch.from_numpy(v).double() for key, v in vectors.items()} for name, vectors in found.items()}
+    return {entry.name: _read(data, entry, layer, d_model) for entry in data.experiment.vectors if entry.model == model}
 
 
-def imported_method(data: Data, name: str) -> str:
-    """Return how an imported arm's vectors were made, as far as it matters: which share of a file of many layers they are."""
-    entry = next(entry for entry in data.experiment.vectors if entry.name == name)
-    layers = _file(data, entry).card.get("layers_in_file", ())
-    return f"imported, 1 of {len(layers)} layers" if layers else "imported"
-
-
-def _file(data: Data, entry: ImportConfig) -> VectorFile:
-    return read_vectors(
+def _read(data: Data, entry: ImportConfig, layer: int | None, d_model: int | None) -> Imported:
+    vectors = read_vectors(
         data.path(entry.file), ids=Path(data.path(entry.ids)) if entry.ids else None, concept=entry.concept,
         layer=entry.layer, allow_pickle=entry.allow_pickle,
     )  # fmt: skip
-
-
-def _read(data: Data, entry: ImportConfig, layer: int | None, d_model: int | None) -> dict[str, Vector]:
-    vectors = _file(data, entry)
     where = f"vectors: {entry.file}"
     if vectors.model not in ("", entry.model):
         raise ValueError(f"{where}: is of {vectors.model}, not of {entry.model}; name its own model")
@@ -91,8 +90,9 @@ def _read(data: Data, entry: ImportConfig, layer: int | None, d_model: int | Non
         )
     found = {concept: vectors.vector(name) for concept, name in measured.items()}
     check_distinct(found, data.experiment.concepts.alike, where)
-    if layers := vectors.card.get("layers_in_file"):
+    layers = vectors.card.get("layers_in_file", ())
+    if layers:
         logger.warning(
             "%s: layer %d is used, 1 of %d layers; the tool that made it adds them all", where, layer, len(layers)
         )
-    return found
+    return Imported(found, f"imported, 1 of {len(layers)} layers" if layers else "imported")

@@ -11,7 +11,7 @@ import torch
 
 from steer_bench.concepts.splits import Splits
 from steer_bench.experiment.folder import VectorKind
-from steer_bench.experiment.imports import import_digests, imported_method, imported_vectors
+from steer_bench.experiment.imports import import_digests, imported_vectors
 from steer_bench.experiment.run import MissingStageError, Run, start, versions
 from steer_bench.files import digest
 from steer_bench.harness import ranks
@@ -137,8 +137,8 @@ def make_arms(run: Run) -> list[Path]:
         ]
         arms = make_target_arms(
             folds, stores, run.data.adapters, united(list(made.values())),
-            imported, imported_as={name: imported_method(run.data, name) for name in imported}, card=card,
-            seed=run.experiment.seed,
+            {name: one.tensors for name, one in imported.items()},
+            imported_as={name: one.method for name, one in imported.items()}, card=card, seed=run.experiment.seed,
             sources=[source for source, other in run.experiment.directed if other == name],
             test=run.data.splits.test, rules=[key for key in run.data.measured if key not in run.data.splits.test],
         )  # fmt: skip
@@ -237,7 +237,7 @@ def _fit_one(run: Run, number: int, adapter: Adapter, pair: Pair, source: Loaded
     pushed = transfer_vectors(fitted, pair.source.vectors, source, layer, concepts, desc=desc)
     made = {(Arm(adapter.name, source=one), other): pushed}
     if isinstance(fitted.map, DirectionMap):
-        for name, vectors in imported_vectors(run.data, one, layer, pair.source.d_model).items():
-            own = {key: vector for key, vector in vectors.items() if key in run.data.measured_in(number)}
+        for name, given in imported_vectors(run.data, one, layer, pair.source.d_model).items():
+            own = {key: vector for key, vector in given.tensors.items() if key in run.data.measured_in(number)}
             made[Arm(adapter.name, name, one), other] = ArmVectors(transfer(fitted.map, own, None))
     return made
