@@ -110,7 +110,12 @@ def merge(run: Run, target: str) -> str | None:
         marker = file.with_suffix(".json")
         if marker.is_file():
             dtype = json.loads(marker.read_text())["dtype"]
-            file.unlink()
+            for part in (
+                "",
+                "-wal",
+                "-shm",
+            ):  # a killed process leaves these, and the next step has files of the same names
+                file.with_name(file.name + part).unlink(missing_ok=True)
             marker.unlink()
         else:
             logger.warning("%s is not finished; what it holds is merged, the rest is measured here", file)

@@ -110,10 +110,6 @@ def page(run):
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="open: with a grid of several factors, a run on Ray whose worker is killed ends with exit code 4 (SQLite: disk I/O error); "
-    "seen since a grid takes two steps"
-)
 def test_head_killed_then_a_worker_killed_the_page_is_that_of_one_process_and_nothing_is_done_twice(
     fitted, alone, tmp_path
 ):
